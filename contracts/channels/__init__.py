@@ -1,0 +1,1 @@
+"""What the channels service says: sales heard, buyers, pushes accepted, drift, connections."""

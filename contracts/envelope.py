@@ -1,0 +1,129 @@
+"""The envelope of every message: CloudEvents 1.0 attributes in Kafka headers, and the one base model of the bodies.
+
+Binary content mode (CloudEvents Kafka protocol binding 1.0.2, section 3.2): every attribute is a header `ce_<name>`,
+the body is the data as JSON. Extensions used: `correlationid` and `causationid` (CloudEvents correlation extension),
+`tenant`, and W3C `traceparent` as a plain header.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Self, final
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+TENANT_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
+"""A tenant is part of every key, so it may hold nothing that a key or a path gives a meaning to."""
+
+SPEC_VERSION = "1.0"
+
+
+class Message(BaseModel):
+    """The body of a message: immutable, and closed for writing (`extra="forbid"`).
+
+    Readers stay tolerant: they validate with `extra="ignore"`, which reaches nested models too, so that a field
+    added within a major version never stops a consumer that was built before it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OpenEnum(StrEnum):
+    """An enumeration that stays open on the wire: a value this build does not know reads as `UNKNOWN`.
+
+    Every subclass has a member `UNKNOWN = "unknown"`. The JSON Schema is a plain string with the known values as
+    `x-known-values`, so that a new value is a compatible change.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        return cls("unknown") if isinstance(value, str) else None
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        del schema, handler
+        return {"type": "string", "x-known-values": [member.value for member in cls if member.value != "unknown"]}
+
+
+UtcDatetime = Annotated[datetime, Field(description="A moment in UTC, RFC 3339.")]
+Quantity = Annotated[int, Field(ge=0, description="Whole units of the SKU.")]
+PositiveQuantity = Annotated[int, Field(gt=0, description="Whole units of the SKU.")]
+Sku = Annotated[str, Field(min_length=1, max_length=128)]
+Code = Annotated[str, Field(min_length=1, max_length=64)]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217 code.")]
+MinorUnits = Annotated[int, Field(description="Money as an integer of the currency's minor units.")]
+
+
+class EnvelopeInvalid(ValueError):
+    """A record's headers do not make an envelope; the text names the attribute and what is wrong with it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The attributes that travel beside the body.
+
+    `time` is when the fact happened, in UTC. `correlation_id` is the sale or order the flow belongs to,
+    `causation_id` the message that led to this one. `traceparent` is the context of the span that created it.
+    """
+
+    id: str
+    type: str
+    source: str
+    time: datetime
+    subject: str
+    tenant: str
+    correlation_id: str
+    causation_id: str = ""
+    traceparent: str = ""
+
+    def to_headers(self) -> list[tuple[str, bytes]]:
+        """The Kafka headers of this envelope, without `content-type` duplicates and with absent values left out."""
+        pairs = [
+            ("ce_specversion", SPEC_VERSION),
+            ("ce_id", self.id),
+            ("ce_type", self.type),
+            ("ce_source", self.source),
+            ("ce_time", self.time.isoformat().replace("+00:00", "Z")),
+            ("ce_subject", self.subject),
+            ("ce_tenant", self.tenant),
+            ("ce_correlationid", self.correlation_id),
+            ("ce_causationid", self.causation_id),
+            ("traceparent", self.traceparent),
+            ("content-type", "application/json"),
+        ]
+        return [(name, value.encode()) for name, value in pairs if value]
+
+    @classmethod
+    def from_headers(cls, headers: dict[str, str]) -> "Envelope":
+        """Read an envelope back from decoded headers.
+
+        Raises `EnvelopeInvalid` where a required attribute is missing, the time is no UTC-convertible RFC 3339
+        moment, or the tenant is not `[a-z0-9-]{1,32}`.
+        """
+        try:
+            time = datetime.fromisoformat(headers["ce_time"])
+            envelope = cls(
+                id=headers["ce_id"],
+                type=headers["ce_type"],
+                source=headers["ce_source"],
+                time=time.astimezone(UTC) if time.tzinfo else time,
+                subject=headers.get("ce_subject", ""),
+                tenant=headers["ce_tenant"],
+                correlation_id=headers.get("ce_correlationid", ""),
+                causation_id=headers.get("ce_causationid", ""),
+                traceparent=headers.get("traceparent", ""),
+            )
+        except KeyError as missing:
+            raise EnvelopeInvalid(f"header {missing.args[0]} is missing: send CloudEvents 1.0 binary mode") from None
+        except (ValueError, OverflowError):
+            raise EnvelopeInvalid("header ce_time is not an RFC 3339 moment") from None
+        if not time.tzinfo:
+            raise EnvelopeInvalid("header ce_time has no offset: send UTC, ending in Z")
+        if not envelope.id or not envelope.source:
+            raise EnvelopeInvalid("headers ce_id and ce_source must not be empty")
+        if not TENANT_PATTERN.fullmatch(envelope.tenant):
+            raise EnvelopeInvalid("header ce_tenant must match [a-z0-9-]{1,32}")
+        return envelope

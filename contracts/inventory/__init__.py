@@ -1,0 +1,1 @@
+"""What inventory says and is told: items, levels, reservations, movements, and the commands for them."""

@@ -1,0 +1,1 @@
+"""What the orders service says: the life of every order."""

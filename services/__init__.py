@@ -1,0 +1,1 @@
+"""The services of Saldo, one folder each; they talk only through Kafka topics."""

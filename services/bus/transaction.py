@@ -1,0 +1,98 @@
+"""What a handler is given: events that were received, and the one open transaction of the batch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, TypeVar, final
+
+import asyncpg
+
+from contracts.envelope import Envelope, Message
+
+E_co = TypeVar("E_co", bound=Message, covariant=True)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why something is published: the event that led to it and the span it was created in.
+
+    Three strings, so that a row can keep it until a loop comes back to it. `event_id` is empty for a flow's start.
+    """
+
+    event_id: str
+    correlation_id: str
+    traceparent: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Received(Generic[E_co]):
+    """One event of a batch: its body in the newest major, its envelope, and the key of its record."""
+
+    message: E_co
+    envelope: Envelope
+    key: str
+
+    @property
+    def cause(self) -> Cause:
+        """This event as the cause of what is published because of it."""
+        return Cause(self.envelope.id, self.envelope.correlation_id, self.envelope.traceparent)
+
+    @property
+    def tenant(self) -> str:
+        """The company this event belongs to."""
+        return self.envelope.tenant
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message waiting for its row in the outbox."""
+
+    message: Message
+    tenant: str
+    causes: tuple[Cause, ...]
+    correlation_id: str
+    event_id: str
+
+
+@final
+@dataclass(slots=True)
+class Transaction:
+    """An open database transaction and what will be published with it.
+
+    `publish` only remembers; the bus writes the outbox rows as the last statement before the commit, in the order of
+    the calls, while the row locks of the handler are held. That is what makes order of rows = order of commits per key.
+    `now` is the one reading of the clock that everything in this transaction uses.
+    """
+
+    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+    now: datetime
+    new_id: Callable[[], str]
+    publications: list[Publication] = field(default_factory=list)
+
+    def publish(
+        self,
+        message: Message,
+        *,
+        tenant: str,
+        cause: Cause | Sequence[Cause],
+        correlation_id: str = "",
+        event_id: str = "",
+    ) -> str:
+        """Publish `message` when the transaction commits; returns its event id (UUIDv7, made here unless given).
+
+        Of several causes the first sampled one becomes the parent in the trace, the others become links. The
+        correlation id is the first cause's unless given.
+        """
+        causes = (cause,) if isinstance(cause, Cause) else tuple(cause)
+        publication = Publication(
+            message=message,
+            tenant=tenant,
+            causes=causes,
+            correlation_id=correlation_id or (causes[0].correlation_id if causes else ""),
+            event_id=event_id or self.new_id(),
+        )
+        self.publications.append(publication)
+        return publication.event_id

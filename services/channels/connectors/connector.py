@@ -1,0 +1,222 @@
+"""What a connector is: traits as data, and a few functions. Adding a channel is adding one file like `shopify.py`."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import httpx
+
+from contracts.channels.v1 import BuyerReported, QuantityTrait, SaleStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A documented limit of one endpoint: `rate_per_s` sustained, `burst` at once (requests, or cost points)."""
+
+    rate_per_s: float
+    burst: float
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """How a channel behaves, as far as the rest of the service has to know.
+
+    `intake` is `push` (webhooks, with a poll as repair) or `queue` (pulled and acknowledged). `orders_have_version`
+    says that `ChannelOrder.version` orders the snapshots of one order. `write_timeout_s` is the call's own deadline:
+    a read-back after an unknown outcome waits for it. `limits` are by endpoint name, as the connector calls them.
+    """
+
+    connector: str
+    intake: str
+    quantity_trait: QuantityTrait
+    reserves_unpaid: bool
+    restores_on_cancel: bool
+    orders_have_version: bool
+    compares: bool
+    max_batch: int
+    write_timeout_s: float
+    spacing_ms: int
+    unpaid_deadline_h: int
+    poll_interval_s: float
+    poll_overlap_s: float
+    limits: Mapping[str, Limit]
+    credentials: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+
+
+class Throttled(Exception):
+    """The channel asks to wait; `retry_after_s` says how long. Nothing was done."""
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(f"the channel asks to wait {retry_after_s:.2f} s")
+        self.retry_after_s = retry_after_s
+
+
+class Rejected(Exception):
+    """The channel refused the request for good (bad credentials, malformed, gone); the text says what to do."""
+
+
+class OutcomeUnknown(Exception):
+    """A write may or may not have happened: a timeout, a reset, or a 5xx after the body was sent."""
+
+
+class SignatureInvalid(Exception):
+    """A delivery is not signed by the channel's secret."""
+
+
+class LimiterLike(Protocol):
+    """Waits until a request to `endpoint` of `cost` may leave; adapts to what the channel reports."""
+
+    async def acquire(self, endpoint: str, cost: float = 1.0) -> None: ...
+
+    def throttled(self, endpoint: str, retry_after_s: float) -> None: ...
+
+    def observed(self, endpoint: str, available: float, restore_per_s: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open way to one account: where it is, how to sign in, at what pace. Never logged."""
+
+    connection_id: str
+    base_url: str
+    account: str
+    credentials: Mapping[str, str]
+    settings: Mapping[str, str]
+    http: httpx.AsyncClient
+    limiter: LimiterLike
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A verified push: the channel's id for it, its topic, and the order it is about (or a pointer to it)."""
+
+    delivery_id: str
+    topic: str
+    external_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelLine:
+    """A line as the channel tells it; `item` is the channel's item, `quantity` counts listings, not packs."""
+
+    line_id: str
+    item: str
+    sku: str
+    quantity: int
+    cancelled: int
+    returned: int
+    unit_price_minor: int
+    discount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOrder:
+    """An order as the channel tells it, mapped but not yet linked to our SKUs.
+
+    `version` is comparable text that grows with each change where the channel has one, else empty. `buyer_id` is the
+    channel's own id of the buyer (made into `customer_ref` with the tenant's key), `buyer` the personal data.
+    """
+
+    external_id: str
+    version: str
+    status: SaleStatus
+    sold_at: datetime
+    currency: str
+    lines: tuple[ChannelLine, ...]
+    total_minor: int
+    freight_minor: int
+    shipping_service: str
+    payment_due: datetime | None
+    buyer_id: str
+    buyer: BuyerReported | None
+    unresolved: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An order's raw body as it came, and the token with which its receipt is acknowledged (queues)."""
+
+    external_id: str
+    body: bytes
+    receipt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StockWrite:
+    """One record to write: the channel's item and location, the number, and what we expect to find (CAS) or None."""
+
+    item: str
+    location: str
+    quantity: int
+    expected: int | None = None
+
+
+class WriteStatus(StrEnum):
+    """What became of one record of a batch."""
+
+    ACCEPTED = "accepted"
+    STALE = "stale"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOutcome:
+    """The channel's answer for one record of a batch; `request_id` matches the channel's own books."""
+
+    status: WriteStatus
+    request_id: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelListing:
+    """An advert found at the channel: its id, the stock record it points to, and the seller's SKU text."""
+
+    listing: str
+    item: str
+    location: str
+    sku: str
+    title: str
+    quantity: int | None
+
+
+class Connector(Protocol):
+    """The functions of a connector. All are stateless; `traits` is data; remote ones raise the errors above."""
+
+    traits: Traits
+
+    def verify(self, headers: Mapping[str, str], body: bytes, credentials: Mapping[str, str]) -> Delivery:
+        """Check the raw bytes of a push against the secret, before any parsing. Raises `SignatureInvalid`."""
+
+    def to_order(self, body: bytes) -> ChannelOrder:
+        """Map a raw body. Pure. Raises `ValueError` naming the field where the body has not the documented shape."""
+
+    async def check(self, session: Session, door_url: str) -> Sequence[str]:
+        """Find out whether the connection works; returns problems in words, each saying what to do."""
+
+    async def subscribe(self, session: Session, door_url: str) -> None:
+        """Make the channel push to `door_url` (nothing for queues). Idempotent."""
+
+    def receive(self, session: Session) -> AsyncIterator[Fetched]:
+        """Orders waiting in the channel's queue, each until acknowledged (nothing for push channels)."""
+
+    async def acknowledge(self, session: Session, fetched: Fetched) -> None:
+        """Tell the channel that an order is safely ours. Idempotent; called only after our own commit."""
+
+    async def fetch(self, session: Session, external_id: str) -> Fetched:
+        """Read one order again."""
+
+    def poll(self, session: Session, since: datetime) -> AsyncIterator[Fetched]:
+        """Every order changed since a moment, oldest first: the repair for lost pushes."""
+
+    async def write_stock(self, session: Session, writes: Sequence[StockWrite]) -> Sequence[WriteOutcome]:
+        """Write up to `traits.max_batch` records; one outcome each. Raises the errors above."""
+
+    async def read_stock(self, session: Session, items: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
+        """Read the numbers shown for (item, location) pairs."""
+
+    def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
+        """Every advert of the account."""
