@@ -1,0 +1,132 @@
+"""The layout as a test: who may import whom, what a domain may know, how long a function may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for top in ("contracts", "services", "deploy") for path in (ROOT / top).rglob("*.py"))
+SERVICES = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "__init__.py").exists())
+FUNCTION_LINES_MAX = 70
+"""TigerBeetle's limit: a function is read on one screen."""
+KAFKA_CLIENTS = {"aiokafka", "faststream"}
+IMPURE = {"aiohttp", "aiokafka", "asyncio", "asyncpg", "faststream", "httpx", "os", "random", "secrets", "socket",
+          "subprocess", "threading", "time", "uuid", "uuid_utils"}  # fmt: skip
+
+
+def module_of(path: Path) -> str:
+    """`services/bus/relay.py` → `services.bus.relay`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def allowed(module: str, imported: str) -> bool:
+    """Whether `module` may import the project module `imported`."""
+    top, _, rest = module.partition(".")
+    if top == "contracts":
+        return imported.startswith("contracts")
+    if top == "deploy":
+        return imported.startswith(("deploy", "contracts"))
+    own = rest.partition(".")[0]
+    reach = {f"services.{own}", "services.bus", "contracts"}
+    if own == "bus":
+        reach = {"services.bus", "contracts"}
+    if own == "sandbox":
+        reach = {"services.sandbox"}
+    if own == "console":
+        # The console is people's way in: it starts the stack, and its buyers buy through the sandboxes' control API.
+        reach |= {"deploy.local", "services.sandbox.client"}
+    return any(imported == place or imported.startswith(place + ".") for place in reach)
+
+
+def test_services_know_only_contracts_the_bus_and_themselves() -> None:
+    wrong = [
+        f"{module_of(path)} imports {imported}"
+        for path in SOURCES
+        for imported in imports(path)
+        if imported.split(".")[0] in {"contracts", "services", "deploy", "tests"}
+        and not allowed(module_of(path), imported)
+    ]
+    assert wrong == []
+
+
+def test_contracts_import_nothing_but_pydantic_and_the_standard_library() -> None:
+    import sys
+
+    known = set(sys.stdlib_module_names) | {"pydantic", "pydantic_core", "contracts"}
+    wrong = [
+        f"{module_of(path)} imports {imported}"
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "contracts")
+        for imported in imports(path)
+        if imported.split(".")[0] not in known
+    ]
+    assert wrong == []
+
+
+def test_only_the_bus_the_local_stack_and_the_demo_touch_kafka() -> None:
+    free = ("services.bus", "deploy.local", "services.console")
+    wrong = [
+        module_of(path)
+        for path in SOURCES
+        if not module_of(path).startswith(free) and {name.split(".")[0] for name in imports(path)} & KAFKA_CLIENTS
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name == "domain.py"], ids=module_of)
+def test_a_domain_is_pure(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    assert {name.split(".")[0] for name in imports(path)} & IMPURE == set()
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Await | ast.AsyncFunctionDef)] == []
+    clocks = [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}
+        and isinstance(node.value, ast.Name) and node.value.id in {"datetime", "date"}
+    ]  # fmt: skip
+    assert clocks == []
+
+
+def test_functions_fit_on_a_screen() -> None:
+    wrong = [
+        f"{module_of(path)}:{node.name} has {lines} lines"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+    assert wrong == []
+
+
+def test_every_service_introduces_itself_and_nothing_is_called_utils() -> None:
+    without = [
+        name
+        for name in SERVICES
+        if not ast.get_docstring(ast.parse((ROOT / "services" / name / "__init__.py").read_text()))
+    ]
+    assert without == []
+    assert [path for path in SOURCES if path.stem in {"utils", "util", "helpers", "common", "misc"}] == []
+
+
+def test_the_bus_stays_small() -> None:
+    lines = sum(len(path.read_text("utf-8").splitlines()) for path in SOURCES if path.parent.name == "bus")
+    code = sum(
+        1
+        for path in SOURCES
+        if path.parent.name == "bus"
+        for line in path.read_text("utf-8").splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    )
+    assert code <= 2400, f"services/bus has {lines} lines, {code} of them neither blank nor comment"
