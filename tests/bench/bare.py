@@ -65,7 +65,8 @@ def topic(stream: str) -> str:
 async def take_orders(connection: "asyncpg.Connection[asyncpg.Record]", sales: list[dict[str, Any]]) -> list[Outgoing]:
     """Keep each sale as an order and demand its stock."""
     await connection.execute(
-        "INSERT INTO orders SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::bytea[]) ON CONFLICT DO NOTHING",
+        "INSERT INTO orders SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::bytea[])"
+        " ON CONFLICT DO NOTHING",
         [sale["order_id"] for sale in sales],
         [sale["revision"] for sale in sales],
         [sale["status"] for sale in sales],
@@ -214,7 +215,7 @@ async def relay(pool: "asyncpg.Pool[asyncpg.Record]", producer: AIOKafkaProducer
     """Outbox rows to Kafka in order; exactly the acknowledged ones are deleted."""
     async with pool.acquire() as connection:
         while True:
-            rows = await connection.fetch(f"SELECT * FROM outbox ORDER BY seq LIMIT {RELAY_ROWS}")  # noqa: S608
+            rows = await connection.fetch(f"SELECT * FROM outbox ORDER BY seq LIMIT {RELAY_ROWS}")
             if not rows:
                 wake.clear()
                 try:
@@ -248,8 +249,8 @@ async def main(role: str) -> None:
     sys.stdout.flush()
     wake, stop = asyncio.Event(), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    tasks = [asyncio.create_task(consume(consumer, pool, handler, wake)), asyncio.create_task(relay(pool, producer, wake)),
-             asyncio.create_task(stop.wait())]  # fmt: skip
+    loops = (consume(consumer, pool, handler, wake), relay(pool, producer, wake), stop.wait())
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
     done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:
         task.cancel()
