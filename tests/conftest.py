@@ -1,0 +1,106 @@
+"""The servers that tests run on: a real Kafka and a real PostgreSQL, wherever they can be had.
+
+``KAFKA_BOOTSTRAP_SERVERS`` and ``POSTGRES_DSN`` (a superuser's) if set, else containers if a Docker engine answers,
+else the embedded servers. The header of the run says which. They start when the first test asks for them.
+"""
+
+import gc
+import os
+import secrets
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from deploy.local.postgres import create_database
+from deploy.local.servers import Servers
+from tests.containers import container_servers, engine_answers
+
+CHOICE = pytest.StashKey[str]()
+
+
+@dataclass(frozen=True)
+class ServerAddresses:
+    """Where the servers of this run are."""
+
+    kafka_bootstrap: str
+    postgres_admin_dsn: str
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = [name for name in ("KAFKA_BOOTSTRAP_SERVERS", "POSTGRES_DSN") if os.environ.get(name)]
+    if len(given) == 1:
+        raise pytest.UsageError(f"only {given[0]} is set: set KAFKA_BOOTSTRAP_SERVERS and POSTGRES_DSN, or neither")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of the Docker client, which also leaves its socket to the collector.
+        config.stash[CHOICE] = "environment" if given else "docker" if engine_answers() else "embedded"
+        gc.collect()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    described = {
+        "environment": "as named by KAFKA_BOOTSTRAP_SERVERS and POSTGRES_DSN",
+        "docker": "containers (apache/kafka, postgres)",
+        "embedded": Servers.description,
+    }
+    return f"servers: {described[config.stash[CHOICE]]}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    terminalreporter.write_line(pytest_report_header(config))
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Iterator[ServerAddresses]:
+    """Kafka and PostgreSQL for the whole run."""
+    choice = request.config.stash[CHOICE]
+    if choice == "environment":
+        yield ServerAddresses(os.environ["KAFKA_BOOTSTRAP_SERVERS"], os.environ["POSTGRES_DSN"])
+    elif choice == "docker":
+        with container_servers() as (kafka_bootstrap, postgres_admin_dsn):
+            yield ServerAddresses(kafka_bootstrap, postgres_admin_dsn)
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="saldo-tests-"))
+        folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
+        embedded = Servers(folder)
+        try:
+            with embedded:
+                yield ServerAddresses(embedded.kafka_bootstrap, embedded.postgres_admin_dsn)
+        finally:
+            embedded.remove()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(servers: ServerAddresses) -> str:
+    """``host:port`` of the broker."""
+    return servers.kafka_bootstrap
+
+
+@pytest.fixture(scope="session")
+def postgres_admin_dsn(servers: ServerAddresses) -> str:
+    """The superuser's address of the server's own database."""
+    return servers.postgres_admin_dsn
+
+
+@pytest_asyncio.fixture
+async def database(postgres_admin_dsn: str) -> AsyncIterator[str]:
+    """The address of a fresh, empty database, as the role that owns it; dropped afterwards."""
+    name, password = f"test_{secrets.token_hex(8)}", secrets.token_hex(16)
+    await create_database(postgres_admin_dsn, name, name, password)
+    parts = urlsplit(postgres_admin_dsn)
+    address = parts.netloc.rpartition("@")[2]
+    try:
+        yield urlunsplit(("postgresql", f"{name}:{password}@{address}", f"/{name}", parts.query, ""))
+    finally:
+        connection = await asyncpg.connect(postgres_admin_dsn)
+        try:
+            await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+            await connection.execute(f'DROP ROLE "{name}"')
+        finally:
+            await connection.close()
