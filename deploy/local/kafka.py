@@ -91,7 +91,7 @@ class Kafka:
         """What clients connect to."""
         return f"127.0.0.1:{self.port}"
 
-    def spec(self, *, stage: int = 0, stop_order: int = 1) -> ProcessSpec:
+    def spec(self, *, stage: int = 0, stop_order: int = 2) -> ProcessSpec:
         """How the supervisor runs it."""
         return ProcessSpec(
             name="kafka",
@@ -100,6 +100,7 @@ class Kafka:
             cwd=self.folder,
             prepare=self.prepare,
             ready=self.ready,
+            ready_url=f"tcp://127.0.0.1:{self.port}",
             stage=stage,
             stop_order=stop_order,
             stop_grace_s=20,

@@ -83,7 +83,7 @@ class Postgres:
         """PostgreSQL's data folder."""
         return self.home / "data"
 
-    def spec(self, *, stage: int = 0, stop_order: int = 2) -> ProcessSpec:
+    def spec(self, *, stage: int = 0, stop_order: int = 3) -> ProcessSpec:
         """How the supervisor runs it. Its stop signal asks for the fast shutdown: roll back, checkpoint, end."""
         account = _account()
         settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
@@ -95,6 +95,7 @@ class Postgres:
             prepare=self.prepare,
             clean_up=self.clean_up,
             ready=self.ready,
+            ready_url=f"tcp://127.0.0.1:{self.port}",
             stage=stage,
             stop_order=stop_order,
             stop_signal=signal.SIGINT,
@@ -241,62 +242,51 @@ def wheel_folder() -> Path:
     return Path(next(iter(found.submodule_search_locations)))
 
 
-async def create_role(connection: asyncpg.Connection, role: str, password: str) -> None:
-    """Create a role that may log in, or give an existing one this password."""
-    exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
-    verb = "ALTER" if exists else "CREATE"
-    # DDL takes no parameters: the server itself quotes what goes into it.
-    statement = await connection.fetchval(
-        "SELECT format($1 || ' ROLE %I LOGIN PASSWORD %L', $2::text, $3::text)", verb, role, password
-    )
-    await connection.execute(statement)
+async def create_database(admin_dsn: str, name: str, role: str, password: str, *, reader: str | None = None) -> None:
+    """Create a database owned by a role of its own, in which nobody else may do anything; keep it if it is there.
 
-
-async def create_database(admin_dsn: str, name: str, role: str, password: str) -> None:
-    """Create a database owned by a role of its own, in which nobody else may do anything; nothing if it is there."""
-    connection = await asyncpg.connect(admin_dsn)
-    try:
-        await create_role(connection, role, password)
-        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
-            await connection.execute(
-                await connection.fetchval(
-                    "SELECT format('CREATE DATABASE %I OWNER %I', $1::text, $2::text)", name, role
-                )
-            )
-        await connection.execute(
-            await connection.fetchval("SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', $1::text)", name)
-        )
-    finally:
-        await connection.close()
-
-
-async def grant_reading(admin_dsn: str, name: str, owner: str, reader: str) -> None:
-    """Let a role read every table of a database, those to come included, and write nothing.
-
-    ``admin_dsn`` is the superuser's address of that database.
+    ``reader``, an existing role, may read every table of it, those to come included.
     """
     connection = await asyncpg.connect(admin_dsn)
     try:
-        statements = await connection.fetch(
-            """
-            SELECT format(template, name, owner, reader) AS statement
-            FROM unnest($1::text[]) AS template, (VALUES ($2::text, $3::text, $4::text)) AS who(name, owner, reader)
-            """,
-            [
-                "GRANT CONNECT ON DATABASE %1$I TO %3$I",
-                "GRANT USAGE ON SCHEMA public TO %3$I",
-                "GRANT SELECT ON ALL TABLES IN SCHEMA public TO %3$I",
-                "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO %3$I",
-                "ALTER DEFAULT PRIVILEGES FOR ROLE %2$I GRANT USAGE ON SCHEMAS TO %3$I",
-                "ALTER DEFAULT PRIVILEGES FOR ROLE %2$I GRANT SELECT ON TABLES TO %3$I",
-                "ALTER DEFAULT PRIVILEGES FOR ROLE %2$I GRANT SELECT ON SEQUENCES TO %3$I",
-                "ALTER ROLE %3$I SET default_transaction_read_only = on",
-            ],
-            name,
-            owner,
-            reader,
-        )
-        for row in statements:
-            await connection.execute(row["statement"])
+        await _create_role(connection, role, password)
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
+            await _execute(connection, "CREATE DATABASE %I OWNER %I", name, role)
+        await _execute(connection, "REVOKE ALL ON DATABASE %I FROM PUBLIC", name)
+        if reader is None:
+            return
+        await _execute(connection, "GRANT CONNECT ON DATABASE %I TO %I", name, reader)
     finally:
         await connection.close()
+    connection = await asyncpg.connect(admin_dsn, database=name)
+    try:
+        await _execute(connection, "GRANT USAGE ON SCHEMA public TO %I", reader)
+        for kind in ("TABLES", "SEQUENCES"):
+            await _execute(connection, f"GRANT SELECT ON ALL {kind} IN SCHEMA public TO %I", reader)
+            privileges = f"ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT SELECT ON {kind} TO %I"
+            await _execute(connection, privileges, role, reader)
+        await _execute(connection, "ALTER DEFAULT PRIVILEGES FOR ROLE %I GRANT USAGE ON SCHEMAS TO %I", role, reader)
+    finally:
+        await connection.close()
+
+
+async def create_reader(admin_dsn: str, role: str, password: str) -> None:
+    """Create a role whose transactions are read-only; ``create_database`` says what it may read."""
+    connection = await asyncpg.connect(admin_dsn)
+    try:
+        await _create_role(connection, role, password)
+        await _execute(connection, "ALTER ROLE %I SET default_transaction_read_only = on", role)
+    finally:
+        await connection.close()
+
+
+async def _create_role(connection: asyncpg.Connection, role: str, password: str) -> None:
+    exists = await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role)
+    verb = "ALTER" if exists else "CREATE"
+    await _execute(connection, f"{verb} ROLE %I LOGIN PASSWORD %L", role, password)
+
+
+async def _execute(connection: asyncpg.Connection, template: str, *values: str) -> None:
+    """Execute a statement of the kind that takes no parameters: the server itself quotes what goes into it."""
+    statement = await connection.fetchval("SELECT format($1, VARIADIC $2::text[])", template, values)
+    await connection.execute(statement)
