@@ -1,0 +1,1 @@
+"""The commands of `saldo`, one file a noun."""
