@@ -1,0 +1,306 @@
+"""The control interface of a sandbox: shops, products, buyers' deeds, vices, books. Never part of a marketplace's API.
+
+Every path but `/_control/health` wants `Authorization: Bearer <SALDO_SANDBOX_TOKEN>`. Shapes: see `client.py`.
+"""
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.sandbox.books import now_ms
+from services.sandbox.market import Account, Market
+from services.sandbox.settings import ShopSettings
+from services.sandbox.shop import Order, Refusal
+from services.sandbox.vices import Vices
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ProductBody(_Body):
+    sku: Annotated[str, Field(min_length=1, max_length=255)]
+    title: str = ""
+    quantity: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    price_minor: Annotated[int, Field(ge=0)] = 1000
+    location: str | None = None
+
+
+class WantedLine(_Body):
+    sku: str
+    quantity: Annotated[int, Field(gt=0)] = 1
+
+
+class BuyBody(_Body):
+    lines: Annotated[list[WantedLine], Field(min_length=1)]
+    pay: Literal["now", "later", "never"] = "now"
+    buyer: int = 0
+
+
+class CancelBody(_Body):
+    restock: bool | None = None
+
+
+class RefundLine(_Body):
+    sku: str
+    quantity: Annotated[int, Field(gt=0)]
+    restock: bool = True
+
+
+class RefundBody(_Body):
+    lines: Annotated[list[RefundLine], Field(min_length=1)]
+
+
+_PRODUCTS = TypeAdapter(list[ProductBody])
+_ROWS_MAX = 50_000
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Refused(Exception):
+    """An answer other than success, from wherever it is found out."""
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(json.dumps(body, ensure_ascii=False), status, media_type="application/json")
+
+
+class Control:
+    """The routes under `/_control`."""
+
+    def __init__(self, market: Market, token: str) -> None:
+        self._market = market
+        self._token = token.encode()
+        self.base_url = ""
+
+    def routes(self) -> list[Route]:
+        table: list[tuple[str, str, Handler]] = [
+            ("POST", "/shops/{shop}/buy", self._buy),
+            ("POST", "/shops/{shop}/orders/{order}/pay", self._pay),
+            ("POST", "/shops/{shop}/orders/{order}/cancel", self._cancel),
+            ("POST", "/shops/{shop}/orders/{order}/refund", self._refund),
+            ("GET", "/shops/{shop}/numbers", self._numbers),
+            ("PUT", "/shops/{shop}/products", self._products),
+            ("PUT", "/shops/{shop}/vices", self._vices),
+            ("GET", "/shops/{shop}", self._shop),
+            ("PUT", "/shops/{shop}", self._put_shop),
+            ("GET", "/shops", self._shops),
+            ("GET", "/limits", self._limits),
+            ("GET", "/books", self._books),
+            ("GET", "/books/summary", self._summary),
+            ("POST", "/reset", self._reset),
+        ]
+        guarded = [
+            Route(f"/_control{path}", self._guarded(handler), methods=[method]) for method, path, handler in table
+        ]
+        return [*guarded, Route("/_control/health", self._health, methods=["GET"])]
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def answer(request: Request) -> Response:
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode(), self._token):
+                return _json({"error": "the control interface wants Authorization: Bearer <SALDO_SANDBOX_TOKEN>"}, 401)
+            try:
+                response = await handler(request)
+            except ValidationError as error:
+                problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+                response = _json({"error": "; ".join(problems)}, 422)
+            except Refused as refused:
+                response = _json(refused.body, refused.status)
+            await self._market.books.settled()
+            return response
+
+        return answer
+
+    def _account(self, request: Request) -> Account:
+        account = self._market.accounts.get(request.path_params["shop"])
+        if account is None:
+            raise Refused(404, {"error": f"no shop {request.path_params['shop']!r}: create it with PUT"})
+        return account
+
+    def _order(self, request: Request, account: Account) -> Order:
+        order = account.shop.orders.get(request.path_params["order"])
+        if order is None:
+            raise Refused(404, {"error": f"no order {request.path_params['order']!r} in this shop"})
+        return order
+
+    # -- the process ---------------------------------------------------------------------------------------------
+
+    async def _health(self, _request: Request) -> Response:
+        return _json({"status": "ok", "marketplace": self._market.marketplace, "shops": len(self._market.accounts)})
+
+    async def _limits(self, _request: Request) -> Response:
+        shops = {name: account.settings.limits.model_dump() for name, account in self._market.accounts.items()}
+        return _json({"marketplace": self._market.marketplace, "shops": shops})
+
+    async def _books(self, request: Request) -> Response:
+        try:
+            since = int(request.query_params.get("since", "0"))
+            limit = min(int(request.query_params.get("limit", "10000")), _ROWS_MAX)
+        except ValueError:
+            raise Refused(400, {"error": "since and limit must be whole numbers"}) from None
+        await self._market.books.settled()
+        lines = await self._market.books.page(since, limit)
+        return Response(b"".join(lines), media_type="application/x-ndjson")
+
+    async def _summary(self, _request: Request) -> Response:
+        await self._market.books.settled()
+        return _json(await self._market.books.summary())
+
+    async def _reset(self, _request: Request) -> Response:
+        self._market.forget()
+        await self._market.books.clear()
+        return _json({"status": "empty"})
+
+    # -- shops ---------------------------------------------------------------------------------------------------
+
+    def _describe(self, account: Account) -> dict[str, Any]:
+        settings = account.settings.model_dump(mode="json")
+        return {"shop": account.name, "marketplace": self._market.marketplace, "base_url": self.base_url, **settings}
+
+    async def _shops(self, _request: Request) -> Response:
+        return _json({"shops": sorted(self._market.accounts)})
+
+    async def _shop(self, request: Request) -> Response:
+        return _json(self._describe(self._account(request)))
+
+    async def _put_shop(self, request: Request) -> Response:
+        name = request.path_params["shop"]
+        raw = await request.body()
+        given = _object(raw)
+        known = self._market.accounts.get(name)
+        if known is not None:
+            kept = known.settings.model_dump(mode="json")
+            for nested in ("credentials", "limits"):
+                if isinstance(given.get(nested), dict):
+                    given[nested] = kept[nested] | given[nested]
+            given = kept | given
+        settings = ShopSettings.model_validate(given)
+        if self._market.marketplace == "shopify" and not all(one.isdecimal() for one in settings.locations):
+            raise Refused(422, {"error": "locations: Shopify's location ids are numbers"})
+        taken = self._market.owner_of(name, settings)
+        if taken is not None:
+            raise Refused(409, {"error": f"shop {taken!r} has these credentials already"})
+        return _json(self._describe(self._market.put_shop(name, settings)), 200 if known else 201)
+
+    async def _products(self, request: Request) -> Response:
+        account = self._account(request)
+        at_ms = now_ms()
+        facts = []
+        bodies = _PRODUCTS.validate_json(await request.body())
+        for body in bodies:
+            location = body.location or account.shop.locations[0]
+            if location not in account.shop.locations:
+                raise Refused(422, {"error": f"{body.sku}: the shop has no location {location!r}"})
+        for body in bodies:
+            location = body.location or account.shop.locations[0]
+            title = body.title or body.sku
+            facts += account.shop.put_product(body.sku, title, body.price_minor, body.quantity, location, at_ms)
+        self._market.commit(account, facts, at_ms)
+        products = (account.shop.products[body.sku] for body in bodies)
+        told = [
+            {"sku": one.sku, "number": one.number, "product_id": one.product_id, "variant_id": one.variant_id}
+            | {"inventory_item_id": one.inventory_item_id}
+            for one in products
+        ]
+        return _json({"products": told})
+
+    async def _vices(self, request: Request) -> Response:
+        account = self._account(request)
+        vices = Vices.model_validate_json(await request.body())
+        settings = account.settings.model_copy(update={"vices": vices, "vices_since_ms": now_ms()})
+        self._market.put_shop(account.name, settings)
+        return _json({"vices": vices.model_dump(exclude_none=True)})
+
+    async def _numbers(self, request: Request) -> Response:
+        account = self._account(request)
+        location = request.query_params.get("location")
+        products = account.shop.products.values()
+        if location is None:
+            numbers = {product.sku: product.number for product in products}
+        else:
+            numbers = {one.sku: one.numbers[location] for one in products if location in one.numbers}
+        return _json({"at_ms": now_ms(), "numbers": numbers})
+
+    # -- what buyers do ------------------------------------------------------------------------------------------
+
+    async def _buy(self, request: Request) -> Response:
+        account = self._account(request)
+        body = BuyBody.model_validate_json(await request.body())
+        at_ms = now_ms()
+        wanted = [(line.sku, line.quantity) for line in body.lines]
+        order, facts = account.shop.buy(wanted, paid=body.pay == "now", buyer=body.buyer, now_ms=at_ms)
+        if isinstance(order, Refusal):
+            self._market.commit(account, facts, at_ms)
+            return _json({"reason": order.reason, "sku": order.sku, "refused_at_ms": at_ms}, order.status)
+        lines = [fact for kind, fact in facts if kind == "sale"]
+        self._market.commit_order(account, order, facts, at_ms)
+        told = [
+            {name: fact[name] for name in ("line_id", "sku", "location", "quantity", "number_after")} for fact in lines
+        ]
+        paid = body.pay == "now"
+        return _json({"order_id": order.order_id, "sold_at_ms": at_ms, "paid": paid, "lines": told}, 201)
+
+    async def _pay(self, request: Request) -> Response:
+        account = self._account(request)
+        order = self._order(request, account)
+        at_ms = now_ms()
+        done = account.shop.pay(order, at_ms)
+        if isinstance(done, Refusal):
+            raise Refused(409, {"reason": done.reason, "error": done.message})
+        self._market.commit_order(account, order, done, at_ms)
+        return _json({"order_id": order.order_id, "paid_at_ms": at_ms})
+
+    async def _cancel(self, request: Request) -> Response:
+        account = self._account(request)
+        order = self._order(request, account)
+        body = CancelBody.model_validate_json(await request.body() or b"{}")
+        restock = account.settings.restores_on_cancel if body.restock is None else body.restock
+        at_ms = now_ms()
+        done = account.shop.cancel(order, restock=restock, by="buyer", now_ms=at_ms)
+        if isinstance(done, Refusal):
+            raise Refused(409, {"reason": done.reason, "error": done.message})
+        self._market.commit_order(account, order, done, at_ms)
+        return _json({"order_id": order.order_id, "cancelled_at_ms": at_ms, "restored": restock})
+
+    async def _refund(self, request: Request) -> Response:
+        account = self._account(request)
+        order = self._order(request, account)
+        body = RefundBody.model_validate_json(await request.body())
+        wanted = []
+        for given in body.lines:
+            left = given.quantity
+            for line in order.lines:
+                units = min(left, line.quantity - line.returned) if line.sku == given.sku else 0
+                if units:
+                    wanted.append((line.line_id, units, given.restock))
+                    left -= units
+            if left:
+                raise Refused(409, {"reason": "line", "error": f"{given.sku}: fewer than {given.quantity} units left"})
+        at_ms = now_ms()
+        done = account.shop.refund(order, wanted, at_ms)
+        if isinstance(done, Refusal):
+            raise Refused(409, {"reason": done.reason, "error": done.message})
+        self._market.commit_order(account, order, done, at_ms)
+        return _json({"order_id": order.order_id, "refund_id": done[0][1]["refund_id"], "refunded_at_ms": at_ms})
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        given = json.loads(raw or b"{}")
+    except ValueError:
+        raise Refused(400, {"error": "the body is not JSON"}) from None
+    if not isinstance(given, dict):
+        raise Refused(422, {"error": "the body must be a JSON object"})
+    return given
