@@ -1,0 +1,105 @@
+"""Read-only questions about orders, for the console and for people."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import asyncpg
+from fastapi import APIRouter, HTTPException, Query
+
+from services.orders import store
+from services.orders.domain import STATES, hold, standing
+
+ALERTS = {
+    "payment": "unpaid past its deadline; the channel is asked again until it says paid or cancelled",
+    "mapping": "a line's SKU or the order's status is unknown; link the listing or map the status",
+    "person": "the buyer asks to cancel; decide at the channel",
+    "short": "stock is missing; receive stock, move it from another pool, or cancel at the channel",
+}
+
+
+def admin_router(pool: Callable[[], asyncpg.Pool]) -> APIRouter:
+    """The routes of orders under `/admin`, reading from the pool that `pool` gives."""
+    router = APIRouter()
+
+    @router.get("/orders")
+    async def orders(
+        tenant: str, state: str | None = None, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    ) -> dict[str, Any]:
+        """A page of orders by id; `next` is the `after` of the following page, null at the end."""
+        if state is not None and state not in STATES:
+            raise HTTPException(422, f"state must be one of {', '.join(STATES)}")
+        async with pool().acquire() as connection:
+            rows = await store.list_orders(connection, tenant, state, after, limit)
+        return {"orders": [_shown(row) for row in rows], "next": rows[-1]["order_id"] if len(rows) == limit else None}
+
+    @router.get("/orders/summary")
+    async def summary(tenant: str) -> dict[str, Any]:
+        """Orders by state and units by outcome, in all and per connection."""
+        async with pool().acquire() as connection:
+            rows = await store.summarize(connection, tenant)
+        total = _empty_summary()
+        connections: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            for part in (total, connections.setdefault(row["connection_id"], _empty_summary())):
+                part["orders"] += row["orders"]
+                part["states"][row["state"]] += row["orders"]
+                for outcome in part["units"]:
+                    part["units"][outcome] += row[outcome]
+        return total | {"connections": connections}
+
+    @router.get("/orders/{identity:path}")
+    async def order(tenant: str, identity: str, connection_id: str | None = None) -> dict[str, Any]:
+        """One order by its id, or by its external id (with `connection_id`, where several connections have it)."""
+        async with pool().acquire() as connection:
+            rows = await store.find_orders(connection, tenant, identity, connection_id)
+        if not rows:
+            raise HTTPException(404, f"no order {identity}: give an order id, or the number the channel shows")
+        if len(rows) > 1:
+            found = ", ".join(store.read(row["body"]).sale.connection_id for row in rows)
+            raise HTTPException(409, f"{identity} exists on several connections: add connection_id, one of {found}")
+        return _shown(rows[0])
+
+    @router.get("/alerts")
+    async def list_alerts(tenant: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+        """What a person should look at, newest first, each with what to do."""
+        async with pool().acquire() as connection:
+            rows = await store.list_alerts(connection, tenant, limit)
+        return {"alerts": [dict(row) | {"what": ALERTS[row["kind"]]} for row in rows]}
+
+    return router
+
+
+def _empty_summary() -> dict[str, Any]:
+    return {
+        "orders": 0,
+        "states": dict.fromkeys(STATES, 0),
+        "units": dict.fromkeys(("ordered", "cancelled", "reserved", "short", "open"), 0),
+    }
+
+
+def _shown(row: asyncpg.Record) -> dict[str, Any]:
+    order = store.read(row["body"])
+    sale = order.sale
+    waits = hold(order)
+    return {
+        "order_id": row["order_id"],
+        "connection_id": sale.connection_id,
+        "connector": row["connector"],
+        "account": row["account"],
+        "external_id": sale.external_id,
+        "state": order.state.kind,
+        "held_for": waits.reason if waits else None,
+        "paid": order.paid,
+        "version": order.version,
+        "status": sale.status.value,
+        "sale_revision": sale.revision,
+        "sold_at": sale.sold_at,
+        "received_at": sale.received_at,
+        "payment_due": sale.payment_due,
+        "unresolved": list(sale.unresolved),
+        "changed_at": row["changed_at"],
+        "demand_revision": order.demand.revision if order.demand else None,
+        "answered_revision": order.answer.revision if order.answer else None,
+        "lines": [asdict(line) for line in standing(order)],
+    }

@@ -1,0 +1,37 @@
+"""Orders as a process: `python -m services.orders.app`."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from contracts.channels.v1 import ConnectionChanged, SaleReported
+from contracts.inventory.v1 import DemandMet, DemandShort, HoldExpired
+from services.bus import BusSettings, Service, Subscription
+from services.orders.admin import admin_router
+from services.orders.deadlines import watch
+from services.orders.handlers import advance, know_connections
+from services.orders.settings import OrdersSettings
+
+
+def build(bus: BusSettings, settings: OrdersSettings) -> Service:
+    """The orders service, not yet running."""
+    take = partial(advance, settings=settings)
+    service = Service(
+        name="orders",
+        settings=bus,
+        migrations=Path(__file__).parent / "migrations",
+        subscriptions=[
+            Subscription(stream="channels.sales.v1", handles=(SaleReported,), handler=take),
+            Subscription(
+                stream="inventory.reservations.v1", handles=(DemandMet, DemandShort, HoldExpired), handler=take
+            ),
+            Subscription(stream="channels.connections.v1", handles=(ConnectionChanged,), handler=know_connections),
+        ],
+        loops=[partial(watch, settings=settings)],
+        routers=[admin_router(lambda: service.pool)],
+    )
+    return service
+
+
+if __name__ == "__main__":
+    asyncio.run(build(BusSettings(), OrdersSettings()).run())

@@ -1,0 +1,58 @@
+-- An order is a row: what is searched by is a column, the rest is the order itself as JSON.
+CREATE TABLE orders (
+    tenant text COLLATE "C" NOT NULL,
+    order_id text COLLATE "C" NOT NULL,
+    connection_id text COLLATE "C" NOT NULL,
+    external_id text COLLATE "C" NOT NULL,
+    state text COLLATE "C" NOT NULL CHECK (
+        state IN ('placed', 'held', 'short', 'confirmed', 'cancelled', 'shipped', 'delivered', 'returned', 'closed')
+    ),
+    version integer NOT NULL,
+    sale_revision integer NOT NULL CHECK (sale_revision > 0),
+    units_ordered integer NOT NULL,
+    units_cancelled integer NOT NULL CHECK (units_cancelled >= 0),
+    units_reserved integer NOT NULL CHECK (units_reserved >= 0),
+    units_short integer NOT NULL CHECK (units_short >= 0),
+    units_open integer NOT NULL CHECK (units_open >= 0),
+    sold_at timestamptz NOT NULL,
+    changed_at timestamptz NOT NULL,
+    payment_due timestamptz,
+    asked_at timestamptz,
+    body text NOT NULL,
+    -- Two companies with the same sale have two orders: test_two_companies_with_one_order_id_never_meet.
+    PRIMARY KEY (tenant, order_id),
+    -- One sale of a connection is one order, whatever id it came with: test_one_sale_cannot_become_two_orders.
+    UNIQUE (tenant, connection_id, external_id),
+    -- Every unit has exactly one outcome: test_a_unit_cannot_be_counted_twice.
+    CHECK (units_ordered = units_cancelled + units_reserved + units_short + units_open)
+) WITH (fillfactor = 70);
+
+CREATE INDEX orders_by_state ON orders (tenant, state, sold_at);
+CREATE INDEX orders_awaiting_payment ON orders (payment_due) WHERE payment_due IS NOT NULL;
+CREATE INDEX orders_finished ON orders (changed_at) WHERE state IN ('cancelled', 'delivered', 'returned');
+
+-- What a person should look at. A row goes when its reason has gone.
+CREATE TABLE alerts (
+    tenant text COLLATE "C" NOT NULL,
+    order_id text COLLATE "C" NOT NULL,
+    kind text COLLATE "C" NOT NULL CHECK (kind IN ('payment', 'mapping', 'person', 'short')),
+    raised_at timestamptz NOT NULL,
+    repeated_at timestamptz NOT NULL,
+    times integer NOT NULL DEFAULT 1,
+    PRIMARY KEY (tenant, order_id, kind),
+    FOREIGN KEY (tenant, order_id) REFERENCES orders
+);
+
+-- What channels says of its connections: the newest (epoch, version) of each.
+CREATE TABLE connections (
+    tenant text COLLATE "C" NOT NULL,
+    connection_id text COLLATE "C" NOT NULL,
+    epoch integer NOT NULL,
+    version integer NOT NULL,
+    connector text NOT NULL,
+    account text NOT NULL,
+    state text NOT NULL,
+    reserves_unpaid boolean NOT NULL,
+    restores_on_cancel boolean NOT NULL,
+    PRIMARY KEY (tenant, connection_id)
+);

@@ -1,0 +1,264 @@
+"""The SQL of orders: one function a statement, the connection first."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+import asyncpg
+from pydantic import TypeAdapter
+
+from contracts.channels.v1 import ConnectionChanged, SaleStatus
+from services.orders.domain import Order, standing, status
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Key: TypeAlias = tuple[str, str]
+"""(tenant, order id)."""
+
+_order = TypeAdapter(Order)
+
+
+def read(body: str) -> Order:
+    """An order from its stored form, written by this build or an older one."""
+    return _order.validate_json(body, extra="ignore")
+
+
+async def lock_orders(connection: Connection, keys: Iterable[Key]) -> dict[Key, Order]:
+    """Lock and read those of `keys` that exist, in one sorted statement."""
+    tenants, order_ids = zip(*keys, strict=True)
+    rows = await connection.fetch(
+        """
+        SELECT tenant, order_id, body FROM orders JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, order_id)
+            USING (tenant, order_id)
+        ORDER BY tenant, order_id FOR UPDATE OF orders
+        """,
+        tenants,
+        order_ids,
+    )
+    return {(row["tenant"], row["order_id"]): read(row["body"]) for row in rows}
+
+
+def _columns(orders: Mapping[Key, Order], payment_default: timedelta) -> list[Sequence[object]]:
+    rows = []
+    for (tenant, order_id), order in orders.items():
+        sale = order.sale
+        lines = standing(order)
+        waits = status(sale) is SaleStatus.AWAITING_PAYMENT
+        rows.append(
+            (
+                tenant,
+                order_id,
+                order.state.kind,
+                order.version,
+                sale.revision,
+                sum(line.ordered for line in lines),
+                sum(line.cancelled for line in lines),
+                sum(line.reserved for line in lines),
+                sum(line.short for line in lines),
+                sum(line.open for line in lines),
+                (sale.payment_due or sale.sold_at + payment_default) if waits else None,
+                _order.dump_json(order).decode(),
+                sale.connection_id,
+                sale.external_id,
+                sale.sold_at,
+            )
+        )
+    return list(zip(*rows, strict=True))
+
+
+async def insert_orders(
+    connection: Connection, orders: Mapping[Key, Order], now: datetime, payment_default: timedelta
+) -> None:
+    """Write orders heard of for the first time. One that exists after all is a unique violation, never overwritten."""
+    await connection.execute(
+        """
+        INSERT INTO orders (
+            tenant, order_id, state, version, sale_revision, units_ordered, units_cancelled, units_reserved,
+            units_short, units_open, payment_due, body, connection_id, external_id, sold_at, changed_at
+        )
+        SELECT *, $16 FROM unnest(
+            $1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
+            $10::int[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::timestamptz[]
+        )
+        """,
+        *_columns(orders, payment_default),
+        now,
+    )
+
+
+async def update_orders(
+    connection: Connection, orders: Mapping[Key, Order], now: datetime, payment_default: timedelta
+) -> None:
+    """Write orders whose rows are locked."""
+    await connection.execute(
+        """
+        UPDATE orders SET state = new.state, version = new.version, sale_revision = new.sale_revision,
+            units_ordered = new.units_ordered, units_cancelled = new.units_cancelled,
+            units_reserved = new.units_reserved, units_short = new.units_short, units_open = new.units_open,
+            payment_due = new.payment_due, body = new.body, changed_at = $13
+        FROM unnest(
+            $1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
+            $10::int[], $11::timestamptz[], $12::text[]
+        ) AS new (
+            tenant, order_id, state, version, sale_revision, units_ordered, units_cancelled, units_reserved,
+            units_short, units_open, payment_due, body
+        )
+        WHERE orders.tenant = new.tenant AND orders.order_id = new.order_id
+        """,
+        *_columns(orders, payment_default)[:12],
+        now,
+    )
+
+
+async def raise_alerts(connection: Connection, alerts: Iterable[tuple[str, str, str]], now: datetime) -> None:
+    """Raise (tenant, order id, kind), or count one more where it stands already."""
+    await connection.execute(
+        """
+        INSERT INTO alerts (tenant, order_id, kind, raised_at, repeated_at)
+        SELECT *, $4, $4 FROM unnest($1::text[], $2::text[], $3::text[])
+        ON CONFLICT (tenant, order_id, kind) DO UPDATE SET repeated_at = excluded.repeated_at, times = alerts.times + 1
+        """,
+        *zip(*alerts, strict=True),
+        now,
+    )
+
+
+async def clear_alerts(connection: Connection, alerts: Iterable[tuple[str, str, str]]) -> None:
+    """Take back (tenant, order id, kind), where it stands."""
+    await connection.execute(
+        """
+        DELETE FROM alerts USING unnest($1::text[], $2::text[], $3::text[]) AS gone (tenant, order_id, kind)
+        WHERE alerts.tenant = gone.tenant AND alerts.order_id = gone.order_id AND alerts.kind = gone.kind
+        """,
+        *zip(*alerts, strict=True),
+    )
+
+
+async def claim_unpaid(
+    connection: Connection, now: datetime, margin: timedelta, interval: timedelta, limit: int
+) -> list[asyncpg.Record]:
+    """Mark and return orders unpaid past their deadline plus `margin` that were not asked about within `interval`.
+
+    Rows of tenant, order_id, payment_due; they stay locked until the transaction ends.
+    """
+    return await connection.fetch(
+        """
+        UPDATE orders SET asked_at = $1 FROM (
+            SELECT tenant, order_id FROM orders
+            WHERE payment_due < $1::timestamptz - $2::interval
+                AND (asked_at IS NULL OR asked_at <= $1::timestamptz - $3::interval)
+            ORDER BY tenant, order_id LIMIT $4 FOR UPDATE SKIP LOCKED
+        ) AS due
+        WHERE orders.tenant = due.tenant AND orders.order_id = due.order_id
+        RETURNING orders.tenant, orders.order_id, orders.payment_due
+        """,
+        now,
+        margin,
+        interval,
+        limit,
+    )
+
+
+async def lock_finished(connection: Connection, before: datetime, limit: int) -> dict[Key, Order]:
+    """Lock and read finished orders that nothing has happened to since `before`."""
+    rows = await connection.fetch(
+        """
+        SELECT tenant, order_id, body FROM orders
+        WHERE state IN ('cancelled', 'delivered', 'returned') AND changed_at < $1
+        ORDER BY tenant, order_id LIMIT $2 FOR UPDATE SKIP LOCKED
+        """,
+        before,
+        limit,
+    )
+    return {(row["tenant"], row["order_id"]): read(row["body"]) for row in rows}
+
+
+async def put_connections(connection: Connection, changes: Mapping[Key, ConnectionChanged]) -> None:
+    """Keep what is newer by (epoch, version) than what is known, by (tenant, connection id)."""
+    rows = [
+        (
+            *key,
+            change.epoch,
+            change.version,
+            change.connector,
+            change.account,
+            change.state.value,
+            change.reserves_unpaid,
+            change.restores_on_cancel,
+        )
+        for key, change in sorted(changes.items())
+    ]
+    await connection.execute(
+        """
+        INSERT INTO connections
+        SELECT * FROM unnest(
+            $1::text[], $2::text[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::bool[], $9::bool[]
+        )
+        ON CONFLICT (tenant, connection_id) DO UPDATE SET epoch = excluded.epoch, version = excluded.version,
+            connector = excluded.connector, account = excluded.account, state = excluded.state,
+            reserves_unpaid = excluded.reserves_unpaid, restores_on_cancel = excluded.restores_on_cancel
+        WHERE (connections.epoch, connections.version) < (excluded.epoch, excluded.version)
+        """,
+        *zip(*rows, strict=True),
+    )
+
+
+async def list_orders(
+    connection: Connection, tenant: str, state: str | None, after: str, limit: int
+) -> list[asyncpg.Record]:
+    """Orders by id from `after` on, with their connection's connector and account where known."""
+    return await connection.fetch(
+        """
+        SELECT orders.order_id, orders.version, orders.changed_at, orders.body, connector, account
+        FROM orders LEFT JOIN connections USING (tenant, connection_id)
+        WHERE tenant = $1 AND ($2::text IS NULL OR orders.state = $2) AND orders.order_id > $3
+        ORDER BY orders.order_id LIMIT $4
+        """,
+        tenant,
+        state,
+        after,
+        limit,
+    )
+
+
+async def find_orders(
+    connection: Connection, tenant: str, identity: str, connection_id: str | None
+) -> list[asyncpg.Record]:
+    """Orders with this order id, or with this external id on `connection_id` (on any, where it is None)."""
+    return await connection.fetch(
+        """
+        SELECT orders.order_id, orders.version, orders.changed_at, orders.body, connector, account
+        FROM orders LEFT JOIN connections USING (tenant, connection_id)
+        WHERE tenant = $1 AND (orders.order_id = $2 OR orders.external_id = $2)
+            AND ($3::text IS NULL OR connection_id = $3)
+        ORDER BY orders.order_id LIMIT 20
+        """,
+        tenant,
+        identity,
+        connection_id,
+    )
+
+
+async def summarize(connection: Connection, tenant: str) -> list[asyncpg.Record]:
+    """Per connection and state: orders, and units by outcome."""
+    return await connection.fetch(
+        """
+        SELECT connection_id, state, count(*) AS orders, sum(units_ordered)::bigint AS ordered,
+            sum(units_cancelled)::bigint AS cancelled, sum(units_reserved)::bigint AS reserved,
+            sum(units_short)::bigint AS short, sum(units_open)::bigint AS open
+        FROM orders WHERE tenant = $1 GROUP BY connection_id, state ORDER BY connection_id, state
+        """,
+        tenant,
+    )
+
+
+async def list_alerts(connection: Connection, tenant: str, limit: int) -> list[asyncpg.Record]:
+    """What a person should look at, newest first."""
+    return await connection.fetch(
+        """
+        SELECT kind, order_id, connection_id, external_id, raised_at, repeated_at, times
+        FROM alerts JOIN orders USING (tenant, order_id)
+        WHERE tenant = $1 ORDER BY raised_at DESC, order_id, kind LIMIT $2
+        """,
+        tenant,
+        limit,
+    )
