@@ -37,6 +37,10 @@ from deploy.local.supervisor import (
     tail,
 )
 
+__all__ = [
+    "READER", "SANDBOXES", "SERVICES", "Attached", "InstanceBusyError", "RunningStack", "Stack", "StartError",
+    "start_attached", "start_background", "status", "stop",
+]  # fmt: skip
 # Each has its own database and role of that name, and runs as ``python -m services.<name>.app``.
 SERVICES = ("inventory", "orders", "channels")
 SANDBOXES = ("shopify", "skyhub")

@@ -1,0 +1,49 @@
+"""docker-compose.yml fits the compose schema and says the same as the embedded stack."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from deploy.local.jars import KAFKA_VERSION
+from deploy.local.stack import SANDBOXES, SERVICES, RunningStack, Stack
+from deploy.local.supervisor import PROJECT, Supervisor
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return dict(yaml.safe_load((PROJECT / "docker-compose.yml").read_text()))
+
+
+def test_fits_the_schema(compose: dict[str, Any]) -> None:
+    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    jsonschema.validators.validator_for(schema)(schema).validate(compose)
+
+
+def test_runs_every_service_and_sandbox_and_each_has_a_health_check(compose: dict[str, Any]) -> None:
+    commands = {tuple(service["command"][2:]) for service in compose["services"].values() if "command" in service}
+    assert {(f"services.{name}.app",) for name in SERVICES} <= commands
+    assert {("services.sandbox.app", name) for name in SANDBOXES} <= commands
+    assert [name for name, service in compose["services"].items() if "healthcheck" not in service] == ["pod"]
+    assert compose["services"]["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+
+
+def test_gives_each_process_the_environment_that_the_embedded_stack_gives(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
+    running = RunningStack(Stack(tmp_path), Supervisor(tmp_path))
+    for spec in [*map(running.service, SERVICES), *map(running.sandbox, SANDBOXES)]:
+        wanted = {name for name in spec.env if name.startswith(("SALDO_", "KAFKA_", "POSTGRES_"))}
+        assert wanted <= set(compose["services"][spec.name]["environment"]), spec.name
+
+
+def test_publishes_nothing_and_keeps_no_secret(compose: dict[str, Any]) -> None:
+    assert [name for name, service in compose["services"].items() if "ports" in service] == []
+    for service in compose["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if name.endswith(("_TOKEN", "_PASSWORD", "_KEY")):
+                assert value.startswith("${"), name
