@@ -128,6 +128,14 @@ State: TypeAlias = Annotated[
 STATES = ("placed", "held", "short", "confirmed", "cancelled", "shipped", "delivered", "returned", "closed")
 
 
+FINALS: dict[SaleStatus, State] = {
+    SaleStatus.CANCELLED: Cancelled(),
+    SaleStatus.SHIPPED: Shipped(),
+    SaleStatus.DELIVERED: Delivered(),
+    SaleStatus.RETURNED: Returned(),
+}
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -142,11 +150,12 @@ class Answer:
 class Order:
     """All that is known about an order.
 
-    `paid` stands until a channel says otherwise, `left` for good; `expired` is true while the stock of an unpaid order
-    was given back by the clock of its hold.
+    `status` is the sale's word, or `cancelled` where every line is. `paid` stands until a channel says otherwise,
+    `left` for good; `expired` is true while the stock of an unpaid order was given back by the clock of its hold.
     """
 
     sale: SaleReported
+    status: SaleStatus
     state: State = Placed()
     version: int = 0
     paid: bool = False
@@ -206,21 +215,27 @@ def decide(order: Order | None, event: Event, now: datetime) -> Decision:
 
 
 def _hear(order: Order | None, sale: SaleReported) -> Order:
-    left = sale.status in LEFT
+    word, left = _word(sale), sale.status in LEFT
     if order is None:
-        return Order(sale, paid=sale.status in PAID, left=left)
+        return Order(sale, word, paid=sale.status in PAID, left=left)
     # A request to cancel, a cancel, or a status nobody knows says nothing about money.
     paid = sale.status in PAID or (order.paid and sale.status is not SaleStatus.AWAITING_PAYMENT)
-    return replace(order, sale=sale, paid=paid, left=order.left or left)
+    return replace(order, sale=sale, status=word, paid=paid, left=order.left or left)
+
+
+def _word(sale: SaleReported) -> SaleStatus:
+    for line in sale.lines:
+        if line.cancelled < line.quantity:
+            return sale.status
+    return SaleStatus.CANCELLED if sale.lines else sale.status
 
 
 def _settle(before: Order | None, heard: Order, now: datetime, *, again: bool = False) -> Decision:
     demand = _demand(heard, again=again or (heard.expired and heard.paid))
-    if demand:
-        heard = replace(heard, demand=demand, expired=False)
-    after = replace(heard, state=_state(heard))
-    facts = _facts(before, after, now)
-    return Decision(replace(after, version=after.version + len(facts)), facts, demand)
+    after = replace(heard, demand=demand, expired=False) if demand else heard
+    state = _state(after)
+    facts = _facts(before, after, state, now)
+    return Decision(replace(after, state=state, version=after.version + len(facts)), facts, demand)
 
 
 def _close(order: Order, now: datetime) -> Decision:
@@ -231,30 +246,16 @@ def _close(order: Order, now: datetime) -> Decision:
 
 
 def _state(order: Order) -> State:
-    finals: dict[SaleStatus, State] = {
-        SaleStatus.CANCELLED: Cancelled(),
-        SaleStatus.SHIPPED: Shipped(),
-        SaleStatus.DELIVERED: Delivered(),
-        SaleStatus.RETURNED: Returned(),
-    }
-    word = status(order.sale)
-    if word in finals:
-        return finals[word]
+    if final := FINALS.get(order.status):
+        return final
     if short_lines(order):
         return Short()
     return hold(order) or (Confirmed() if order.answer else Placed())
 
 
-def status(sale: SaleReported) -> SaleStatus:
-    """The channel's word; a sale whose lines are all cancelled is cancelled, whatever the word is."""
-    if sale.lines and all(line.cancelled >= line.quantity for line in sale.lines):
-        return SaleStatus.CANCELLED
-    return sale.status
-
-
 def hold(order: Order) -> Held | None:
     """What the order waits for beside its stock. A person comes before a mapping, a mapping before payment."""
-    word = status(order.sale)
+    word = order.status
     if word is SaleStatus.CANCELLED:
         return None
     if word is SaleStatus.CANCEL_REQUESTED:
@@ -266,6 +267,8 @@ def hold(order: Order) -> Held | None:
 
 def unresolved_lines(order: Order) -> list[str]:
     """Lines that ask for something and whose SKU nobody knows yet."""
+    if all(line.sku for line in order.sale.lines):
+        return []
     known = {line.line_id for line in order.demand.lines} if order.demand else set()
     return [
         line.line_id
@@ -276,7 +279,7 @@ def unresolved_lines(order: Order) -> list[str]:
 
 def short_lines(order: Order) -> tuple[ShortLine, ...]:
     """What inventory said to be missing, per line and physical SKU. A cancelled order misses nothing."""
-    if order.answer is None or status(order.sale) is SaleStatus.CANCELLED:
+    if order.answer is None or order.status is SaleStatus.CANCELLED:
         return ()
     return tuple(
         ShortLine(line_id=line.line_id, sku=line.sku, missing=line.short) for line in order.answer.lines if line.short
@@ -332,7 +335,7 @@ def _demand(order: Order, *, again: bool) -> OrderDemand | None:
     )
 
 
-def _asked(order: Order, ship: Mapping[str, Counter[str]]) -> tuple[DemandLine, ...]:
+def _asked(order: Order, ship: Mapping[str, Mapping[str, int]]) -> tuple[DemandLine, ...]:
     """What every line asks for in all, if `ship` (location → units, per line) leaves now."""
     before = {line.line_id: line for line in order.demand.lines} if order.demand else {}
     lines = []
@@ -341,7 +344,7 @@ def _asked(order: Order, ship: Mapping[str, Counter[str]]) -> tuple[DemandLine, 
         # A link that was removed does not undo what was asked for while it stood.
         sku = line.sku or (told.sku if told else None)
         if sku:
-            lines.append(_demand_line(order, line, sku, told, ship.get(line.line_id, Counter())))
+            lines.append(_demand_line(order, line, sku, told, ship.get(line.line_id, {})))
     for gone in before.values():
         # Said aloud instead of left out, so that nothing hangs on what a missing line means.
         kept = sum(shipped.quantity for shipped in gone.shipped)
@@ -353,31 +356,33 @@ def _terms(asked: SaleReported | OrderDemand) -> tuple[object, ...]:
     return asked.pool, asked.shortfall_policy, asked.all_or_nothing
 
 
-def _demand_line(order: Order, line: SaleLine, sku: str, told: DemandLine | None, ship: Counter[str]) -> DemandLine:
-    shipped = Counter({was.location: was.quantity for was in told.shipped}) if told else Counter[str]()
-    room = line.quantity - shipped.total()
+def _demand_line(
+    order: Order, line: SaleLine, sku: str, told: DemandLine | None, ship: Mapping[str, int]
+) -> DemandLine:
+    shipped = {was.location: was.quantity for was in told.shipped} if told else {}
+    left = sum(shipped.values())
     for location, quantity in sorted(ship.items()):
-        taken = min(quantity, room)
-        shipped[location] += taken
-        room -= taken
+        if taken := min(quantity, line.quantity - left):
+            shipped[location] = shipped.get(location, 0) + taken
+            left += taken
     # Goods that have left come back as returned, not as cancelled.
-    whole = status(order.sale) is SaleStatus.CANCELLED and not order.left
-    cancelled = max(0, min(line.quantity if whole else line.cancelled, line.quantity - shipped.total()))
+    whole = order.status is SaleStatus.CANCELLED and not order.left
+    places = sorted(shipped.items())
     return DemandLine(
         line_id=line.line_id,
         sku=sku,
         ordered=line.quantity,
-        cancelled=cancelled,
-        shipped=tuple(ShippedQuantity(location=at, quantity=units) for at, units in sorted(shipped.items()) if units),
-        returned=_returns(shipped, _returned(order.sale, line)),
+        cancelled=min(line.quantity if whole else line.cancelled, line.quantity - left),
+        shipped=tuple(ShippedQuantity(location=at, quantity=units) for at, units in places),
+        returned=_returns(places, _returned(order.sale, line)) if places else (),
         location=None if line.fulfilled_by == US else line.fulfilled_by,
     )
 
 
-def _returns(shipped: Counter[str], quantity: int) -> tuple[ReturnedQuantity, ...]:
+def _returns(places: Iterable[tuple[str, int]], quantity: int) -> tuple[ReturnedQuantity, ...]:
     """Returns go back where they came from, and count as inbound until somebody has looked at them."""
     returns = []
-    for location, units in sorted(shipped.items()):
+    for location, units in places:
         if taken := min(units, quantity):
             returns.append(ReturnedQuantity(location=location, state=AccountState.INBOUND, quantity=taken))
             quantity -= taken
@@ -447,7 +452,7 @@ def standing(order: Order) -> tuple[Standing, ...]:
 
 
 def _stands(order: Order, line: SaleLine, told: DemandLine | None) -> Standing:
-    whole = status(order.sale) is SaleStatus.CANCELLED
+    whole = order.status is SaleStatus.CANCELLED
     cancelled = told.cancelled if told else line.quantity if whole else min(line.cancelled, line.quantity)
     asked = line.quantity - cancelled
     short, waiting = 0, asked
@@ -469,7 +474,7 @@ def _stands(order: Order, line: SaleLine, told: DemandLine | None) -> Standing:
     )
 
 
-def _facts(before: Order | None, after: Order, now: datetime) -> tuple[OrderFact, ...]:
+def _facts(before: Order | None, after: Order, state: State, now: datetime) -> tuple[OrderFact, ...]:
     """What there is to tell, each fact one version above the one before it."""
     facts: list[OrderFact] = []
 
@@ -488,8 +493,8 @@ def _facts(before: Order | None, after: Order, now: datetime) -> tuple[OrderFact
     missing = short_lines(after)
     if missing and not (before and missing == short_lines(before)):
         facts.append(OrderShort(**head(), lines=missing))
-    if not (before and before.state == after.state):
-        match after.state:
+    if not (before and before.state == state):
+        match state:
             case Confirmed():
                 facts.append(OrderConfirmed(**head()))
             case Cancelled():

@@ -8,7 +8,7 @@ from contracts.channels.v1 import ConnectionChanged, SaleReported, SaleStatus
 from contracts.inventory.v1 import DemandMet, DemandShort, HoldExpired
 from services.bus import Received, Transaction
 from services.orders import store
-from services.orders.domain import Order, alerts, decide, status
+from services.orders.domain import Order, alerts, decide
 from services.orders.settings import OrdersSettings
 
 Heard: TypeAlias = Received[SaleReported] | Received[DemandMet] | Received[DemandShort] | Received[HoldExpired]
@@ -56,7 +56,7 @@ async def save(
 
 
 def _awaits_payment(order: Order) -> bool:
-    return status(order.sale) is SaleStatus.AWAITING_PAYMENT
+    return order.status is SaleStatus.AWAITING_PAYMENT
 
 
 async def know_connections(events: Sequence[Received[ConnectionChanged]], tx: Transaction) -> None:

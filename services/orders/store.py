@@ -8,7 +8,7 @@ import asyncpg
 from pydantic import TypeAdapter
 
 from contracts.channels.v1 import ConnectionChanged, SaleStatus
-from services.orders.domain import Order, standing, status
+from services.orders.domain import Order, Standing, standing
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 Key: TypeAlias = tuple[str, str]
@@ -37,12 +37,16 @@ async def lock_orders(connection: Connection, keys: Iterable[Key]) -> dict[Key, 
     return {(row["tenant"], row["order_id"]): read(row["body"]) for row in rows}
 
 
+def _units(line: Standing) -> tuple[int, int, int, int, int]:
+    return line.ordered, line.cancelled, line.reserved, line.short, line.open
+
+
 def _columns(orders: Mapping[Key, Order], payment_default: timedelta) -> list[Sequence[object]]:
     rows = []
     for (tenant, order_id), order in orders.items():
         sale = order.sale
-        lines = standing(order)
-        waits = status(sale) is SaleStatus.AWAITING_PAYMENT
+        units = map(sum, zip(*map(_units, standing(order)), strict=True)) if sale.lines else (0,) * 5
+        waits = order.status is SaleStatus.AWAITING_PAYMENT
         rows.append(
             (
                 tenant,
@@ -50,11 +54,7 @@ def _columns(orders: Mapping[Key, Order], payment_default: timedelta) -> list[Se
                 order.state.kind,
                 order.version,
                 sale.revision,
-                sum(line.ordered for line in lines),
-                sum(line.cancelled for line in lines),
-                sum(line.reserved for line in lines),
-                sum(line.short for line in lines),
-                sum(line.open for line in lines),
+                *units,
                 (sale.payment_due or sale.sold_at + payment_default) if waits else None,
                 _order.dump_json(order).decode(),
                 sale.connection_id,
