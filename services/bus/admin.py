@@ -1,0 +1,157 @@
+"""The admin listener of a service: health, metrics, dead letters, brake, announcements, and the service's own."""
+
+import contextlib
+import hmac
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, final
+
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from services.bus import announce
+from services.bus.announce import Announcer
+from services.bus.consumer import Consumer
+from services.bus.deadletters import DeadLetters, NotOpen, ReplayFailed
+from services.bus.settings import BusSettings
+from services.bus.work import Work
+
+
+def create_app(
+    settings: BusSettings, readiness: Callable[[], Awaitable[list[str]]], work: Work, routers: Sequence[APIRouter]
+) -> FastAPI:
+    """Health and metrics are open (loopback, or TLS); everything under /admin wants the token, if one is set."""
+    app = FastAPI(title=f"saldo {work.service}", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/livez")
+    async def livez() -> dict[str, str]:
+        return {"status": "ok", "service": work.service}
+
+    @app.get("/readyz")
+    async def readyz() -> JSONResponse:
+        reasons = await readiness()
+        body = {"status": "not ready" if reasons else "ready", "service": work.service, "reasons": reasons}
+        return JSONResponse(body, 503 if reasons else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(work.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(NotOpen)
+    async def not_open(_: Request, failure: NotOpen) -> JSONResponse:
+        return JSONResponse({"detail": str(failure)}, 404)
+
+    @app.exception_handler(ReplayFailed)
+    async def replay_failed(_: Request, failure: ReplayFailed) -> JSONResponse:
+        return JSONResponse({"detail": f"the replay failed, the dead letter stays open: {failure}"}, 409)
+
+    token = settings.admin_token.get_secret_value()
+
+    async def authorised(authorization: Annotated[str, Header()] = "") -> None:
+        if token and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(401, "send the admin token as 'Authorization: Bearer …'")
+
+    for router in routers:
+        app.include_router(router, prefix="/admin", dependencies=[Depends(authorised)])
+    return app
+
+
+def bus_router(
+    work: Work, letters: DeadLetters, consumers: Mapping[str, Consumer], announcers: Mapping[str, Announcer]
+) -> APIRouter:
+    """What every service answers under /admin."""
+    router = APIRouter()
+
+    @router.get("/deadletters")
+    async def list_dead_letters(
+        tenant: str | None = None, state: str | None = None, stream: str | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        return await letters.listed(tenant, state, stream, limit)
+
+    @router.get("/deadletters/{letter_id}")
+    async def show_dead_letter(letter_id: str, payload: int = 0) -> dict[str, Any]:
+        return await letters.shown(letter_id, payload=bool(payload))
+
+    @router.post("/deadletters/{letter_id}/replay")
+    async def replay(letter_id: str) -> dict[str, Any]:
+        return {"id": letter_id, "state": "replayed", "drained": await letters.replay(letter_id)}
+
+    @router.post("/deadletters/{letter_id}/discard")
+    async def discard(letter_id: str, reason: str) -> dict[str, Any]:
+        return {"id": letter_id, "state": "discarded", "drained": await letters.discard(letter_id, reason)}
+
+    @router.post("/erase")
+    async def erase(correlation_id: str) -> dict[str, int]:
+        return {"erased": await letters.erase(correlation_id)}
+
+    @router.get("/consumers")
+    async def list_consumers() -> list[dict[str, Any]]:
+        return [
+            {"stream": stream, "group": one.group_id, "reason": one.reason, "braked": one.braked, "lag": one.lag}
+            for stream, one in consumers.items()
+        ]
+
+    @router.post("/consumers/resume")
+    async def resume(stream: str) -> dict[str, Any]:
+        if stream not in consumers:
+            raise HTTPException(404, f"{work.service} does not read {stream}: one of {sorted(consumers)}")
+        status = await work.pool.execute("DELETE FROM brakes WHERE consumer = $1 AND stream = $2", work.service, stream)
+        return {"stream": stream, "resumed": status == "DELETE 1"}
+
+    @router.post("/announce")
+    async def announce_now(stream: str | None = None, tenant: str | None = None) -> dict[str, list[str]]:
+        streams = [stream] if stream else list(announcers)
+        if unknown := set(streams) - set(announcers):
+            raise HTTPException(404, f"{work.service} does not announce {sorted(unknown)}: one of {sorted(announcers)}")
+        for name in streams:
+            await announce.request(work, name, tenant)
+        return {"announcing": streams}
+
+    @router.post("/republish")
+    async def republish(since: datetime, stream: str | None = None) -> dict[str, int]:
+        if since.tzinfo is None:
+            raise HTTPException(422, "since has no offset: give UTC, ending in Z")
+        return {"republished": await announce.republish(work, since, stream)}
+
+    @router.get("/outbox")
+    async def outbox() -> dict[str, Any]:
+        row = await work.pool.fetchrow(
+            "SELECT count(*) AS rows, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS oldest_age_s "
+            "FROM outbox"
+        )
+        return dict(row or {})
+
+    return router
+
+
+@final
+class AdminServer(uvicorn.Server):
+    """Uvicorn inside our loop; signals belong to the service."""
+
+    def __init__(self, app: FastAPI, settings: BusSettings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.admin_host,
+                port=settings.admin_port,
+                ssl_certfile=settings.admin_tls_certificate,
+                ssl_keyfile=settings.admin_tls_key,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=2,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signal handlers alone."""
+        yield
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once it is started."""
+        return int(self.servers[0].sockets[0].getsockname()[1])

@@ -1,0 +1,93 @@
+"""Two kinds of failure exist: what passes by itself, and what will never pass with this code.
+
+The SQLSTATE classes are those of PostgreSQL 18, appendix A.
+"""
+
+import asyncio
+import enum
+import random
+from collections.abc import Callable
+from typing import final
+
+import asyncpg
+
+
+@final
+class Transient(Exception):
+    """Raised by a handler where waiting helps: the batch is rolled back and tried again, for ever."""
+
+
+@final
+class Poison(Exception):
+    """Raised by a handler for an event that this code can never handle: it becomes a dead letter."""
+
+
+@final
+class Halt(Exception):
+    """The consumer must not go on with this build; the text says why and what to do."""
+
+
+class Kind(enum.Enum):
+    """How a failure is treated."""
+
+    CONNECTION = "connection"  # wait for ever, not ready meanwhile
+    RECORD = "record"  # five tries, then one by one
+    OTHER = "other"  # one by one at once
+
+
+_CONNECTION_CLASSES = ("08", "53", "58", "XX")
+_CONNECTION_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "25006", "25P03"})
+_RECORD_STATES = frozenset({"40P01", "40001", "55P03", "57014"})
+
+
+def kind_of(failure: BaseException) -> Kind:
+    """Classify a failure.
+
+    asyncpg uses `InterfaceError` both for a lost connection and for wrong arguments. `Work.transaction` turns the first
+    into `ConnectionError`; what is left is wrong code, and waiting for it would not end.
+    """
+    if isinstance(failure, asyncpg.PostgresError):
+        state = failure.sqlstate or ""
+        if state[:2] in _CONNECTION_CLASSES or state in _CONNECTION_STATES:
+            return Kind.CONNECTION
+        return Kind.RECORD if state in _RECORD_STATES else Kind.OTHER
+    if isinstance(failure, Transient | OSError | asyncpg.InternalClientError):
+        return Kind.CONNECTION
+    return Kind.OTHER
+
+
+def describe(failure: BaseException) -> str:
+    """The cause in one line, without payload: PostgreSQL's detail and Pydantic's input may hold personal data."""
+    errors = getattr(failure, "errors", None)
+    if callable(errors) and hasattr(failure, "error_count"):
+        found = [
+            f"{'.'.join(map(str, e['loc']))}: {e['type']}"
+            for e in errors(include_url=False, include_input=False, include_context=False)
+        ]
+        return f"ValidationError: {'; '.join(found[:5])}"[:500]
+    return f"{type(failure).__name__}: {failure}".split("\n", 1)[0][:500]
+
+
+@final
+class Backoff:
+    """Pauses that double up to a cap, with jitter; `wait` returns False as soon as `stop` is set."""
+
+    def __init__(self, stop: asyncio.Event, cap_s: float, jitter: Callable[[], float] = random.random) -> None:
+        self._stop, self._cap_s, self._jitter = stop, cap_s, jitter
+        self.tries = 0
+
+    async def wait(self) -> bool:
+        """Pause before the next try. False: stop trying."""
+        pause_s = min(self._cap_s, 0.05 * 2 ** min(self.tries, 16)) * (0.5 + self._jitter() / 2)
+        self.tries += 1
+        return not await waited(self._stop, pause_s)
+
+
+async def waited(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for `event` at most `timeout_s`; True if it is set."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True

@@ -1,0 +1,36 @@
+"""Named fault points: places where a test lets the process die, to show that nothing is lost or doubled there."""
+
+import os
+from typing import Final, final
+
+BUS_POINTS: Final = tuple(
+    f"{step}.{side}"
+    for step in ("inbox", "handler", "outbox", "commit", "offsets", "relay.send", "relay.mark")
+    for side in ("before", "after")
+)
+"""The bus's own points, before and after each step; services add theirs (`push.…`, `intake.…`)."""
+
+
+@final
+class Faults:
+    """`Faults("relay.send.after:after=10")`: the process ends the tenth time that point is reached.
+
+    Several points are separated by commas. Nothing happens unless switched on, and production refuses to start so.
+    """
+
+    def __init__(self, specification: str, environment: str) -> None:
+        if specification and environment == "production":
+            raise ValueError("SALDO_FAULTS is set in production: remove it")
+        self._left: dict[str, int] = {}
+        for part in filter(None, specification.split(",")):
+            name, _, count = part.strip().partition(":after=")
+            if not name or (count and not (count.isdecimal() and int(count) > 0)):
+                raise ValueError(f"SALDO_FAULTS: {part!r} is not of the form point or point:after=N")
+            self._left[name] = int(count or 1)
+
+    def point(self, name: str) -> None:
+        """Reach the point `name`; dies there, without any clean-up, if it is switched on."""
+        if self._left and name in self._left:
+            self._left[name] -= 1
+            if self._left[name] == 0:
+                os._exit(137)

@@ -1,0 +1,104 @@
+"""The statements by which a record takes effect once, waits, or becomes a dead letter. Connection first."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from services.bus.record import Incoming, pack
+from services.bus.sealing import Seal
+
+_LOCK: Final = "SELECT key FROM parked_keys WHERE consumer = $1 AND key = ANY($2::text[]) ORDER BY key FOR SHARE"
+_CLAIM: Final = """
+INSERT INTO inbox (day, consumer, source, id)
+SELECT day, $1, source, id FROM unnest($2::date[], $3::text[], $4::text[]) AS t (day, source, id)
+ON CONFLICT DO NOTHING RETURNING day, source, id
+"""
+_PARK: Final = """
+INSERT INTO parked (consumer, key, source, id, stream, partition, "offset", record, correlation_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (consumer, source, id) DO NOTHING
+"""
+_DEAD_LETTER: Final = """
+INSERT INTO dead_letters (id, consumer, stream, partition, "offset", key, aggregate, event_id, type, tenant, error,
+                          traceparent, correlation_id, record)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+ON CONFLICT (consumer, stream, partition, "offset") DO NOTHING RETURNING id
+"""
+
+
+async def locked_keys(connection: Any, consumer: str, batch: Sequence[Incoming]) -> Collection[str]:
+    """The parked ones among the aggregates of `batch`, locked against being freed before the records are put there."""
+    keys = sorted({event.aggregate for event in batch if event.aggregate})
+    return {row[0] for row in await connection.fetch(_LOCK, consumer, keys)} if keys else ()
+
+
+async def park(connection: Any, consumer: str, events: Sequence[Incoming], seal: Seal) -> None:
+    """Put records behind their parked keys, in order, without inbox rows; a redelivered one waits already."""
+    await connection.executemany(
+        _PARK,
+        [
+            (
+                consumer, event.aggregate, *event.parked_as, event.record.topic, event.record.partition,
+                event.record.offset, seal.sealed(event.record.topic, pack(event.record)), correlation_id(event),
+            )
+            for event in events
+        ],
+    )  # fmt: skip
+
+
+async def claim(connection: Any, consumer: str, events: Sequence[Incoming]) -> list[Incoming]:
+    """Those of `events` that have not taken effect yet, each once, in order; their inbox rows are written.
+
+    Sorted by key, so that two members with one partition (a rebalance) wait for each other instead of deadlocking.
+    """
+    first = {event.identity: event for event in reversed(events)}
+    identities = sorted(identity for identity in first if identity)
+    if not identities:
+        return []
+    rows = await connection.fetch(_CLAIM, consumer, *map(list, zip(*identities, strict=True)))
+    if len(rows) == len(events):
+        return list(events)
+    claimed = {tuple(row) for row in rows}
+    return [event for event in events if event.identity in claimed and first[event.identity] is event]
+
+
+async def dead_letter(connection: Any, letter_id: str, consumer: str, event: Incoming, error: str, seal: Seal) -> bool:
+    """Write the dead letter of a record; False if this very record has one already."""
+    headers, record = event.headers, event.record
+    inserted = await connection.fetchval(
+        _DEAD_LETTER,
+        letter_id,
+        consumer,
+        record.topic,
+        record.partition,
+        record.offset,
+        _text(event.key),
+        event.aggregate,
+        _text(headers.get("ce_id")),
+        _text(headers.get("ce_type")),
+        _text(headers.get("ce_tenant")),
+        _text(error),
+        _text(headers.get("traceparent")) or "",
+        correlation_id(event),
+        seal.sealed(record.topic, pack(record)),
+    )
+    return inserted is not None
+
+
+async def park_key(connection: Any, consumer: str, key: str) -> bool:
+    """Park an aggregate; False if it is parked already (waits for one who is about to)."""
+    return bool(
+        await connection.fetchval(
+            "INSERT INTO parked_keys (consumer, key) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING true",
+            consumer,
+            key,
+        )
+    )
+
+
+def correlation_id(event: Incoming) -> str:
+    """The flow of a record, as far as its headers can be read."""
+    return _text(event.headers.get("ce_correlationid")) or ""
+
+
+def _text(value: str | None) -> str | None:
+    """PostgreSQL's text has no NUL, a header may."""
+    return value.replace("\x00", "\\0")[:500] if value else value

@@ -1,0 +1,214 @@
+"""From a Kafka record to an event, without ever raising for what is in it: bad records have to end somewhere too.
+
+FastStream's own parser loses a whole batch over one null header, so it only passes records through; this is the parser.
+"""
+
+import base64
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple, Protocol, final
+
+from pydantic_core import from_json, to_json
+
+from contracts.catalogue import Catalogue, MessageType, split_type
+from contracts.envelope import Envelope, EnvelopeInvalid, Message
+from services.bus.failures import Halt, describe
+from services.bus.transaction import Received
+
+Aggregate = Callable[[str, Mapping[str, str]], str]
+
+
+class Record(Protocol):
+    """What is read of aiokafka's `ConsumerRecord`, and what `Packed` keeps of it."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+
+
+class Packed(NamedTuple):
+    """A record taken out of the log, kept whole: null and non-UTF-8 parts included."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+def pack(record: Record) -> bytes:
+    """`record` as bytes for `parked.record` and `dead_letters.record`."""
+    parts: list[Any] = [record.topic, record.partition, record.offset, _armour(record.key), _armour(record.value)]
+    return to_json([*parts, [[name, _armour(value)] for name, value in record.headers]])
+
+
+def unpack(packed: bytes) -> Packed:
+    """The record that `pack` was given."""
+    topic, partition, offset, key, value, headers = from_json(packed)
+    unarmoured = [(name, _unarmour(part)) for name, part in headers]
+    return Packed(topic, partition, offset, _unarmour(key), _unarmour(value), unarmoured)
+
+
+def _armour(part: bytes | None) -> str | None:
+    return None if part is None else base64.b85encode(part).decode()
+
+
+def _unarmour(part: str | None) -> bytes | None:
+    return None if part is None else base64.b85decode(part)
+
+
+class Verdict(enum.Enum):
+    """What a record is, before any handler sees it."""
+
+    EVENT = "event"
+    SKIPPED = "skipped"  # a type of the stream's owner that this consumer does not handle
+    REFUSED = "refused"  # foreign, without key, or too old: a dead letter that parks nothing
+    UNREADABLE = "unreadable"  # a dead letter that parks its aggregate
+
+
+@final
+@dataclass(slots=True)
+class Incoming:
+    """A record with what could be made of it. `identity` is (day, source, id) of the inbox, None if undecodable."""
+
+    record: Record
+    verdict: Verdict
+    key: str | None
+    aggregate: str | None
+    headers: dict[str, str]
+    identity: tuple[date, str, str] | None = None
+    received: Received[Any] | None = None
+    error: str = ""
+
+    @property
+    def parked_as(self) -> tuple[str, str]:
+        """(source, id) that makes the record unique among the parked ones, decodable or not."""
+        if self.identity:
+            return self.identity[1:]
+        return f"urn:kafka:{self.record.topic}", f"{self.record.partition}/{self.record.offset}"
+
+
+@final
+class Reader:
+    """Reads the records of one stream for one consumer.
+
+    `handles` are models in their newest major; every type of the stream that can be lifted to one of them is handled.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        handles: Sequence[type[Message]],
+        aggregate: Aggregate,
+        catalogue: Catalogue,
+        horizon: timedelta,
+    ) -> None:
+        self._stream, self._aggregate, self._catalogue, self._horizon = stream, aggregate, catalogue, horizon
+        self._entries: dict[str, tuple[MessageType, Callable[..., Message]]] = {}
+        for entry in catalogue.types_of(stream):
+            if _newest(catalogue, entry).model in handles:
+                self._entries[entry.name] = entry, entry.model.__pydantic_validator__.validate_json
+        missing = set(handles) - {_newest(catalogue, entry).model for entry, _ in self._entries.values()}
+        if missing:
+            raise ValueError(
+                f"{stream} does not carry {sorted(model.__name__ for model in missing)}: see the catalogue"
+            )
+        self._majors = dict(map(split_type, self._entries))
+        self._owner_prefix = f"saldo.{catalogue.streams[stream].owner}."
+
+    def read(self, record: Record, now: datetime | None) -> Incoming:
+        """Judge and parse one record; `now` is the moment of its arrival, None for one that waited here already.
+
+        Raises `Halt` on a higher major of a handled type.
+        """
+        headers, fault = _decoded(record.headers)
+        try:
+            key = None if record.key is None else record.key.decode()
+        except UnicodeDecodeError:
+            key, fault = record.key.decode(errors="backslashreplace") if record.key else None, "key is not UTF-8"
+        incoming = Incoming(record, Verdict.UNREADABLE, key, None, headers)
+        if not key:
+            return self._judged(incoming, Verdict.REFUSED, "record has no key: key it tenant:aggregate")
+        try:
+            incoming.aggregate = self._aggregate(key, headers)
+        except Exception:  # noqa: BLE001 - an aggregate that cannot be named is the key's
+            incoming.aggregate = key
+        if fault:
+            return self._judged(incoming, Verdict.UNREADABLE, fault)
+        try:
+            envelope = Envelope.from_headers(headers)
+        except EnvelopeInvalid as invalid:
+            return self._judged(incoming, Verdict.UNREADABLE, str(invalid))
+        incoming.identity = (envelope.time.date(), envelope.source, envelope.id)
+        found = self._entries.get(envelope.type)
+        if found is None:
+            return self._unknown(incoming, envelope.type)
+        if now is not None and not -timedelta(days=1) <= now - envelope.time <= self._horizon:
+            incoming.identity = None
+            return self._judged(incoming, Verdict.REFUSED, f"ce_time {envelope.time.isoformat()} is outside the inbox")
+        if not key.startswith(f"{envelope.tenant}:"):
+            return self._judged(incoming, Verdict.UNREADABLE, "the key does not begin with ce_tenant: key it tenant:…")
+        if record.value is None:
+            return self._judged(incoming, Verdict.UNREADABLE, "the body is null: streams of facts have no tombstones")
+        try:
+            message = found[1](record.value, extra="ignore")
+            if found[0].upcast:
+                message = self._catalogue.newest(found[0], message)
+        except Exception as failure:  # noqa: BLE001 - whatever the body or an upcaster does, the record must end here
+            return self._judged(incoming, Verdict.UNREADABLE, describe(failure))
+        incoming.received = Received(message, envelope, key)
+        incoming.verdict = Verdict.EVENT
+        return incoming
+
+    def _unknown(self, incoming: Incoming, name: str) -> Incoming:
+        stem, major = split_type(name)
+        if major > self._majors.get(stem, major):
+            raise Halt(
+                f"{self._stream} carries {name}, this build reads major {self._majors[stem]}: deploy a newer one"
+            )
+        if name.startswith(self._owner_prefix):
+            return self._judged(incoming, Verdict.SKIPPED, "")
+        incoming.identity = None
+        return self._judged(incoming, Verdict.REFUSED, f"foreign type {name!r} on {self._stream}"[:200])
+
+    @staticmethod
+    def _judged(incoming: Incoming, verdict: Verdict, error: str) -> Incoming:
+        incoming.verdict, incoming.error = verdict, error
+        if verdict is Verdict.REFUSED:
+            incoming.aggregate = None
+        return incoming
+
+
+def _newest(catalogue: Catalogue, entry: MessageType) -> MessageType:
+    while entry.upcast:
+        stem, major = split_type(entry.name)
+        entry = catalogue.by_name[f"{stem}.v{major + 1}"]
+    return entry
+
+
+def _decoded(headers: Sequence[tuple[str, bytes | None]]) -> tuple[dict[str, str], str]:
+    try:
+        return {name: value.decode() for name, value in headers}, ""  # type: ignore[union-attr]
+    except (AttributeError, UnicodeDecodeError):
+        pass
+    readable, faults = {}, []
+    for name, value in headers:
+        try:
+            readable[name] = (value or b"").decode()
+        except UnicodeDecodeError:
+            faults.append(f"header {name} is not UTF-8")
+        if value is None:
+            faults.append(f"header {name} is null")
+    return readable, "; ".join(faults)[:500]

@@ -1,0 +1,205 @@
+"""From the outbox to Kafka, in order.
+
+Why the first copy of every event arrives in order, whatever happens. Per key, order of rows = order of commits, so a
+relay that sees row n of a key sees every earlier row of it that is not yet deleted, and a row is deleted only after the
+broker acknowledged it. A relay hands rows over oldest first, one chunk at a time, to an idempotent producer that keeps
+the order of a partition and accepts nothing behind a gap; it begins the next chunk only when the whole one is
+acknowledged. So when any relay sends row n, each earlier row of that key is in the log already or goes out before it
+from the same relay. A crash between acknowledgement and delete, two relays at once (a lock lost unnoticed), a changed
+number of shards or a producer rebuilt after an unknown outcome can only send a row once more, later: duplicates, which
+the readers' inboxes absorb. `republish` puts rows back under their old numbers, for the same reason.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
+
+import asyncpg
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    BrokerResponseError,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    KafkaError,
+    OutOfOrderSequenceNumber,
+    UnknownProducerId,
+)
+from pydantic_core import from_json
+
+from services.bus.failures import Backoff, describe, waited
+from services.bus.members import Holder
+from services.bus.work import Work
+
+BUSY_POLL_S: Final = 0.025
+IDLE_POLL_S: Final = 0.25
+SEND_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 5.0
+REFUSALS: Final = 3
+CHANNEL: Final = "saldo_outbox"
+
+_OLDEST: Final = "SELECT seq, topic, key, headers, payload FROM outbox WHERE shard = $1 ORDER BY seq LIMIT $2"
+_MOVE: Final = """
+WITH sent AS (DELETE FROM outbox WHERE seq = ANY($1::bigint[])
+              RETURNING seq, event_id, topic, key, headers, payload, shard, created_at, personal)
+INSERT INTO outbox_sent (seq, event_id, topic, key, headers, payload, shard, created_at)
+SELECT seq, event_id, topic, key, headers, payload, shard, created_at FROM sent WHERE NOT personal
+"""
+_DELETE: Final = "DELETE FROM outbox WHERE seq = ANY($1::bigint[])"
+_PRODUCER_STATE: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, InvalidProducerIdMapping)
+
+_log = structlog.get_logger("saldo.bus")
+
+
+def new_producer(bootstrap: str, compression: str) -> AIOKafkaProducer:
+    """The one way records are produced: idempotent, acknowledged by all in-sync replicas, no transaction."""
+    return AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=0,
+        max_batch_size=128 * 1024,
+        compression_type=None if compression == "none" else compression,
+        request_timeout_ms=10_000,
+    )
+
+
+class Refused(Exception):
+    """The broker does not take the head row, and a new try would not change that."""
+
+
+@final
+class Relay:
+    """Sends the rows of one shard while it holds the shard's lock; `reason` says why it is not ready, if so."""
+
+    def __init__(self, work: Work, shard: int, producer: Callable[[str, str], Any] = new_producer) -> None:
+        self._work, self._shard, self._producer_of = work, shard, producer
+        self._holder = Holder(work.settings.postgres_dsn.get_secret_value(), "saldo.relay")
+        self._move = _MOVE if work.settings.outbox_keep_h else _DELETE
+        self._wake = asyncio.Event()
+        self._told = True
+        self._refused: tuple[int, int] = (0, 0)
+        self.holds = False
+        self.reason = ""
+
+    def wake(self) -> None:
+        """Rows were committed: called after every commit of this process."""
+        self._told = False
+        self._wake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Relay until `stop`; waits for ever for PostgreSQL and Kafka, ends only on a shard stopped by refusals."""
+        backoff = Backoff(stop, self._work.settings.backoff_cap_s)
+        while not stop.is_set():
+            try:
+                await self._holder.open()
+                if await self._lock(stop):
+                    await self._relay(stop, backoff)
+            except Refused as refused:
+                self.reason = f"outbox shard {self._shard} stopped: {refused}"
+                _log.critical("relay stopped", shard=self._shard, reason=self.reason)
+                await stop.wait()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError) as failure:
+                self.reason = f"outbox shard {self._shard} waits: {describe(failure)}"
+                _log.warning("relay waits", shard=self._shard, error=describe(failure))
+                await backoff.wait()
+            finally:
+                self.holds = False
+                await self._holder.close()
+
+    async def _lock(self, stop: asyncio.Event) -> bool:
+        """Wait for the shard; meanwhile tell its holder, in another process, once for all commits since last time."""
+        while not stop.is_set() and not self._holder.lost.is_set():
+            if await self._holder.try_lock(self._shard):
+                await self._holder.connection.add_listener(CHANNEL, lambda *_: self._wake.set())
+                return True
+            self.reason = ""
+            if not self._told:
+                self._told = True
+                await self._holder.fetch("SELECT pg_notify($1, '')", CHANNEL)
+            self._wake.clear()
+            await waited(self._wake, IDLE_POLL_S)
+        return False
+
+    async def _relay(self, stop: asyncio.Event, backoff: Backoff) -> None:
+        producer = self._producer_of(self._work.settings.kafka_bootstrap_servers, self._work.settings.compression)
+        try:
+            await producer.start()
+            self.holds, self.reason, backoff.tries = True, "", 0
+            poll_s = BUSY_POLL_S
+            while not self._holder.lost.is_set():
+                self._wake.clear()
+                sent = await self._chunk(producer)
+                if sent == self._work.settings.relay_chunk:
+                    continue
+                if not sent and stop.is_set():
+                    return
+                poll_s = BUSY_POLL_S if sent else min(poll_s * 1.5, IDLE_POLL_S)
+                await waited(self._wake, poll_s)
+        finally:
+            self.holds = False
+            # The old producer flushes when it is stopped, which hangs without a broker: it gets a time of its own.
+            with contextlib.suppress(TimeoutError, KafkaError, OSError):
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await producer.stop()
+
+    async def _chunk(self, producer: Any) -> int:
+        """Send the oldest rows and move exactly the acknowledged ones away; raises after moving if one failed."""
+        work, began = self._work, time.perf_counter()
+        rows = await self._holder.fetch(_OLDEST, self._shard, work.settings.relay_chunk)
+        if not rows:
+            return 0
+        work.faults.point("relay.send.before")
+        acknowledged, failure = await self._send(producer, rows)
+        work.faults.point("relay.send.after")
+        if acknowledged:
+            work.faults.point("relay.mark.before")
+            await self._holder.fetch(self._move, [row["seq"] for row in acknowledged])
+            work.faults.point("relay.mark.after")
+            for row in acknowledged:
+                work.metrics.sent.labels(row["topic"]).inc()
+        if failure:
+            work.metrics.send_failures.inc()
+            kept = {row["seq"] for row in acknowledged}
+            self._judge(next(row for row in rows if row["seq"] not in kept), failure)
+            raise failure
+        work.metrics.send_seconds.observe(time.perf_counter() - began)
+        return len(rows)
+
+    async def _send(self, producer: Any, rows: Sequence[Any]) -> tuple[list[Any], Exception | None]:
+        futures: list[asyncio.Future[Any]] = []
+        failure: Exception | None = None
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                for row in rows:
+                    headers = [(name, value.encode()) for name, value in from_json(row["headers"])]
+                    key = row["key"].encode()
+                    futures.append(await producer.send(row["topic"], value=row["payload"], key=key, headers=headers))
+                await asyncio.wait(futures)
+        except (KafkaError, OSError) as refused:  # TimeoutError is an OSError
+            failure = refused
+        acknowledged = []
+        for row, future in zip(rows, futures, strict=False):
+            if not future.done() or future.cancelled():
+                failure = failure or TimeoutError("no acknowledgement")
+            elif isinstance(refusal := future.exception(), Exception):
+                failure = failure or refusal
+            else:
+                acknowledged.append(row)
+        return acknowledged, failure
+
+    def _judge(self, head: Any, failure: Exception) -> None:
+        """Raise `Refused` when the broker refused the same head row three times."""
+        if (
+            isinstance(failure, BrokerResponseError)
+            and not failure.retriable
+            and not isinstance(failure, _PRODUCER_STATE)
+        ):
+            seq, times = self._refused
+            self._refused = (head["seq"], times + 1 if seq == head["seq"] else 1)
+            if self._refused[1] >= REFUSALS:
+                raise Refused(
+                    f"row {head['seq']} for {head['topic']} was refused {REFUSALS} times: {describe(failure)}"
+                )

@@ -1,0 +1,60 @@
+"""Topics are made from the catalogue; configuration that differs is put right, partitions are never changed."""
+
+from typing import Final
+
+import structlog
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from contracts.catalogue import Catalogue, Stream
+
+HOUR_MS: Final = 3_600_000
+_log = structlog.get_logger("saldo.bus")
+
+
+def configuration(stream: Stream) -> dict[str, str]:
+    """The topic settings of a stream. `segment.ms` is set because an active segment outlives its retention."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(stream.retention_h * HOUR_MS),
+        "segment.ms": str(stream.segment_h * HOUR_MS),
+    }
+
+
+async def ensure_topics(bootstrap: str, catalogue: Catalogue, replication_factor: int = 1) -> None:
+    """Create what is missing and alter what differs; safe to run from several services at once."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        await admin.start()
+        existing = set(await admin.list_topics())
+        streams = catalogue.streams.values()
+        missing = [
+            NewTopic(stream.name, stream.partitions, replication_factor, topic_configs=configuration(stream))
+            for stream in streams
+            if stream.name not in existing
+        ]
+        if missing:
+            answer = await admin.create_topics(missing)
+            for topic, code, *text in answer.topic_errors:
+                if code not in {0, TopicAlreadyExistsError.errno}:
+                    raise for_code(code)(f"{topic}: {text}")
+        await _alter(admin, [stream for stream in streams if stream.name in existing])
+    finally:
+        await admin.close()
+
+
+async def _alter(admin: AIOKafkaAdminClient, streams: list[Stream]) -> None:
+    if not streams:
+        return
+    wanted = {stream.name: configuration(stream) for stream in streams}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name, values) for name, values in wanted.items()]
+    differing = []
+    for response in await admin.describe_configs(resources):
+        for _, _, _, name, entries in response.resources:
+            current = {entry[0]: entry[1] for entry in entries}
+            if any(current.get(setting) != value for setting, value in wanted[name].items()):
+                differing.append(ConfigResource(ConfigResourceType.TOPIC, name, wanted[name]))
+                _log.info("topic configuration altered", topic=name)
+    if differing:
+        await admin.alter_configs(differing)

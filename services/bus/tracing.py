@@ -1,0 +1,273 @@
+"""Spans: one sale is one trace, through every outbox. Names of spans and attributes live here and nowhere else.
+
+OpenTelemetry semantic conventions 1.44, messaging spans: the creation context of a message is the parent of what is
+done with it. The sampling decision is made once, where a flow starts; an unsampled flow creates no spans anywhere.
+"""
+
+import contextlib
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, final
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+
+from services.bus.settings import BusSettings
+from services.bus.transaction import Cause, Received
+
+SYSTEM: Final = "messaging.system"
+DESTINATION: Final = "messaging.destination.name"
+OPERATION: Final = "messaging.operation.type"
+MESSAGE_ID: Final = "messaging.message.id"
+CONVERSATION: Final = "messaging.message.conversation_id"
+GROUP: Final = "messaging.consumer.group.name"
+EVENT_TYPE: Final = "cloudevents.event_type"
+TENANT: Final = "saldo.tenant"
+_LINK_LIMIT: Final = 128
+
+
+def is_sampled(traceparent: str) -> bool:
+    """True if the flow that `traceparent` (W3C Trace Context, version 00) belongs to is recorded."""
+    return len(traceparent) == 55 and traceparent[-1] in "13579bdf"
+
+
+def context_of(traceparent: str) -> SpanContext | None:
+    """The span context in a `traceparent`, or None if it is not a valid one."""
+    try:
+        _, trace_id, span_id, flags = traceparent.split("-")
+        context = SpanContext(
+            int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16))
+        )
+    except ValueError:
+        return None
+    return context if context.is_valid else None
+
+
+def traceparent_of(context: SpanContext) -> str:
+    """The `traceparent` header of a span context."""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+@final
+class Tracing:
+    """Creates the spans of one service. Without collector and without path it only hands contexts on."""
+
+    def __init__(self, service: str, settings: BusSettings) -> None:
+        self._service, self._ratio = service, settings.trace_ratio
+        self._provider = TracerProvider(resource=Resource.create({"service.name": service}))
+        self.records = True
+        if settings.otlp_endpoint:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+            self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        elif settings.spans_path:
+            exporter = SqliteSpans(settings.spans_path)
+            self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=250))
+        else:
+            self.records = False
+        self._tracer = self._provider.get_tracer("saldo.bus")
+
+    def close(self) -> None:
+        """Export what is left."""
+        self._provider.shutdown()
+
+    @contextlib.contextmanager
+    def span(
+        self,
+        name: str,
+        causes: Cause | Sequence[Cause] = (),
+        *,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any] | None = None,
+        correlation_id: str = "",
+    ) -> Iterator[Cause]:
+        """A span round the block; yields the cause of what is published in it.
+
+        Without causes a flow starts here: this is where it is sampled or not.
+        """
+        causes = (causes,) if isinstance(causes, Cause) else tuple(causes)
+        first = causes[0] if causes else Cause("", correlation_id)
+        correlation_id = correlation_id or first.correlation_id
+        starts = not any(cause.traceparent for cause in causes)
+        if not self.records or (starts and secrets.randbelow(1_000_000) >= self._ratio * 1_000_000):
+            traceparent = first.traceparent or f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+            yield Cause(first.event_id, correlation_id, traceparent)
+            return
+        parent, links = self._lineage(causes, {})
+        if parent is None and not starts:
+            yield Cause(first.event_id, correlation_id, first.traceparent)
+            return
+        span = self._start(name, kind, parent, links, {CONVERSATION: correlation_id, **(attributes or {})})
+        with trace.use_span(span, end_on_exit=True, record_exception=False):
+            yield Cause(first.event_id, correlation_id, traceparent_of(span.get_span_context()))
+
+    def processing(self, group: str, stream: str, events: Iterable[Received[Any]], start_ns: int) -> dict[str, Span]:
+        """A span for every sampled event of a batch, by event id; the caller ends them after the commit."""
+        if not self.records:
+            return {}
+        return {
+            event.envelope.id: self._start(
+                f"process {stream}",
+                SpanKind.CONSUMER,
+                context_of(event.envelope.traceparent),
+                (),
+                {
+                    SYSTEM: "kafka",
+                    DESTINATION: stream,
+                    OPERATION: "process",
+                    GROUP: group,
+                    MESSAGE_ID: event.envelope.id,
+                    EVENT_TYPE: event.envelope.type,
+                    CONVERSATION: event.envelope.correlation_id,
+                    TENANT: event.tenant,
+                },
+                start_ns,
+            )
+            for event in events
+            if is_sampled(event.envelope.traceparent)
+        }
+
+    def created(
+        self,
+        stream: str,
+        type_name: str,
+        event_id: str,
+        correlation_id: str,
+        causes: Sequence[Cause],
+        open_spans: Mapping[str, Span],
+    ) -> str:
+        """The `traceparent` that a new event travels with: of its own creation span if a cause is sampled."""
+        parent, links = self._lineage(causes, open_spans) if self.records else (None, ())
+        if parent is None:
+            return causes[0].traceparent if causes else ""
+        span = self._start(
+            f"create {stream}",
+            SpanKind.PRODUCER,
+            parent,
+            links,
+            {
+                SYSTEM: "kafka",
+                DESTINATION: stream,
+                OPERATION: "create",
+                MESSAGE_ID: event_id,
+                EVENT_TYPE: type_name,
+                CONVERSATION: correlation_id,
+            },
+        )
+        span.end()
+        return traceparent_of(span.get_span_context())
+
+    def _lineage(
+        self, causes: Sequence[Cause], open_spans: Mapping[str, Span]
+    ) -> tuple[SpanContext | None, Sequence[SpanContext]]:
+        """The first sampled cause is the parent, further ones are links."""
+        sampled = []
+        for cause in causes:
+            if is_sampled(cause.traceparent):
+                span = open_spans.get(cause.event_id)
+                context = span.get_span_context() if span else context_of(cause.traceparent)
+                if context:
+                    sampled.append(context)
+                    if len(sampled) > _LINK_LIMIT:
+                        break
+        return (sampled[0], sampled[1:]) if sampled else (None, ())
+
+    def _start(
+        self,
+        name: str,
+        kind: SpanKind,
+        parent: SpanContext | None,
+        links: Sequence[SpanContext],
+        attributes: Mapping[str, Any],
+        start_ns: int | None = None,
+    ) -> Span:
+        context = trace.set_span_in_context(NonRecordingSpan(parent)) if parent else None
+        return self._tracer.start_span(
+            name,
+            context=context,
+            kind=kind,
+            attributes=attributes,
+            links=[Link(link) for link in links],
+            start_time=start_ns,
+        )
+
+
+_SPANS_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS spans (
+    trace_id TEXT NOT NULL, span_id TEXT PRIMARY KEY, parent_id TEXT, service TEXT NOT NULL, name TEXT NOT NULL,
+    kind TEXT NOT NULL, start_ns INTEGER NOT NULL, end_ns INTEGER NOT NULL, status TEXT NOT NULL,
+    correlation_id TEXT NOT NULL, attributes TEXT NOT NULL, links TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS spans_by_trace ON spans (trace_id);
+CREATE INDEX IF NOT EXISTS spans_by_correlation ON spans (correlation_id);
+CREATE INDEX IF NOT EXISTS spans_by_start ON spans (start_ns);
+"""
+_SPANS_KEPT_NS: Final = 24 * 3600 * 10**9
+
+
+@final
+class SqliteSpans(SpanExporter):
+    """Keeps spans of the last day in a SQLite file that the services of one machine share (write-ahead log)."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=OFF")
+        self._database.executescript(_SPANS_TABLE)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Write a batch; a locked or full file costs these spans, never the service."""
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany(
+                "INSERT OR REPLACE INTO spans VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", [_row(span) for span in spans]
+            )
+            newest_ns = max(span.end_time or 0 for span in spans)
+            self._database.execute("DELETE FROM spans WHERE start_ns < ?", (newest_ns - _SPANS_KEPT_NS,))
+            self._database.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                self._database.execute("ROLLBACK")
+            return SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _row(span: ReadableSpan) -> tuple[Any, ...]:
+    context, attributes = span.get_span_context(), dict(span.attributes or {})
+    assert context
+    return (
+        f"{context.trace_id:032x}",
+        f"{context.span_id:016x}",
+        f"{span.parent.span_id:016x}" if span.parent else None,
+        str(span.resource.attributes.get("service.name", "")),
+        span.name,
+        span.kind.name,
+        span.start_time or 0,
+        span.end_time or 0,
+        span.status.status_code.name,
+        str(attributes.get(CONVERSATION, "")),
+        json.dumps(attributes, default=str),
+        json.dumps([[f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}"] for link in span.links]),
+    )
+
+
+def spans_of(path: Path, correlation_id: str) -> list[dict[str, Any]]:
+    """Every span of the traces that a flow took part in, oldest first; read by `saldo trace`."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        rows = database.execute(
+            "SELECT * FROM spans WHERE trace_id IN (SELECT trace_id FROM spans WHERE correlation_id = ?) "
+            "ORDER BY start_ns",
+            (correlation_id,),
+        ).fetchall()
+    return [{**row, "attributes": json.loads(row["attributes"]), "links": json.loads(row["links"])} for row in rows]

@@ -1,0 +1,116 @@
+"""What consumers, relay, loops and admin commands of one service share: one way to open a transaction."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, final
+
+import asyncpg
+from opentelemetry.trace import Span
+
+from services.bus.faults import Faults
+from services.bus.metrics import Metrics
+from services.bus.outbox import Outbox
+from services.bus.settings import BusSettings
+from services.bus.tracing import Tracing
+from services.bus.transaction import Transaction
+
+SESSION: Final = {
+    "statement_timeout": "10s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "jit": "off",
+    "timezone": "UTC",
+}
+"""Without these a frozen process holds its locks without end."""
+
+
+async def _keep_session(_: Any) -> None:
+    """Nothing of a session outlives a transaction here, so a round trip a release is saved."""
+
+
+def create_pool(dsn: str, service: str, size: int) -> "asyncpg.Pool[asyncpg.Record]":
+    """A pool that is not connected yet; `await` it."""
+    return asyncpg.create_pool(
+        dsn,
+        min_size=1,
+        max_size=size,
+        timeout=10,
+        command_timeout=30,
+        reset=_keep_session,
+        server_settings={**SESSION, "application_name": f"saldo-{service}"},
+    )
+
+
+@final
+@dataclass(slots=True)
+class Work:
+    """The parts; made once by `Service`."""
+
+    service: str
+    settings: BusSettings
+    pool: "asyncpg.Pool[asyncpg.Record]"
+    outbox: Outbox
+    tracing: Tracing
+    faults: Faults
+    metrics: Metrics
+    clock: Callable[[], datetime]
+    new_id: Callable[[], str]
+    wake_relay: Callable[[], None] = field(default=lambda: None)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, spans: dict[str, Span] | None = None) -> AsyncIterator[Transaction]:
+        """A transaction whose publications are written as its last statement; the relay is woken after the commit.
+
+        A lost connection leaves as `ConnectionError`, whatever asyncpg called it.
+        """
+        spans = {} if spans is None else spans
+        written = 0
+        try:
+            acquired = await self.pool.acquire(timeout=10)
+        except asyncpg.InterfaceError as failure:
+            raise ConnectionError(str(failure)) from failure
+        try:
+            async with acquired.transaction():
+                tx = Transaction(acquired, self.clock(), self.new_id)
+                yield tx
+                self.faults.point("outbox.before")
+                written = await self.outbox.write(tx, spans)
+                self.faults.point("outbox.after")
+                self.faults.point("commit.before")
+            self.faults.point("commit.after")
+        except asyncpg.InterfaceError as failure:
+            if acquired.is_closed():
+                raise ConnectionError(str(failure)) from failure
+            raise
+        finally:
+            await self.pool.release(acquired)
+        for span in spans.values():
+            span.end()
+        if written:
+            self.wake_relay()
+
+    async def database_writes(self) -> bool:
+        """True if a fresh connection can write and commit: then it is the record that is bad, not the database.
+
+        `SELECT 1` would succeed on a full disk and on a primary that became read-only.
+        """
+        try:
+            connection = await asyncpg.connect(
+                self.settings.postgres_dsn.get_secret_value(), timeout=5, command_timeout=5, server_settings=SESSION
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        try:
+            await connection.execute(
+                "INSERT INTO probe (id, at) VALUES (1, now()) ON CONFLICT (id) DO UPDATE SET at = excluded.at"
+            )
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        finally:
+            connection.terminate()
+        return True
