@@ -76,6 +76,7 @@ def main() -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(2048)
     except OSError as error:
         _give_up(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another SALDO_SANDBOX_PORT"

@@ -23,10 +23,11 @@ queue          action (queued, delivered, acknowledged), order_id, status, deliv
 
 In `cancel` only quantities not refunded before are listed, and `number_after` is null where nothing was given back, as
 in `refund`. In `write`, `requested` is the number asked for (or the difference where `delta`), `compare` the expected
-number or null, `reference` Shopify's document reference or null, `client_request_id` the request's own `X-Request-Id`
-header or null, `applied` is false for an answer that claims a change it did not make, and `late` marks a request
-that was executed after its client had given up: its `write_attempt` stands where the client asked. `why` is one of
-throttled, unavailable, stale, invalid_item, invalid_location, not_stocked, negative, too_high, duplicate.
+number or null, `reference` Shopify's document reference or null, `applied` is false for an answer that claims a change
+it did not make, and `late` marks a request that was executed after its client had given up: its `write_attempt` stands
+where the client asked. `request_id` is in the `X-Request-Id` header of the answer, `client_request_id` is that header
+of the request, or null. `why` is one of throttled, unavailable, stale, invalid_item, invalid_location, not_stocked,
+negative, too_high, duplicate.
 
 `documents` holds the state (shops, products with their numbers, orders, queue entries, webhook deliveries, ...) and is
 written in the transaction of the rows that changed it, so that both agree after any death of the process.

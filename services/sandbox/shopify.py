@@ -5,6 +5,7 @@ Every shop lives under one base URL and is found by its access token (`X-Shopify
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -48,6 +49,17 @@ def _errors(message: Any, status: int, headers: dict[str, str] | None = None) ->
 
 
 _STATUS_OF = {"invalid_item": 404, "invalid_location": 404, "not_stocked": 404}
+
+
+def _read_object(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object of a body, {} without a body, None if it is something else."""
+    if not raw:
+        return {}
+    try:
+        body = json.loads(raw) if len(raw) <= _BODY_MAX else None
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
 
 
 def _nested(body: dict[str, Any], name: str) -> dict[str, Any]:
@@ -104,12 +116,14 @@ class ShopifyFace:
             if account is None or self._market.marketplace != "shopify":
                 message = "[API] Invalid API key or access token (unrecognized login or wrong password)"
                 return _errors(message, 401)
+            request.state.request_id = request_id()
             slow_ms = account.temper.strikes("slow", now_ms())
             if slow_ms:
                 await asyncio.sleep(slow_ms / 1000)
             response = await handler(account, request)
             # No answer leaves before what it tells is durable.
             await self._market.books.settled()
+            response.headers["X-Request-Id"] = request.state.request_id
             response.headers["X-Shopify-API-Version"] = request.path_params["version"]
             return response
 
@@ -119,23 +133,20 @@ class ShopifyFace:
         async def limited(account: Account, request: Request) -> Response:
             bucket = account.rest
             wait_s = bucket.take(1, time.monotonic())
-            used = {
-                "X-Shopify-Shop-Api-Call-Limit": f"{min(int(bucket.used + 0.999), int(bucket.size))}/{int(bucket.size)}"
-            }
             if wait_s:
                 message = (
                     "Exceeded 2 calls per second for api client. Reduce request rates to resume uninterrupted service."
                 )
-                return _errors(message, 429, used | {"Retry-After": f"{max(wait_s, 0.1):.1f}"})
-            body: Any = None
-            raw = await request.body()
-            if raw:
-                try:
-                    body = json.loads(raw)
-                except ValueError:
-                    return _errors({"base": ["Bad request: the body is not JSON"]}, 400, used)
-            response = await handler(self, Call(account, request, body if isinstance(body, dict) else {}))
-            response.headers.update(used)
+                response = _errors(message, 429, {"Retry-After": f"{max(wait_s, 0.1):.1f}"})
+            else:
+                body = _read_object(await request.body())
+                if body is None:
+                    response = _errors({"base": ["Bad request: the body is not a JSON object"]}, 400)
+                else:
+                    response = await handler(self, Call(account, request, body))
+            used = f"{min(math.ceil(bucket.used), math.floor(bucket.size))}/{math.floor(bucket.size)}"
+            # Shopify's own client looks for exactly this spelling, so the header is not put in lower case.
+            response.raw_headers.append((b"X-Shopify-Shop-Api-Call-Limit", used.encode()))
             return response
 
         return self._answered(limited)
@@ -154,21 +165,19 @@ class ShopifyFace:
                 raise TypeError
         except (ValueError, KeyError, TypeError, AttributeError):
             return _errors("Required parameter missing or invalid: query", 400)
-        this_id = request_id()
         context = shopify_graphql.Request(
-            account, request.path_params["version"], this_id, request.headers.get("x-request-id")
+            account, request.path_params["version"], request.state.request_id, request.headers.get("x-request-id")
         )
-        headers = {"X-Request-Id": this_id}
         try:
-            return _json(self._execute(context, text, variables, asked.get("operationName")), 200, headers)
+            return _json(self._execute(context, text, variables, asked.get("operationName")))
         except Held:
             await asyncio.sleep(TIMEOUT_HOLD_S)
-            return _errors("Gateway Timeout", 504, headers)
+            return _errors("Gateway Timeout", 504)
         except Unavailable:
-            return _errors("Service Unavailable", 503, headers)
+            return _errors("Service Unavailable", 503)
         except GraphqlError as error:
             extensions = {} if error.code is None else {"extensions": {"code": error.code}}
-            return _json({"errors": [{"message": str(error), **extensions}]}, 200, headers)
+            return _json({"errors": [{"message": str(error), **extensions}]})
 
     def _execute(
         self, context: shopify_graphql.Request, text: str, variables: dict[str, Any], operation_name: str | None
@@ -350,7 +359,7 @@ class ShopifyFace:
                 {"base": [f"Required parameter missing or invalid: inventory_item_id, location_id, {name}"]}, 400
             )
         sku = account.shop.sku_of_item.get(item, f"item {item}")
-        context = WriteContext(request_id(), request.headers.get("x-request-id"))
+        context = WriteContext(request.state.request_id, request.headers.get("x-request-id"))
         operation = f"inventory_levels/{'adjust' if delta else 'set'}"
         outcome = self._writer.perform(
             account, Write(operation, [Change(sku, location, quantity)], context, delta=delta)

@@ -196,6 +196,7 @@ class SkyhubFace:
             account = self._account(request)
             if isinstance(account, Response):
                 return account
+            request.state.request_id = request_id()
             slow_ms = account.temper.strikes("slow", now_ms())
             if slow_ms:
                 await asyncio.sleep(slow_ms / 1000)
@@ -213,6 +214,7 @@ class SkyhubFace:
                 response = await handler(self, Call(account, request, body))
             # No answer leaves before what it tells is durable.
             await self._market.books.settled()
+            response.headers["X-Request-Id"] = request.state.request_id
             return response
 
         return answer
@@ -241,7 +243,7 @@ class SkyhubFace:
         return body if isinstance(body, dict) else _error("Requisição malformada: confira o JSON enviado", 400)
 
     def _context(self, request: Request) -> WriteContext:
-        return WriteContext(request_id(), request.headers.get("x-request-id"))
+        return WriteContext(request.state.request_id, request.headers.get("x-request-id"))
 
     # -- the queue -----------------------------------------------------------------------------------------------
 
