@@ -43,6 +43,7 @@ class Traits:
     poll_overlap_s: float
     limits: Mapping[str, Limit]
     credentials: tuple[str, ...]
+    credentials_optional: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
 
 
@@ -52,6 +53,10 @@ class Throttled(Exception):
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"the channel asks to wait {retry_after_s:.2f} s")
         self.retry_after_s = retry_after_s
+
+
+class Unreachable(Throttled):
+    """No connection came about, or no usable answer to what only reads. Nothing was done: try again after a while."""
 
 
 class Rejected(Exception):
@@ -91,16 +96,19 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A verified push: the channel's id for it, its topic, and the order it is about (or a pointer to it)."""
+    """A verified push: the channel's id for it and its topic; `event_id` where one event is told by several pushes."""
 
     delivery_id: str
     topic: str
-    external_id: str
+    event_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelLine:
-    """A line as the channel tells it; `item` is the channel's item, `quantity` counts listings, not packs."""
+    """A line as the channel tells it. `item` is the advert that was sold (`ChannelListing.listing`).
+
+    `quantity` counts units of the advert, before packs; `cancelled` and `returned` are parts of it.
+    """
 
     line_id: str
     item: str
@@ -190,6 +198,12 @@ class Connector(Protocol):
 
     def verify(self, headers: Mapping[str, str], body: bytes, credentials: Mapping[str, str]) -> Delivery:
         """Check the raw bytes of a push against the secret, before any parsing. Raises `SignatureInvalid`."""
+
+    def points_to(self, topic: str, body: bytes) -> str:
+        """The external id of the order that a delivery only points to; empty where the body is the order itself.
+
+        Pure. Raises `ValueError` as `to_order` does.
+        """
 
     def to_order(self, body: bytes) -> ChannelOrder:
         """Map a raw body. Pure. Raises `ValueError` naming the field where the body has not the documented shape."""

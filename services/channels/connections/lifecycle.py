@@ -1,0 +1,235 @@
+"""The life of a connection: draft → validated → live → paused, each step refused with its reason."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from contracts.channels.v1 import ConnectionChanged, ConnectionState
+from contracts.envelope import TENANT_PATTERN
+from services.bus import Cause, Transaction
+from services.channels import ids
+from services.channels.connections import store
+from services.channels.connections.credentials import SealBroken, Vault
+from services.channels.connections.store import Connection
+from services.channels.connectors import CONNECTORS
+from services.channels.connectors.connector import Traits
+
+ENVIRONMENTS = ("sandbox", "test", "production")
+
+
+class Refused(Exception):
+    """What was asked of a connection is not done; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewConnection:
+    """What a person gives to add a connection. `credentials` and `settings` are named by the connector's traits."""
+
+    tenant: str
+    connector: str
+    environment: str
+    account: str
+    base_url: str
+    credentials: Mapping[str, str]
+    settings: Mapping[str, str]
+    category: str = "marketplace"
+    pool: str = "shared"
+
+
+def check_new(new: NewConnection) -> None:
+    """Raises `Refused` naming the first field that cannot be taken."""
+    if not TENANT_PATTERN.fullmatch(new.tenant):
+        raise Refused("tenant must match [a-z0-9-]{1,32}")
+    connector = CONNECTORS.get(new.connector)
+    if connector is None:
+        raise Refused(f"no connector is named {new.connector}: choose one of {', '.join(sorted(CONNECTORS))}")
+    if new.environment not in ENVIRONMENTS:
+        raise Refused(f"environment must be one of {', '.join(ENVIRONMENTS)}")
+    if not new.account or len(new.account) > 200:
+        raise Refused("account must be 1 to 200 characters: the shop's name at the channel")
+    url = urlsplit(new.base_url)
+    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+        raise Refused("base_url must be http(s)://host[:port][/path], without user, query or fragment")
+    if url.scheme != "https" and new.environment != "sandbox":
+        raise Refused("base_url must be https in every environment but sandbox")
+    traits = connector.traits
+    if missing := [field for field in traits.credentials if not new.credentials.get(field)]:
+        raise Refused(f"credentials are missing: {', '.join(missing)}")
+    allowed = {*traits.credentials, *traits.credentials_optional}
+    if unknown := sorted(set(new.credentials) - allowed):
+        raise Refused(f"credentials not known to {new.connector}: {', '.join(unknown)}")
+    known = {*traits.settings, *(f"limit.{endpoint}" for endpoint in traits.limits)}
+    if unknown := sorted(set(new.settings) - known):
+        raise Refused(
+            f"settings not known to {new.connector}: {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
+        )
+
+
+def seal_credentials(vault: Vault, tenant: str, connection_id: str, values: Mapping[str, str]) -> dict[str, bytes]:
+    """Each credential sealed in its place."""
+    return {
+        field: vault.seal(value.encode(), tenant=tenant, connection_id=connection_id, field=f"credential:{field}")
+        for field, value in values.items()
+        if value
+    }
+
+
+def open_credentials(vault: Vault, connection: Connection, sealed: Mapping[str, bytes]) -> dict[str, str]:
+    """The credentials of a connection. Raises `SealBroken`."""
+    return {
+        field: vault.open(
+            blob, tenant=connection.tenant, connection_id=connection.connection_id, field=f"credential:{field}"
+        ).decode()
+        for field, blob in sealed.items()
+    }
+
+
+async def add(tx: Transaction, vault: Vault, new: NewConnection) -> Connection:
+    """Add a connection, or change the one of the same tenant, connector, environment and account.
+
+    Another address or other credentials send it back to draft; adding the same again changes nothing.
+    """
+    check_new(new)
+    connection_id = ids.connection_id(new.tenant, new.connector, new.environment, new.account)
+    fresh = Connection(
+        connection_id=connection_id,
+        tenant=new.tenant,
+        connector=new.connector,
+        environment=new.environment,
+        account=new.account,
+        category=new.category,
+        base_url=new.base_url.rstrip("/"),
+        pool=new.pool,
+        settings=dict(new.settings),
+        state=ConnectionState.DRAFT,
+        version=1,
+        created_at=tx.now,
+        validated_at=None,
+    )
+    key = vault.seal(secrets.token_bytes(32), tenant=new.tenant, connection_id="", field="customer key")
+    await store.insert_tenant_key(tx.connection, new.tenant, key)
+    added = await store.insert(tx.connection, fresh)
+    kept = await store.lock(tx.connection, connection_id, new.tenant)
+    assert kept is not None
+    same_credentials = not added and await _has_credentials(tx, vault, kept, new.credentials)
+    if not added:
+        same_place = same_credentials and kept.base_url == fresh.base_url
+        fresh = replace(
+            fresh,
+            state=kept.state if same_place else ConnectionState.DRAFT,
+            validated_at=kept.validated_at,
+            version=kept.version,
+            created_at=kept.created_at,
+        )
+        if same_credentials and fresh == kept:
+            return kept
+        fresh = replace(fresh, version=kept.version + 1)
+        await store.update(tx.connection, fresh)
+    if not same_credentials:
+        sealed = seal_credentials(vault, new.tenant, connection_id, new.credentials)
+        await store.replace_credentials(tx.connection, connection_id, sealed)
+    publish(tx, fresh)
+    return fresh
+
+
+async def _has_credentials(tx: Transaction, vault: Vault, kept: Connection, wanted: Mapping[str, str]) -> bool:
+    sealed = await store.sealed_credentials(tx.connection, [kept.connection_id])
+    try:
+        opened = open_credentials(vault, kept, sealed[kept.connection_id])
+    except SealBroken:
+        return False
+    return opened == {field: value for field, value in wanted.items() if value}
+
+
+async def mark_validated(tx: Transaction, connection_id: str, version: int) -> Connection:
+    """The channel answered well to this version of the connection: a draft becomes validated."""
+    kept = await store.lock(tx.connection, connection_id, None)
+    if kept is None or kept.version != version:
+        raise Refused("the connection was changed while it was being validated: validate it again")
+    state = ConnectionState.VALIDATED if kept.state is ConnectionState.DRAFT else kept.state
+    return await _move(tx, kept, state, kept.validated_at or tx.now)
+
+
+def refusal_to_enable(kept: Connection, owner: str | None) -> str:
+    """Why this connection must not go live, or nothing."""
+    if kept.environment == "production":
+        return (
+            "environment production cannot go live yet: onboarding (opening import, dry run, mass-change brake) does "
+            "not exist, and without it the first push could empty a running shop; use environment sandbox or test"
+        )
+    if kept.state is ConnectionState.DRAFT:
+        return "the connection is not validated: run `saldo connection validate` first"
+    if owner:
+        return f"connection {owner} owns this account already, and two would undo each other: pause nothing, remove one"
+    return ""
+
+
+async def enable(tx: Transaction, connection_id: str, tenant: str | None) -> Connection:
+    """Make a connection live. Raises `Refused` with the reason."""
+    kept = await _locked(tx, connection_id, tenant)
+    if kept.state is ConnectionState.LIVE:
+        return kept
+    if reason := refusal_to_enable(kept, await store.owner_of_account(tx.connection, kept)):
+        raise Refused(reason)
+    return await _move(tx, kept, ConnectionState.LIVE, kept.validated_at)
+
+
+async def pause(tx: Transaction, connection_id: str, tenant: str | None) -> Connection:
+    """Stop pushing and reporting; what the channel sends meanwhile is kept and absorbed when it is live again."""
+    kept = await _locked(tx, connection_id, tenant)
+    if kept.state is ConnectionState.PAUSED:
+        return kept
+    if kept.state is not ConnectionState.LIVE:
+        raise Refused(f"only a live connection can be paused; this one is {kept.state}")
+    return await _move(tx, kept, ConnectionState.PAUSED, kept.validated_at)
+
+
+async def _locked(tx: Transaction, connection_id: str, tenant: str | None) -> Connection:
+    kept = await store.lock(tx.connection, connection_id, tenant)
+    if kept is None:
+        raise Refused(f"there is no connection {connection_id}: `saldo connection list` shows them")
+    return kept
+
+
+async def _move(tx: Transaction, kept: Connection, state: ConnectionState, validated_at: datetime | None) -> Connection:
+    changed = replace(kept, state=state, validated_at=validated_at, version=kept.version + 1)
+    await store.update(tx.connection, changed)
+    publish(tx, changed)
+    return changed
+
+
+def changed_message(connection: Connection, traits: Traits) -> ConnectionChanged:
+    """The connection as others see it."""
+    return ConnectionChanged(
+        connection_id=connection.connection_id,
+        version=connection.version,
+        connector=connection.connector,
+        environment=connection.environment,
+        account=connection.account,
+        state=connection.state,
+        pool=connection.pool,
+        quantity_trait=traits.quantity_trait,
+        reserves_unpaid=traits.reserves_unpaid,
+        restores_on_cancel=traits.restores_on_cancel,
+    )
+
+
+def publish(tx: Transaction, connection: Connection) -> None:
+    """Announce the connection; the caller holds its row's lock."""
+    message = changed_message(connection, CONNECTORS[connection.connector].traits)
+    tx.publish(
+        message,
+        tenant=connection.tenant,
+        cause=Cause(event_id="", correlation_id=connection.connection_id),
+        correlation_id=connection.connection_id,
+    )
+
+
+async def announce_connections(tx: Transaction, tenant: str | None, after: str, limit: int) -> str | None:
+    """Announce one page of connections; returns where the next begins, or None after the last."""
+    page: Sequence[Connection] = await store.lock_page(tx.connection, tenant, after, limit)
+    for connection in page:
+        publish(tx, connection)
+    return page[-1].connection_id if len(page) == limit else None

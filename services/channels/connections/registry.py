@@ -1,0 +1,164 @@
+"""Open ways to every connection: credentials decrypted once, one HTTP client and one limiter each.
+
+Shared by the door, the intake loops and the stock sender, so that all of them together keep a channel's limits.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+import structlog
+
+from contracts.channels.v1 import ConnectionState
+from services.channels import http
+from services.channels.connections import store
+from services.channels.connections.credentials import SealBroken, Vault
+from services.channels.connections.lifecycle import Refused, open_credentials
+from services.channels.connections.limiter import Limiter
+from services.channels.connections.store import Connection
+from services.channels.connectors import CONNECTORS
+from services.channels.connectors.connector import Connector, Limit, Session, Traits
+
+if TYPE_CHECKING:
+    from services.bus import Service
+
+_REFRESH_S: Final = 1.0
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A connection with its connector and an open session."""
+
+    connection: Connection
+    connector: Connector
+    session: Session
+
+    @property
+    def live(self) -> bool:
+        return self.connection.state is ConnectionState.LIVE
+
+
+def limits_of(traits: Traits, settings: Mapping[str, str]) -> dict[str, Limit]:
+    """The documented limits, each replaced by the setting `limit.<endpoint>` = `<rate per s>/<burst>` where given.
+
+    Raises `Refused` where such a setting is no pair of numbers above zero.
+    """
+    limits = dict(traits.limits)
+    for endpoint in traits.limits:
+        if text := settings.get(f"limit.{endpoint}"):
+            try:
+                rate, burst = (float(part) for part in text.split("/"))
+            except ValueError:
+                rate = burst = 0.0
+            if rate <= 0 or burst <= 0:
+                raise Refused(f"setting limit.{endpoint} must be <rate per s>/<burst>, such as 2/40")
+            limits[endpoint] = Limit(rate, burst)
+    return limits
+
+
+def open_session(connection: Connection, credentials: Mapping[str, str], clock: Callable[[], float]) -> Session:
+    """A way to a connection's account; the caller closes `session.http`."""
+    traits = CONNECTORS[connection.connector].traits
+    return Session(
+        connection_id=connection.connection_id,
+        base_url=connection.base_url,
+        account=connection.account,
+        credentials=credentials,
+        settings=connection.settings,
+        http=http.open_client(public_only=connection.environment != "sandbox", timeout_s=traits.write_timeout_s),
+        limiter=Limiter(limits_of(traits, connection.settings), clock),
+    )
+
+
+def _same_way(session: Session, row: Connection, credentials: Mapping[str, str]) -> bool:
+    return (session.base_url, session.settings, session.credentials) == (row.base_url, row.settings, credentials)
+
+
+class Registry:
+    """The open connections of this process. `refresh` follows the table; `changed` tells loops to look again."""
+
+    def __init__(self, vault: Vault, clock: Callable[[], float]) -> None:
+        self._vault = vault
+        self._clock = clock
+        self._open: dict[str, Open] = {}
+        self._wake = asyncio.Event()
+        self.generation = 0
+
+    def get(self, connection_id: str) -> Open | None:
+        """An open connection in any state but draft."""
+        return self._open.get(connection_id)
+
+    def live(self) -> list[Open]:
+        """Every live connection."""
+        return [entry for entry in self._open.values() if entry.live]
+
+    def tenant_of(self, connection_id: str) -> str | None:
+        """Whose connection it is."""
+        entry = self._open.get(connection_id)
+        return entry.connection.tenant if entry else None
+
+    def notice(self) -> None:
+        """Something about connections was changed by this process: refresh at once."""
+        self._wake.set()
+
+    async def refresh(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        """Open what is new or changed, close what is gone."""
+        async with pool.acquire() as connection:
+            rows = [row for row in await store.all_of(connection, None) if row.state is not ConnectionState.DRAFT]
+            stale = [row for row in rows if not self._is_current(row)]
+            sealed = await store.sealed_credentials(connection, [row.connection_id for row in stale])
+        wanted = {row.connection_id for row in rows}
+        closing = [self._open.pop(key).session for key in list(self._open) if key not in wanted]
+        for row in stale:
+            known = self._open.pop(row.connection_id, None)
+            entry = self._opened(row, sealed[row.connection_id], known)
+            if entry:
+                self._open[row.connection_id] = entry
+            if known and (entry is None or entry.session is not known.session):
+                closing.append(known.session)
+        if stale or closing:
+            self.generation += 1
+        for session in closing:
+            await session.http.aclose()
+
+    def _is_current(self, row: Connection) -> bool:
+        entry = self._open.get(row.connection_id)
+        return entry is not None and entry.connection.version == row.version
+
+    def _opened(self, row: Connection, sealed: Mapping[str, bytes], known: Open | None) -> Open | None:
+        connector = CONNECTORS.get(row.connector)
+        if connector is None:
+            _log.error("connection has no connector in this build", connection=row.connection_id, name=row.connector)
+            return None
+        try:
+            credentials = open_credentials(self._vault, row, sealed)
+            if known and _same_way(known.session, row, credentials):
+                # A call under way must not be cut off because the connection was paused or renamed its pool.
+                return Open(row, connector, known.session)
+            session = open_session(row, credentials, self._clock)
+        except (SealBroken, Refused) as error:
+            _log.error("connection cannot be opened", connection=row.connection_id, reason=str(error))
+            return None
+        return Open(row, connector, session)
+
+    async def run(self, service: "Service") -> None:
+        """Follow the table until cancelled, then close everything."""
+        try:
+            while True:
+                await self.refresh(service.pool)
+                try:
+                    await asyncio.wait_for(self._wake.wait(), _REFRESH_S)
+                except TimeoutError:
+                    continue
+                self._wake.clear()
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close every session."""
+        entries, self._open = list(self._open.values()), {}
+        for entry in entries:
+            await entry.session.http.aclose()

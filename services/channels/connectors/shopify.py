@@ -1,0 +1,479 @@
+"""Shopify: signed push with the whole order, stock written in batches with compare-and-set, throttled by cost.
+
+Sources: Shopify Admin API 2026-01 (REST Order, GraphQL `inventorySetQuantities`, `webhookSubscriptionCreate`, rate
+limits), shopify.dev "About webhooks" for signature and ids. Orders are read by REST, whose objects are those of the
+webhooks, so one mapping serves both; everything is written by GraphQL.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from contracts.channels.v1 import BuyerAddress, BuyerReported, QuantityTrait, SaleStatus
+from services.channels.connectors import wire
+from services.channels.connectors.connector import (
+    ChannelLine,
+    ChannelListing,
+    ChannelOrder,
+    Delivery,
+    Fetched,
+    Limit,
+    OutcomeUnknown,
+    Rejected,
+    Session,
+    SignatureInvalid,
+    StockWrite,
+    Throttled,
+    Traits,
+    WriteOutcome,
+    WriteStatus,
+)
+
+API_VERSION: Final = "2026-01"
+TOPICS: Final = ("ORDERS_CREATE", "ORDERS_PAID", "ORDERS_UPDATED", "ORDERS_CANCELLED", "REFUNDS_CREATE")
+_PAGE: Final = 250
+_MUTATION_COST: Final = 10.0
+_READ_COST: Final = 60.0
+_STALE: Final = frozenset({"COMPARE_QUANTITY_STALE", "CHANGE_FROM_QUANTITY_STALE"})
+_STATUS: Final = {
+    "pending": SaleStatus.AWAITING_PAYMENT,
+    "expired": SaleStatus.AWAITING_PAYMENT,
+    "partially_paid": SaleStatus.AWAITING_PAYMENT,
+    "authorized": SaleStatus.PLACED,
+    "paid": SaleStatus.PAID,
+    "partially_refunded": SaleStatus.PAID,
+    "refunded": SaleStatus.PAID,
+    "voided": SaleStatus.CANCELLED,
+}
+
+_SET = """
+mutation set($input: InventorySetQuantitiesInput!, $key: String!) {
+  inventorySetQuantities(input: $input) @idempotent(key: $key) {
+    inventoryAdjustmentGroup { id }
+    userErrors { code field message }
+  }
+}"""
+_READ = """
+query read($ids: [ID!]!) {
+  nodes(ids: $ids) {
+    id
+    ... on InventoryLevel { quantities(names: ["available"]) { name quantity } }
+  }
+}"""
+_SHOP = """
+query shop { shop { myshopifyDomain currencyCode } locations(first: 50) { nodes { id isActive } } }"""
+_SUBSCRIPTIONS = """
+query subscriptions { webhookSubscriptions(first: 100) { nodes { topic uri } } }"""
+_SUBSCRIBE = """
+mutation subscribe($topic: WebhookSubscriptionTopic!, $url: String!) {
+  webhookSubscriptionCreate(topic: $topic, webhookSubscription: {uri: $url, format: JSON}) {
+    userErrors { field message }
+  }
+}"""
+_VARIANTS = """
+query variants($after: String) {
+  productVariants(first: 100, after: $after) {
+    nodes { id sku displayName inventoryQuantity inventoryItem { id } }
+    pageInfo { hasNextPage endCursor }
+  }
+}"""
+
+
+class Shopify:
+    """A connection's account is the shop's myshopify domain; settings: `location` (id), `api_version`."""
+
+    traits: Traits = Traits(
+        connector="shopify",
+        intake="push",
+        quantity_trait=QuantityTrait.ABSOLUTE,
+        reserves_unpaid=True,
+        restores_on_cancel=True,
+        orders_have_version=True,
+        compares=True,
+        max_batch=250,
+        write_timeout_s=10.0,
+        spacing_ms=0,
+        unpaid_deadline_h=0,
+        poll_interval_s=30.0,
+        poll_overlap_s=120.0,
+        limits={"graphql": Limit(100.0, 2000.0), "rest": Limit(2.0, 40.0)},
+        credentials=("access_token", "webhook_secret"),
+        # After a rotation Shopify signs with the old secret for up to an hour.
+        credentials_optional=("webhook_secret_previous",),
+        settings=("location", "api_version"),
+    )
+
+    # -- in ----------------------------------------------------------------------------------------------------------
+
+    def verify(self, headers: Mapping[str, str], body: bytes, credentials: Mapping[str, str]) -> Delivery:
+        """X-Shopify-Hmac-Sha256: base64 of HMAC-SHA256 over the raw body."""
+        given = headers.get("x-shopify-hmac-sha256", "").encode()
+        secrets = [credentials[name] for name in ("webhook_secret", "webhook_secret_previous") if credentials.get(name)]
+        # Every secret is compared, so that the time taken does not tell which one fits.
+        fits = [hmac.compare_digest(_signature(secret, body), given) for secret in secrets]
+        if not any(fits):
+            raise SignatureInvalid("X-Shopify-Hmac-Sha256 does not fit the body and this connection's secret")
+        return Delivery(
+            delivery_id=headers.get("x-shopify-webhook-id") or hashlib.sha256(body).hexdigest(),
+            topic=headers.get("x-shopify-topic", ""),
+            event_id=headers.get("x-shopify-event-id", ""),
+        )
+
+    def points_to(self, topic: str, body: bytes) -> str:
+        """A refund names its order; every other body is the order itself."""
+        if topic != "refunds/create":
+            return ""
+        refund = wire.mapping(wire.read_json(body), "refund")
+        return wire.identifier(wire.mapping(refund.get("refund", refund), "refund").get("order_id"), "order_id")
+
+    def to_order(self, body: bytes) -> ChannelOrder:
+        """The REST Order object, bare as in webhooks and lists or under `order`."""
+        found = wire.mapping(wire.read_json(body), "order")
+        order = wire.mapping(found.get("order", found), "order")
+        currency = wire.identifier(order.get("currency"), "currency")
+        cancelled = order.get("cancelled_at") is not None
+        given_back = _given_back(order)
+        lines = tuple(
+            _line(line, currency, given_back, cancelled=cancelled)
+            for line in wire.objects(order.get("line_items"), "line_items")
+        )
+        status = _status(order, lines, cancelled=cancelled)
+        shipping = wire.objects(order.get("shipping_lines"), "shipping_lines")
+        customer = order.get("customer") or {}
+        return ChannelOrder(
+            external_id=wire.identifier(order.get("id"), "id"),
+            version=wire.version_of(wire.moment(order.get("updated_at"), "updated_at")),
+            status=status,
+            sold_at=wire.moment(order.get("created_at"), "created_at"),
+            currency=currency,
+            lines=lines,
+            total_minor=wire.minor(order.get("total_price"), currency, "total_price"),
+            freight_minor=sum(wire.minor(line.get("price"), currency, "shipping_lines.price") for line in shipping),
+            shipping_service=wire.text(shipping[0].get("code") or shipping[0].get("title")) if shipping else "",
+            payment_due=None,
+            buyer_id=wire.text(wire.mapping(customer, "customer").get("id")),
+            buyer=_buyer(order),
+            unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
+        )
+
+    async def receive(self, session: Session) -> AsyncIterator[Fetched]:
+        """Nothing: orders are pushed."""
+        del session
+        nothing: tuple[Fetched, ...] = ()
+        for fetched in nothing:
+            yield fetched
+
+    async def acknowledge(self, session: Session, fetched: Fetched) -> None:
+        """Nothing: the answer to the push is the acknowledgement."""
+        del session, fetched
+
+    async def fetch(self, session: Session, external_id: str) -> Fetched:
+        """GET /orders/{id}.json"""
+        response = await wire.send(session, "rest", self._get(session, f"/orders/{int(external_id)}.json"))
+        return Fetched(external_id, response.content)
+
+    async def poll(self, session: Session, since: datetime) -> AsyncIterator[Fetched]:
+        """GET /orders.json of any status by `updated_at_min`, page by page as the Link header says."""
+        query = {
+            "status": "any",
+            "limit": str(_PAGE),
+            "updated_at_min": since.astimezone(UTC).isoformat(timespec="seconds"),
+            "order": "updated_at asc",
+        }
+        while query:
+            response = await wire.send(session, "rest", self._get(session, "/orders.json", query))
+            page = wire.mapping(wire.read_json(response.content), "orders page")
+            for order in wire.objects(page.get("orders"), "orders"):
+                yield Fetched(wire.identifier(order.get("id"), "id"), json.dumps(order, default=str).encode())
+            # Only the query is taken from the link, so that an answer cannot send us elsewhere.
+            following = urlsplit(response.links.get("next", {}).get("url", "")).query
+            query = {name: values[0] for name, values in parse_qs(following).items()}
+
+    # -- stock -------------------------------------------------------------------------------------------------------
+
+    async def write_stock(self, session: Session, writes: Sequence[StockWrite]) -> Sequence[WriteOutcome]:
+        """`inventorySetQuantities`: compared where a number is expected. Stale or wrong rows refuse their whole call.
+
+        Whether numbers are compared is said once for a call, so a mixed batch takes two.
+        """
+        outcomes: dict[int, WriteOutcome] = {}
+        places = sorted(range(len(writes)), key=lambda place: writes[place].expected is None)
+        for blind, chosen in groupby(places, key=lambda place: writes[place].expected is None):
+            group = list(chosen)
+            try:
+                answers = await self._set(session, [writes[place] for place in group], blind=blind)
+            except Throttled as throttled:
+                if not outcomes:
+                    raise
+                answers = [WriteOutcome(WriteStatus.STALE, reason=str(throttled))] * len(group)
+            outcomes.update(zip(group, answers, strict=True))
+        return [outcomes[place] for place in range(len(writes))]
+
+    async def _set(self, session: Session, writes: Sequence[StockWrite], *, blind: bool) -> list[WriteOutcome]:
+        rows = [
+            {
+                "inventoryItemId": f"gid://shopify/InventoryItem/{write.item}",
+                "locationId": f"gid://shopify/Location/{write.location}",
+                "quantity": write.quantity,
+                **({} if blind else {"compareQuantity": write.expected}),
+            }
+            for write in writes
+        ]
+        given = {"name": "available", "reason": "correction", "ignoreCompareQuantity": blind, "quantities": rows}
+        data, request_id = await self._graphql(
+            session, _SET, {"input": given, "key": str(uuid.uuid4())}, _MUTATION_COST, writes=True
+        )
+        errors = wire.objects(_result(data, "inventorySetQuantities").get("userErrors"), "userErrors")
+        if not errors:
+            return [WriteOutcome(WriteStatus.ACCEPTED, request_id)] * len(writes)
+        refused = {_row_of(error): error for error in errors if wire.text(error.get("code")) not in _STALE}
+        if None in refused:
+            raise Rejected(f"inventorySetQuantities: {wire.text(refused[None].get('message'))[:200]}")
+        return [
+            WriteOutcome(WriteStatus.REFUSED, request_id, wire.text(refused[place].get("message"))[:200])
+            if place in refused
+            else WriteOutcome(WriteStatus.STALE, request_id, "a row of the batch was refused")
+            for place in range(len(writes))
+        ]
+
+    async def read_stock(self, session: Session, items: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
+        """`nodes` of InventoryLevel, 250 at a time; a pair that the shop does not stock is left out."""
+        found: dict[tuple[str, str], int] = {}
+        for start in range(0, len(items), _PAGE):
+            part = items[start : start + _PAGE]
+            ids = [f"gid://shopify/InventoryLevel/{location}?inventory_item_id={item}" for item, location in part]
+            data, _ = await self._graphql(session, _READ, {"ids": ids}, _READ_COST)
+            for pair, node in zip(part, data.get("nodes") or [], strict=True):
+                for quantity in wire.objects((node or {}).get("quantities"), "quantities"):
+                    found[pair] = int(quantity["quantity"])
+        return found
+
+    # -- the account -------------------------------------------------------------------------------------------------
+
+    async def check(self, session: Session, door_url: str) -> Sequence[str]:
+        """Sign in, compare the shop's domain with the account, look for the location."""
+        try:
+            data, _ = await self._graphql(session, _SHOP, {}, _READ_COST)
+        except Rejected as rejected:
+            return [f"the shop refuses: {rejected}"]
+        except Throttled as throttled:
+            return [
+                f"the shop at {session.base_url} cannot be reached now ({type(throttled).__name__}): check base_url"
+            ]
+        problems = []
+        domain = wire.text(_result(data, "shop").get("myshopifyDomain"))
+        if session.account not in (domain, domain.removesuffix(".myshopify.com")):
+            problems.append(f"the token belongs to {domain}, not to {session.account}: use that shop's own token")
+        location = session.settings.get("location")
+        if location and location not in _locations(data):
+            problems.append(f"the shop has no active location {location}: it has {', '.join(_locations(data))}")
+        if not door_url.startswith("https://") and urlsplit(session.base_url).scheme == "https":
+            problems.append("the shop needs an https address to push to: set SALDO_DOOR_URL")
+        return problems
+
+    async def subscribe(self, session: Session, door_url: str) -> None:
+        """One subscription a topic, where there is none for this door yet."""
+        data, _ = await self._graphql(session, _SUBSCRIPTIONS, {}, _READ_COST)
+        nodes = wire.objects(_result(data, "webhookSubscriptions").get("nodes"), "webhookSubscriptions")
+        there = {node.get("topic") for node in nodes if node.get("uri") == door_url}
+        for topic in TOPICS:
+            if topic in there:
+                continue
+            made, _ = await self._graphql(session, _SUBSCRIBE, {"topic": topic, "url": door_url}, _MUTATION_COST)
+            errors = wire.objects(_result(made, "webhookSubscriptionCreate").get("userErrors"), "userErrors")
+            if errors and "already been taken" not in wire.text(errors[0].get("message")):
+                raise Rejected(f"webhook {topic}: {wire.text(errors[0].get('message'))[:200]}")
+
+    async def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
+        """Every variant, with the number at the connection's location (else the shop's first)."""
+        location = session.settings.get("location")
+        if not location:
+            data, _ = await self._graphql(session, _SHOP, {}, _READ_COST)
+            location = next(iter(_locations(data)), "")
+        after: str | None = None
+        while True:
+            data, _ = await self._graphql(session, _VARIANTS, {"after": after}, _READ_COST)
+            page = _result(data, "productVariants")
+            for node in wire.objects(page.get("nodes"), "productVariants"):
+                yield ChannelListing(
+                    listing=_number(node.get("id")),
+                    item=_number(wire.mapping(node.get("inventoryItem"), "inventoryItem").get("id")),
+                    location=location,
+                    sku=wire.text(node.get("sku")),
+                    title=wire.text(node.get("displayName")),
+                    quantity=node.get("inventoryQuantity"),
+                )
+            info = wire.mapping(page.get("pageInfo"), "pageInfo")
+            if not info.get("hasNextPage"):
+                return
+            after = wire.text(info.get("endCursor"))
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def _get(self, session: Session, path: str, query: Mapping[str, str] | None = None) -> Any:
+        return session.http.build_request("GET", _url(session, path), params=query, headers=_headers(session))
+
+    async def _graphql(
+        self, session: Session, query: str, variables: Mapping[str, Any], cost: float, *, writes: bool = False
+    ) -> tuple[Mapping[str, Any], str]:
+        """`data` and the request's id. Limits and errors come with HTTP 200."""
+        content = json.dumps({"query": query, "variables": dict(variables)}).encode()
+        headers = {**_headers(session), "content-type": "application/json"}
+        request = session.http.build_request("POST", _url(session, "/graphql.json"), content=content, headers=headers)
+        response = await wire.send(session, "graphql", request, cost=cost, writes=writes)
+        try:
+            answer = wire.mapping(json.loads(response.content), "answer")
+            errors = wire.objects(answer.get("errors"), "errors")
+        except ValueError:
+            raise (OutcomeUnknown if writes else Rejected)("graphql: the answer is no GraphQL answer") from None
+        requested, wait_s = _observe(session, answer)
+        codes = {(error.get("extensions") or {}).get("code") for error in errors}
+        if "THROTTLED" in codes:
+            retry_after_s = max(0.05, wait_s if requested else 1.0)
+            session.limiter.throttled("graphql", retry_after_s)
+            raise Throttled(retry_after_s)
+        if errors and writes and "INTERNAL_SERVER_ERROR" in codes:
+            raise OutcomeUnknown("graphql: the channel failed inside")
+        if errors:
+            raise Rejected(f"graphql: {wire.text(errors[0].get('message'))[:200]}")
+        return wire.mapping(answer.get("data"), "data"), response.headers.get("x-request-id", "")
+
+
+def _signature(secret: str, body: bytes) -> bytes:
+    return base64.b64encode(hmac.new(secret.encode(), body, hashlib.sha256).digest())
+
+
+def _url(session: Session, path: str) -> str:
+    return f"{session.base_url}/admin/api/{session.settings.get('api_version') or API_VERSION}{path}"
+
+
+def _headers(session: Session) -> dict[str, str]:
+    return {"x-shopify-access-token": session.credentials["access_token"], "accept": "application/json"}
+
+
+def _observe(session: Session, answer: Mapping[str, Any]) -> tuple[float, float]:
+    """Tell the limiter what the answer says about the bucket; returns the cost asked for and the seconds it lacks."""
+    cost = (answer.get("extensions") or {}).get("cost") or {}
+    status = cost.get("throttleStatus") or {}
+    try:
+        requested = float(cost["requestedQueryCost"])
+        available, restore_per_s = float(status["currentlyAvailable"]), float(status["restoreRate"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0, 0.0
+    session.limiter.observed("graphql", available, restore_per_s)
+    return requested, max(0.0, requested - available) / restore_per_s if restore_per_s else 1.0
+
+
+def _result(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return wire.mapping(data.get(name), name)
+
+
+def _number(gid: Any) -> str:
+    return wire.identifier(gid, "id").rsplit("/", 1)[-1]
+
+
+def _locations(data: Mapping[str, Any]) -> list[str]:
+    nodes = wire.objects(_result(data, "locations").get("nodes"), "locations")
+    return [_number(node.get("id")) for node in nodes if node.get("isActive")]
+
+
+def _row_of(error: Mapping[str, Any]) -> int | None:
+    """The row that a user error's path (`input.quantities.3.quantity`) names."""
+    field = error.get("field") or []
+    return next((int(part) for part in field if str(part).isdecimal()), None)
+
+
+def _given_back(order: Mapping[str, Any]) -> dict[str, list[tuple[str, int]]]:
+    """Refunded units by line: (restock type, units) each."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for refund in wire.objects(order.get("refunds"), "refunds"):
+        for line in wire.objects(refund.get("refund_line_items"), "refund_line_items"):
+            line_id = wire.identifier(line.get("line_item_id"), "refund line_item_id")
+            units = wire.count(line.get("quantity"), "refund quantity")
+            found.setdefault(line_id, []).append((wire.text(line.get("restock_type")), units))
+    return found
+
+
+def _line(
+    line: Mapping[str, Any], currency: str, given_back: Mapping[str, list[tuple[str, int]]], *, cancelled: bool
+) -> ChannelLine:
+    line_id = wire.identifier(line.get("id"), "line_items.id")
+    quantity = wire.count(line.get("quantity"), "line_items.quantity")
+    sku = wire.text(line.get("sku"))
+    left_the_shop = line.get("fulfillment_status") == "fulfilled"
+    returned = cancelled_units = 0
+    for kind, units in given_back.get(line_id, []):
+        if kind == "return":
+            returned += units
+        elif kind == "cancel" or not left_the_shop:
+            # Refunded before it left: nobody waits for these units any more, put back on sale by the shop or not.
+            cancelled_units += units
+    returned = min(returned, quantity)
+    return ChannelLine(
+        line_id=line_id,
+        # A line without variant was typed in by hand or its product is gone; it waits for a person under its own name.
+        item=wire.text(line.get("variant_id")) or f"line:{sku or line_id}",
+        sku=sku,
+        quantity=quantity,
+        cancelled=quantity - returned if cancelled else min(cancelled_units, quantity - returned),
+        returned=returned,
+        unit_price_minor=wire.minor(line.get("price"), currency, "line_items.price"),
+        discount_minor=wire.minor(line.get("total_discount"), currency, "line_items.total_discount"),
+    )
+
+
+def _status(order: Mapping[str, Any], lines: Sequence[ChannelLine], *, cancelled: bool) -> SaleStatus:
+    if cancelled:
+        return SaleStatus.CANCELLED
+    if lines and all(line.cancelled + line.returned == line.quantity for line in lines):
+        return SaleStatus.RETURNED if any(line.returned for line in lines) else SaleStatus.CANCELLED
+    if order.get("fulfillment_status") == "fulfilled":
+        shipments = wire.objects(order.get("fulfillments"), "fulfillments")
+        arrived = shipments and all(one.get("shipment_status") == "delivered" for one in shipments)
+        return SaleStatus.DELIVERED if arrived else SaleStatus.SHIPPED
+    return _STATUS.get(wire.text(order.get("financial_status")), SaleStatus.UNKNOWN)
+
+
+def _buyer(order: Mapping[str, Any]) -> BuyerReported | None:
+    customer = wire.mapping(order.get("customer") or {}, "customer")
+    addresses = [
+        _address(kind, wire.mapping(order[f"{kind}_address"], f"{kind}_address"))
+        for kind in ("shipping", "billing")
+        if order.get(f"{kind}_address")
+    ]
+    sources = [customer, order, *(order.get(f"{kind}_address") or {} for kind in ("shipping", "billing"))]
+    name = " ".join(part for part in (wire.text(customer.get(key)) for key in ("first_name", "last_name")) if part)
+    notes = {wire.text(note.get("name")).upper(): note for note in wire.objects(order.get("note_attributes"), "notes")}
+    document = next((wire.text(notes[key].get("value")) for key in ("CPF", "CNPJ") if key in notes), "")
+    emails = tuple(dict.fromkeys(found for source in sources if (found := wire.text(source.get("email")))))
+    phones = tuple(dict.fromkeys(found for source in sources if (found := wire.text(source.get("phone")))))
+    if not (name or document or emails or phones or addresses):
+        return None
+    return BuyerReported(
+        customer_ref="",
+        order_id="",
+        name=name or wire.text((order.get("shipping_address") or {}).get("name")),
+        document=document,
+        emails=emails,
+        phones=phones,
+        addresses=tuple(addresses),
+    )
+
+
+def _address(kind: str, given: Mapping[str, Any]) -> BuyerAddress:
+    return BuyerAddress(
+        kind=kind,
+        street=wire.text(given.get("address1")),
+        complement=wire.text(given.get("address2")),
+        city=wire.text(given.get("city")),
+        region=wire.text(given.get("province_code")) or wire.text(given.get("province")),
+        postal_code=wire.text(given.get("zip")),
+        country=wire.text(given.get("country_code")) or wire.text(given.get("country")),
+    )

@@ -1,0 +1,64 @@
+"""What channels is asked to do about an order: `channels.commands.v1`."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from contracts.channels.v1 import BuyerReported, RefetchSale, ResendBuyer
+from services.bus import Received, Transaction
+from services.channels.alerts import Alert, raise_alerts
+from services.channels.intake import store
+from services.channels.intake.context import Intake
+
+_log = structlog.get_logger(__name__)
+
+
+async def obey(events: Sequence[Received[ResendBuyer | RefetchSale]], tx: Transaction, intake: Intake) -> None:
+    """Report buyers once more and have orders read again, in the order of the commands."""
+    buyers = [event for event in events if isinstance(event.message, ResendBuyer)]
+    fetches = [event for event in events if isinstance(event.message, RefetchSale)]
+    if fetches:
+        await _refetch(fetches, tx, intake)
+    if buyers:
+        await _resend(buyers, tx, intake)
+
+
+async def _refetch(events: Sequence[Received[ResendBuyer | RefetchSale]], tx: Transaction, intake: Intake) -> None:
+    wanted = {event.message.order_id: event for event in events}
+    known = await store.ask_fetch(tx.connection, sorted(wanted), tx.now)
+    alerts = [
+        Alert(
+            tenant,
+            connection_id,
+            "order_overdue",
+            order_id,
+            f"order {order_id} is asked for again at its channel: {_reason(wanted[order_id])}",
+        )
+        for tenant, connection_id, order_id in known
+    ]
+    await raise_alerts(tx.connection, alerts, tx.now)
+    # Looked for by a timer as well, so an early wake-up that finds nothing costs only the delay.
+    intake.wanted.set()
+
+
+def _reason(event: Received[ResendBuyer | RefetchSale]) -> str:
+    return event.message.reason if isinstance(event.message, RefetchSale) else ""
+
+
+async def _resend(events: Sequence[Received[ResendBuyer | RefetchSale]], tx: Transaction, intake: Intake) -> None:
+    rows = await store.buyers_of(tx.connection, sorted({event.message.order_id for event in events}))
+    kept = {(buyer.tenant, buyer.order_id): buyer for buyer in rows}
+    if rows:
+        await store.lock_customers(tx.connection, [buyer.customer_ref for buyer in rows], tx.now)
+    for event in events:
+        buyer = kept.get((event.tenant, event.message.order_id))
+        if buyer is None:
+            _log.warning("a buyer was asked for who is not kept any more", order_id=event.message.order_id)
+            continue
+        content = intake.vault.open(
+            buyer.sealed,
+            tenant=buyer.tenant,
+            connection_id=buyer.connection_id,
+            field=f"buyer:{buyer.order_id}",
+        )
+        tx.publish(BuyerReported.model_validate_json(content), tenant=buyer.tenant, cause=event.cause)

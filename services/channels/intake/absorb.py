@@ -1,0 +1,328 @@
+"""Makes sales of what came in: one transaction a batch, under the lock row of each order.
+
+Bodies are absorbed in the order of their arrival by one process at a time, because that order decides where a channel
+has no versions. What cannot be read is set aside as poisoned, with a dead letter and an alert; the rest goes on.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from contracts.channels.v1 import BuyerReported, SaleReported
+from services.bus import Cause, Transaction
+from services.bus.failures import Kind, describe, kind_of
+from services.channels import ids
+from services.channels.alerts import Alert, raise_alerts
+from services.channels.connections.credentials import SealBroken
+from services.channels.connections.registry import Open
+from services.channels.connectors.connector import ChannelOrder
+from services.channels.intake import domain, store
+from services.channels.intake.context import Intake
+from services.channels.intake.domain import Heard, Link, Verdict
+from services.channels.intake.store import NewBody, OrderRow
+from services.channels.stock import store as stock
+
+if TYPE_CHECKING:
+    from services.bus import Service
+
+INTAKE_STREAM: Final = "channels.intake"
+"""The name under which bodies that cannot be read stand among the dead letters."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A body after mapping: an order, a pointer to one (`order` is None), or what is wrong with it (`error`)."""
+
+    new: NewBody
+    entry: Open
+    order_id: str = ""
+    external_id: str = ""
+    order: ChannelOrder | None = None
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Accepted:
+    """An order snapshot that was taken: what will be published and kept for it."""
+
+    read: Read
+    order: ChannelOrder
+    row: OrderRow
+    revision: int
+    customer_ref: str
+
+
+async def absorb_loop(service: "Service", intake: Intake) -> None:
+    """Absorb what comes in until cancelled: at once when this process stored it, else within the idle time."""
+    while True:
+        if await absorb_once(service, intake) == 0:
+            try:
+                await asyncio.wait_for(intake.arrived.wait(), intake.settings.absorb_idle_s)
+            except TimeoutError:
+                continue
+            intake.arrived.clear()
+
+
+async def absorb_once(service: "Service", intake: Intake) -> int:
+    """Absorb one batch; returns how many bodies were dealt with. A body that fails alone is poisoned."""
+    try:
+        return await _absorb(service, intake, intake.settings.absorb_batch_max)
+    except Exception as failure:
+        if kind_of(failure) is Kind.CONNECTION:
+            raise
+        _log.warning("a batch of bodies failed, going one by one", error=describe(failure))
+    async with service.pool.acquire() as connection:
+        waiting = await store.new_bodies(connection, _live(intake), intake.settings.absorb_batch_max)
+    for new in waiting:
+        try:
+            await _absorb(service, intake, 1, only=new.intake_id)
+        except Exception as failure:
+            if kind_of(failure) is Kind.CONNECTION:
+                raise
+            async with service.transaction() as tx:
+                await _set_aside(tx, [(new, describe(failure))])
+    return len(waiting)
+
+
+def _live(intake: Intake) -> list[str]:
+    return [entry.connection.connection_id for entry in intake.registry.live()]
+
+
+async def _absorb(service: "Service", intake: Intake, limit: int, only: int | None = None) -> int:
+    async with service.transaction() as tx:
+        if not await store.try_absorb_lock(tx.connection):
+            return 0
+        bodies = await store.new_bodies(tx.connection, _live(intake), limit, only)
+        if not bodies:
+            return 0
+        reads = [read(intake, new) for new in bodies]
+        good = [one for one in reads if not one.error]
+        asked = await _take(tx, intake, good) if good else False
+        await store.finish_bodies(
+            tx.connection,
+            [one.new.intake_id for one in good],
+            ["absorbed"] * len(good),
+            [""] * len(good),
+            [one.order_id for one in good],
+        )
+        await _set_aside(tx, [(one.new, one.error) for one in reads if one.error])
+        service.faults.point("intake.absorb.before")
+    service.faults.point("intake.absorb.after")
+    if asked:
+        intake.wanted.set()
+    return len(bodies)
+
+
+def read(intake: Intake, new: NewBody) -> Read:
+    """Open and map a body. Never raises for what is in it."""
+    entry = intake.registry.get(new.body.connection_id)
+    assert entry is not None, "only bodies of open connections are absorbed"
+    body, connection = new.body, entry.connection
+    try:
+        raw = intake.open_body(body)
+        external_id = entry.connector.points_to(body.topic, raw)
+        order = None if external_id else to_order(entry, raw)
+        external_id = order.external_id if order else external_id
+    except (ValueError, SealBroken) as error:
+        return Read(new, entry, error=describe(error))
+    order_id = ids.order_id(connection.tenant, connection.connection_id, external_id)
+    return Read(new, entry, order_id, external_id, order)
+
+
+def to_order(entry: Open, body: bytes) -> ChannelOrder:
+    """Map a body, with the deadline that this connection gives to unpaid orders. Raises `ValueError`."""
+    hours = entry.connection.settings.get("unpaid_deadline_h") or entry.connector.traits.unpaid_deadline_h
+    return domain.with_deadline(entry.connector.to_order(body), int(hours))
+
+
+async def _take(tx: Transaction, intake: Intake, reads: Sequence[Read]) -> bool:
+    """Decide about each body in order of arrival and write it all; True where an order has to be fetched."""
+    rows = await store.lock_orders(
+        tx.connection,
+        list(
+            {
+                one.order_id: (
+                    one.order_id,
+                    one.entry.connection.tenant,
+                    one.entry.connection.connection_id,
+                    one.external_id,
+                    one.new.body.received_at,
+                    one.new.body.traceparent,
+                )
+                for one in reversed(reads)
+            }.values()
+        ),
+    )
+    keys = await intake.customer_keys_of(tx.connection, [one.entry.connection.tenant for one in reads])
+    accepted: list[Accepted] = []
+    asked = False
+    for one in reads:
+        row = rows[one.order_id]
+        if one.order is None or (verdict := _judge(one, row)) is Verdict.FETCH:
+            row.notified_seq += 1
+            asked = True
+        elif verdict is Verdict.PUBLISH:
+            accepted.append(_accept(one, row, keys[one.entry.connection.tenant]))
+    if accepted:
+        await _apply(tx, intake, accepted)
+    await store.save_orders(tx.connection, list(rows.values()))
+    return asked
+
+
+def _judge(one: Read, row: OrderRow) -> Verdict:
+    assert one.order is not None
+    digest = domain.digest_of(domain.to_snapshot(one.order))
+    versioned = one.entry.connector.traits.orders_have_version
+    # A read answers the notifications that came before it began; one that was overtaken is no better than a push.
+    fetched = one.new.body.fetch_seq is not None and one.new.body.fetch_seq >= row.notified_seq
+    return domain.judge(row.kept, one.order, digest, versioned=versioned, fetched=fetched)
+
+
+def _accept(one: Read, row: OrderRow, tenant_key: bytes) -> Accepted:
+    assert one.order is not None
+    snapshot = domain.to_snapshot(one.order)
+    order = domain.settle_status(row.kept, one.order)
+    row.kept_digest = domain.digest_of(snapshot)
+    row.snapshot = domain.to_snapshot(order).decode()
+    row.revision += 1
+    row.kept_version = order.version
+    row.status = order.status.value
+    row.customer_ref = domain.customer_ref(tenant_key, row.connection_id, order)
+    return Accepted(one, order, row, row.revision, row.customer_ref)
+
+
+async def _apply(tx: Transaction, intake: Intake, accepted: Sequence[Accepted]) -> None:
+    links = await _links(tx, [(one.row, one.order) for one in accepted])
+    for one in accepted:
+        sale = _sale(one.order, one.row, one.revision, one.read.entry.connection.pool, links)
+        cause = Cause("", one.row.order_id, one.read.new.body.traceparent)
+        await _publish(tx, one.row, sale, cause, domain.unlinked_items(one.order, links[one.row.connection_id]))
+    await _report_buyers(tx, intake, accepted)
+
+
+def _sale(
+    order: ChannelOrder, row: OrderRow, revision: int, pool: str, links: Mapping[str, Mapping[str, Link]]
+) -> SaleReported:
+    heard = Heard(row.connection_id, row.order_id, pool, row.customer_ref, row.received_at)
+    return domain.to_sale(order, heard, revision, links[row.connection_id])
+
+
+async def _links(tx: Transaction, orders: Sequence[tuple[OrderRow, ChannelOrder]]) -> dict[str, dict[str, Link]]:
+    """What each advert in these orders is to us, by connection and advert."""
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for row, order in orders:
+        wanted.setdefault((row.tenant, row.connection_id), set()).update(line.item for line in order.lines)
+    found: dict[str, dict[str, Link]] = {}
+    for (tenant, connection_id), adverts in sorted(wanted.items()):
+        linked = await stock.sku_for_item(tx.connection, tenant, connection_id, sorted(adverts))
+        found[connection_id] = {
+            advert: Link(sku=one.sku, pack=one.pack, listing=advert, stock_record=one.stock_record)
+            for advert, one in linked.items()
+        }
+    return found
+
+
+async def _publish(tx: Transaction, row: OrderRow, sale: SaleReported, cause: Cause, unlinked: list[str]) -> None:
+    row.unlinked = unlinked
+    await stock.note_own_sale(tx.connection, row.tenant, sale)
+    tx.publish(sale, tenant=row.tenant, cause=cause, correlation_id=row.order_id)
+    await raise_alerts(
+        tx.connection,
+        [
+            Alert(
+                tenant=row.tenant,
+                connection_id=row.connection_id,
+                kind="unknown_sku",
+                subject=item,
+                text=f"item {item} was sold and is linked to no SKU, so its stock is not lowered: "
+                "link its listing with `saldo listing link`; the waiting orders follow by themselves",
+                urgent=True,
+            )
+            for item in unlinked
+        ],
+        tx.now,
+    )
+
+
+async def _report_buyers(tx: Transaction, intake: Intake, accepted: Sequence[Accepted]) -> None:
+    """Report each buyer that is new or changed, and keep the data sealed until some days after the order is final."""
+    newest = {one.row.order_id: one for one in accepted}
+    known = await store.buyer_digests(tx.connection, list(newest))
+    changed: list[store.Buyer] = []
+    reports: list[tuple[Accepted, BuyerReported]] = []
+    for order_id, one in newest.items():
+        if one.order.buyer is None:
+            continue
+        report = one.order.buyer.model_copy(update={"customer_ref": one.customer_ref, "order_id": order_id})
+        content = report.model_dump_json().encode()
+        tenant, connection_id = one.row.tenant, one.row.connection_id
+        digest = intake.vault.digest(content, tenant=tenant, connection_id=connection_id)
+        if known.get(order_id) == (one.customer_ref, digest):
+            continue
+        sealed = intake.vault.seal(content, tenant=tenant, connection_id=connection_id, field=f"buyer:{order_id}")
+        changed.append(store.Buyer(order_id, tenant, connection_id, one.customer_ref, sealed, digest))
+        reports.append((one, report))
+    if changed:
+        await store.lock_customers(tx.connection, [buyer.customer_ref for buyer in changed], tx.now)
+        await store.save_buyers(tx.connection, changed)
+    for one, report in reports:
+        cause = Cause("", one.row.order_id, one.read.new.body.traceparent)
+        tx.publish(report, tenant=one.row.tenant, cause=cause, correlation_id=one.row.order_id)
+    final = [order_id for order_id, one in newest.items() if one.order.status in domain.FINAL]
+    erase_at = tx.now + timedelta(days=intake.settings.buyer_keep_days)
+    await store.set_erase_at(tx.connection, final, erase_at)
+    await store.set_erase_at(tx.connection, sorted(set(newest) - set(final)), None)
+
+
+async def _set_aside(tx: Transaction, bad: Sequence[tuple[NewBody, str]]) -> None:
+    """Poison bodies that cannot be made into sales: visible among the dead letters, with an urgent alert."""
+    if not bad:
+        return
+    await store.finish_bodies(
+        tx.connection,
+        [new.intake_id for new, _ in bad],
+        ["poisoned"] * len(bad),
+        [error for _, error in bad],
+        [""] * len(bad),
+    )
+    for new, error in bad:
+        await store.insert_dead_letter(tx.connection, tx.new_id(), INTAKE_STREAM, new, error)
+    await raise_alerts(
+        tx.connection,
+        [
+            Alert(
+                tenant=new.body.tenant,
+                connection_id=new.body.connection_id,
+                kind="unreadable_body",
+                subject=str(new.intake_id),
+                text=f"intake {new.intake_id} cannot be read: {error}; a sale may be missing. Replay it after the fix "
+                f"with POST /admin/intake/{new.intake_id}/replay",
+                urgent=True,
+            )
+            for new, error in bad
+        ],
+        tx.now,
+    )
+
+
+async def republish_waiting(tx: Transaction, connection_id: str, listing: str, pool: str) -> int:
+    """A listing was linked: report again exactly the orders with a line that waited for it. Returns how many."""
+    waiting = await store.orders_waiting_for(tx.connection, connection_id, listing)
+    rows = await store.lock_known(tx.connection, waiting)
+    if not rows:
+        return 0
+    orders = [(row, domain.from_snapshot(row.snapshot)) for row in rows.values() if row.snapshot]
+    links = await _links(tx, orders)
+    for row, order in orders:
+        row.revision += 1
+        sale = _sale(order, row, row.revision, pool, links)
+        cause = Cause("", row.order_id, row.traceparent)
+        await _publish(tx, row, sale, cause, domain.unlinked_items(order, links[connection_id]))
+    await store.save_orders(tx.connection, list(rows.values()))
+    return len(orders)

@@ -1,0 +1,83 @@
+"""What the parts of intake share in one process."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from services.bus import Cause
+from services.channels.alerts import Database
+from services.channels.connections import store as connection_store
+from services.channels.connections.credentials import Vault
+from services.channels.connections.registry import Registry
+from services.channels.connections.store import Connection
+from services.channels.intake.store import Body
+from services.channels.settings import ChannelsSettings
+
+
+@dataclass(slots=True)
+class Intake:
+    """Made once by `app.py`. `arrived` wakes the absorber, `wanted` the loops that read orders again."""
+
+    settings: ChannelsSettings
+    registry: Registry
+    vault: Vault
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    customer_keys: dict[str, bytes] = field(default_factory=dict)
+
+    def seal(
+        self,
+        connection: Connection,
+        body: bytes,
+        *,
+        topic: str,
+        delivery_id: str,
+        received_at: datetime,
+        cause: Cause,
+        event_id: str = "",
+        fetch_seq: int | None = None,
+    ) -> Body:
+        """A body as it is stored: readable only with the key and only in its place."""
+        sealed = self.vault.seal(
+            body,
+            tenant=connection.tenant,
+            connection_id=connection.connection_id,
+            field=body_field(topic, delivery_id),
+        )
+        return Body(
+            tenant=connection.tenant,
+            connection_id=connection.connection_id,
+            topic=topic,
+            delivery_id=delivery_id,
+            sealed=sealed,
+            received_at=received_at,
+            traceparent=cause.traceparent,
+            fetch_seq=fetch_seq,
+            event_id=event_id,
+        )
+
+    def open_body(self, body: Body) -> bytes:
+        """The bytes as they came. Raises `SealBroken`."""
+        return self.vault.open(
+            body.sealed,
+            tenant=body.tenant,
+            connection_id=body.connection_id,
+            field=body_field(body.topic, body.delivery_id),
+        )
+
+    async def customer_keys_of(self, connection: Database, tenants: Sequence[str]) -> dict[str, bytes]:
+        """Each tenant's key for customer_ref. Raises `SealBroken`."""
+        missing = [tenant for tenant in set(tenants) if tenant not in self.customer_keys]
+        if missing:
+            sealed = await connection_store.sealed_tenant_keys(connection, missing)
+            for tenant, blob in sealed.items():
+                self.customer_keys[tenant] = self.vault.open(
+                    blob, tenant=tenant, connection_id="", field="customer key"
+                )
+        return self.customer_keys
+
+
+def body_field(topic: str, delivery_id: str) -> str:
+    """The place of a body, which its seal is bound to."""
+    return f"body:{topic}:{delivery_id}"

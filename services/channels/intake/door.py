@@ -1,0 +1,203 @@
+"""The webhook door: verify the raw bytes, store them, commit, answer 2xx. Nothing else happens before the answer.
+
+A delivery is refused before it is read to the end where that is possible, and a refused one leaves nothing behind: no
+row, no word of its content in a log. Concurrent deliveries share one transaction.
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import asyncpg
+import structlog
+import uvicorn
+from opentelemetry.trace import SpanKind
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.bus import Cause
+from services.bus.failures import describe
+from services.channels.connections.registry import Open
+from services.channels.connectors.connector import Delivery, SignatureInvalid
+from services.channels.intake import domain, store
+from services.channels.intake.context import Intake
+from services.channels.intake.store import Body
+
+if TYPE_CHECKING:
+    from services.bus import Service
+
+_log = structlog.get_logger(__name__)
+_RETRY_AFTER_S: Final = 5
+_COMMIT_TIMEOUT_S: Final = 4.0
+"""A marketplace gives up after 5 s; it is told to come again before that."""
+
+
+class _TooLarge(Exception):
+    """The body is longer than the door takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    body: Body
+    stored: asyncio.Future[None]
+
+
+class Door:
+    """The HTTP listener of one process. `run` stores and listens until cancelled."""
+
+    def __init__(self, service: "Service", intake: Intake) -> None:
+        self._service = service
+        self._intake = intake
+        self._waiting: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self.app = Starlette(routes=[Route("/hooks/{connection_id}", self._deliver, methods=["POST"])])
+
+    async def run(self) -> None:
+        """Listen and store until cancelled; what was accepted is stored before the listener is gone."""
+        settings = self._intake.settings
+        # Bound here, because uvicorn would end the whole process over an address in use.
+        listening = socket.create_server((settings.door_host, settings.door_port), backlog=2048)
+        server = _Server(
+            uvicorn.Config(
+                self.app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=5,
+                server_header=False,
+            )
+        )
+        writer = asyncio.create_task(self.store_loop(), name="door writer")
+        listener = asyncio.create_task(server.serve([listening]), name="door listener")
+        try:
+            done, _ = await asyncio.wait({writer, listener}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            raise RuntimeError("the door stopped listening")
+        finally:
+            server.should_exit = True
+            with suppress(BaseException):
+                await asyncio.wait_for(asyncio.shield(listener), 6)
+            writer.cancel()
+            listener.cancel()
+            await asyncio.gather(writer, listener, return_exceptions=True)
+
+    async def _deliver(self, request: Request) -> Response:
+        entry = self._intake.registry.get(request.path_params["connection_id"])
+        if entry is None or entry.connector.traits.intake != "push":
+            return _refused(404, "there is no such door")
+        attributes = {"saldo.connection": entry.connection.connection_id, "saldo.tenant": entry.connection.tenant}
+        with self._service.tracing.span("receive webhook", kind=SpanKind.SERVER, attributes=attributes) as cause:
+            return await self._receive(request, entry, cause)
+
+    async def _receive(self, request: Request, entry: Open, cause: Cause) -> Response:
+        try:
+            raw = await _read(request, self._intake.settings.door_body_max_bytes)
+        except _TooLarge:
+            return _refused(413, "the body is too large", close=True)
+        except ClientDisconnect:
+            return _refused(400, "the body did not arrive")
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json":
+            return _refused(415, "send application/json")
+        try:
+            delivery = entry.connector.verify(request.headers, raw, entry.session.credentials)
+        except SignatureInvalid:
+            _log.warning("a delivery with a wrong signature was refused", connection=entry.connection.connection_id)
+            return _refused(401, "the signature does not fit")
+        if domain.depth_exceeds(raw, domain.DEPTH_MAX):
+            return _refused(400, "the JSON is nested too deep")
+        return await self._keep(entry, delivery, raw, cause)
+
+    async def _keep(self, entry: Open, delivery: Delivery, raw: bytes, cause: Cause) -> Response:
+        if len(self._waiting) >= self._intake.settings.door_waiting_max:
+            return _later()
+        body = self._intake.seal(
+            entry.connection,
+            raw,
+            topic=delivery.topic,
+            delivery_id=delivery.delivery_id,
+            received_at=self._service.clock(),
+            cause=cause,
+            event_id=delivery.event_id,
+        )
+        waiting = _Waiting(body, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._wake.set()
+        try:
+            # Shielded: a caller that hangs up changes nothing about what is being stored.
+            await asyncio.wait_for(asyncio.shield(waiting.stored), _COMMIT_TIMEOUT_S)
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
+            _log.error(
+                "a delivery could not be stored",
+                connection=entry.connection.connection_id,
+                error=describe(failure),
+            )
+            return _later()
+        return Response(status_code=200)
+
+    async def store_loop(self) -> None:
+        """Store what waits, all of it in one transaction, again and again."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                size = self._intake.settings.door_batch_max
+                batch, self._waiting = self._waiting[:size], self._waiting[size:]
+                await self._store(batch)
+
+    async def _store(self, batch: list[_Waiting]) -> None:
+        try:
+            self._service.faults.point("intake.store.before")
+            async with self._service.pool.acquire() as connection:
+                await store.insert_bodies(connection, [waiting.body for waiting in batch])
+            self._service.faults.point("intake.store.after")
+        except Exception as failure:
+            for waiting in batch:
+                if not waiting.stored.done():
+                    waiting.stored.set_exception(failure)
+                    # Taken note of here, since a caller that timed out never looks.
+                    waiting.stored.exception()
+            return
+        self._intake.arrived.set()
+        for waiting in batch:
+            if not waiting.stored.done():
+                waiting.stored.set_result(None)
+
+
+class _Server(uvicorn.Server):
+    """Signals belong to the service, which cancels the door."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signal handlers alone."""
+        yield
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    """The raw body. Raises `_TooLarge` as soon as it is known to be, without reading on."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > max_bytes:
+        raise _TooLarge
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _TooLarge
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _refused(status: int, why: str, *, close: bool = False) -> Response:
+    return Response(why, status, {"connection": "close"} if close else None, media_type="text/plain")
+
+
+def _later() -> Response:
+    return Response("try again", 503, {"retry-after": str(_RETRY_AFTER_S)}, media_type="text/plain")

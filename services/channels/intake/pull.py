@@ -1,0 +1,302 @@
+"""Reading orders from channels: queues until they are empty, repair polls for lost pushes, single orders again.
+
+One process of the service pulls at a time. What a queue hands out is stored and committed before it is acknowledged.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from opentelemetry.trace import SpanKind
+
+from services.bus import Cause
+from services.bus.members import Holder
+from services.channels import ids
+from services.channels.alerts import Alert, raise_alerts, resolve_alerts
+from services.channels.connections.registry import Open
+from services.channels.connectors.connector import Fetched, Rejected, Throttled, Unreachable
+from services.channels.intake import domain, store
+from services.channels.intake.absorb import to_order
+from services.channels.intake.context import Intake
+from services.channels.intake.domain import Verdict
+
+if TYPE_CHECKING:
+    from services.bus import Service
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_S: Final = 0.5
+_REFUSED_PAUSE_S: Final = 30.0
+_SUBSCRIBE_EVERY: Final = timedelta(minutes=10)
+_QUEUE_NOTE_EVERY: Final = timedelta(seconds=1)
+_LEASE: Final = timedelta(seconds=60)
+_PAGE: Final = 100
+_PRUNE_EVERY_S: Final = 3600.0
+_PRUNE_CHUNK: Final = 5000
+
+
+async def pull_loop(service: "Service", intake: Intake) -> None:
+    """Pull from every live connection until cancelled, while this process is the one that pulls."""
+    holder = Holder(service.settings.postgres_dsn.get_secret_value(), "saldo.intake")
+    tasks: dict[str, tuple[Open, list[asyncio.Task[None]]]] = {}
+    try:
+        await holder.open()
+        while not await holder.try_lock(0):
+            await asyncio.sleep(_LOOK_S)
+        while not holder.lost.is_set():
+            await _follow(service, intake, tasks)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(holder.lost.wait(), _LOOK_S)
+        raise ConnectionError("the connection that holds the intake lock was lost")
+    finally:
+        await _end([task for _, running in tasks.values() for task in running])
+        await holder.close()
+
+
+async def _follow(service: "Service", intake: Intake, tasks: dict[str, tuple[Open, list[asyncio.Task[None]]]]) -> None:
+    """Start what is live and new, end what is not any more or has another session."""
+    live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
+    for connection_id, (entry, running) in list(tasks.items()):
+        failed = [task for task in running if task.done()]
+        if live.get(connection_id) is entry and not failed:
+            continue
+        del tasks[connection_id]
+        await _end(running)
+        for task in failed:
+            if not task.cancelled() and (failure := task.exception()):
+                raise failure
+    for connection_id, entry in live.items():
+        if connection_id not in tasks:
+            tasks[connection_id] = (
+                entry,
+                [
+                    asyncio.create_task(pull(service, intake, entry), name=f"pull {connection_id}"),
+                    asyncio.create_task(refetch(service, intake, entry), name=f"refetch {connection_id}"),
+                ],
+            )
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def pull(service: "Service", intake: Intake, entry: Open) -> None:
+    """Empty a queue, or poll for what pushes have missed, again and again at the connector's interval."""
+    traits, connection_id = entry.connector.traits, entry.connection.connection_id
+    async with service.pool.acquire() as connection:
+        left_open = await store.open_pull(connection, connection_id, service.clock())
+    # An answer that was lost on its way hides its order until the channel hands it out again.
+    overlap = timedelta(seconds=traits.poll_overlap_s)
+    sure_from = service.clock() + overlap if left_open and traits.intake == "queue" else None
+    noted_at = subscribed_at = datetime.min.replace(tzinfo=service.clock().tzinfo)
+    while True:
+        begun_at = service.clock()
+        pause_s = traits.poll_interval_s
+        try:
+            if traits.intake == "queue":
+                received = await empty_queue(service, intake, entry)
+                if received or begun_at - noted_at >= _QUEUE_NOTE_EVERY:
+                    noted_at = begun_at
+                    await _note_complete(service, connection_id, begun_at, sure_from)
+            else:
+                await repair(service, intake, entry, begun_at)
+                await _note_complete(service, connection_id, begun_at, None)
+                if begun_at - subscribed_at >= _SUBSCRIBE_EVERY:
+                    await entry.connector.subscribe(entry.session, _door_of(intake, connection_id))
+                    subscribed_at = begun_at
+            if sure_from and begun_at >= sure_from:
+                sure_from = None
+        except Throttled as throttled:
+            pause_s = max(pause_s, throttled.retry_after_s)
+            if isinstance(throttled, Unreachable) and traits.intake == "queue":
+                sure_from = service.clock() + overlap
+        except (Rejected, ValueError) as refused:
+            pause_s = _REFUSED_PAUSE_S
+            await _alert_refused(service, entry, str(refused))
+        except asyncio.CancelledError:
+            await _note_end(service, connection_id, sure_from)
+            raise
+        try:
+            await asyncio.sleep(pause_s)
+        except asyncio.CancelledError:
+            await _note_end(service, connection_id, sure_from)
+            raise
+
+
+def _door_of(intake: Intake, connection_id: str) -> str:
+    return f"{intake.settings.public_door_url}/hooks/{connection_id}"
+
+
+async def _note_complete(
+    service: "Service", connection_id: str, begun_at: datetime, sure_from: datetime | None
+) -> None:
+    if sure_from and begun_at < sure_from:
+        return
+    async with service.pool.acquire() as connection:
+        await store.complete_poll(connection, connection_id, begun_at, service.clock())
+
+
+async def _note_end(service: "Service", connection_id: str, sure_from: datetime | None) -> None:
+    """Only an end with nothing unsure is a clean one."""
+    if sure_from is None:
+        async with service.pool.acquire() as connection:
+            await store.close_pull(connection, connection_id)
+
+
+async def _alert_refused(service: "Service", entry: Open, reason: str) -> None:
+    connection = entry.connection
+    _log.error("a channel refuses to be read", connection=connection.connection_id, reason=reason)
+    text = f"orders cannot be read: {reason}; check with `saldo connection validate`"
+    alert = Alert(connection.tenant, connection.connection_id, "channel_refuses", "orders", text, urgent=True)
+    async with service.pool.acquire() as database:
+        await raise_alerts(database, [alert], service.clock())
+
+
+async def empty_queue(service: "Service", intake: Intake, entry: Open) -> int:
+    """Receive, store, commit, acknowledge, until the queue is empty; returns how many orders came."""
+    received = 0
+    async for fetched in entry.connector.receive(entry.session):
+        await _store_fetched(service, intake, entry, "queue", [fetched])
+        service.faults.point("intake.acknowledge.before")
+        await entry.connector.acknowledge(entry.session, fetched)
+        service.faults.point("intake.acknowledge.after")
+        received += 1
+    return received
+
+
+async def repair(service: "Service", intake: Intake, entry: Open, begun_at: datetime) -> int:
+    """Read every order changed since the last complete poll, with overlap; returns how many were news."""
+    connection = entry.connection
+    async with service.pool.acquire() as database:
+        since = await store.polled_until(database, connection.connection_id)
+    since = (since or connection.validated_at or begun_at) - timedelta(seconds=entry.connector.traits.poll_overlap_s)
+    page: list[Fetched] = []
+    news = 0
+    async for fetched in entry.connector.poll(entry.session, since):
+        page.append(fetched)
+        if len(page) == _PAGE:
+            news += await _keep_news(service, intake, entry, page)
+            page = []
+    return news + await _keep_news(service, intake, entry, page)
+
+
+async def _keep_news(service: "Service", intake: Intake, entry: Open, page: Sequence[Fetched]) -> int:
+    """Store what would change something; most of a poll is what pushes told long ago."""
+    if not page:
+        return 0
+    connection = entry.connection
+    order_ids = [ids.order_id(connection.tenant, connection.connection_id, one.external_id) for one in page]
+    async with service.pool.acquire() as database:
+        kept = await store.kept_orders(database, order_ids)
+    news = [one for one, order_id in zip(page, order_ids, strict=True) if _is_news(entry, one, kept.get(order_id))]
+    await _store_fetched(service, intake, entry, "poll", news)
+    return len(news)
+
+
+def _is_news(entry: Open, fetched: Fetched, kept: domain.Kept | None) -> bool:
+    if kept is None:
+        return True
+    try:
+        order = to_order(entry, fetched.body)
+    except ValueError:
+        return True
+    digest = domain.digest_of(domain.to_snapshot(order))
+    versioned = entry.connector.traits.orders_have_version
+    return domain.judge(kept, order, digest, versioned=versioned, fetched=False) is not Verdict.IGNORE
+
+
+async def _store_fetched(
+    service: "Service", intake: Intake, entry: Open, topic: str, fetched: Sequence[Fetched]
+) -> None:
+    connection = entry.connection
+    place = {"tenant": connection.tenant, "connection_id": connection.connection_id}
+    bodies = []
+    for one in fetched:
+        order_id = ids.order_id(connection.tenant, connection.connection_id, one.external_id)
+        attributes = {"saldo.connection": connection.connection_id, "saldo.tenant": connection.tenant}
+        with service.tracing.span(
+            "receive order", kind=SpanKind.CLIENT, attributes=attributes, correlation_id=order_id
+        ) as cause:
+            delivery_id = f"{one.external_id}:{intake.vault.digest(one.body, **place).hex()}"
+            bodies.append(
+                intake.seal(
+                    connection, one.body, topic=topic, delivery_id=delivery_id, received_at=service.clock(), cause=cause
+                )
+            )
+    if bodies:
+        service.faults.point("intake.store.before")
+        async with service.pool.acquire() as database:
+            await store.insert_bodies(database, bodies)
+        service.faults.point("intake.store.after")
+        intake.arrived.set()
+
+
+async def refetch(service: "Service", intake: Intake, entry: Open) -> None:
+    """Read single orders again as they are asked for: one at a time, each answering what was asked before it began."""
+    connection_id = entry.connection.connection_id
+    while True:
+        async with service.pool.acquire() as database:
+            wanted = await store.claim_fetch(database, connection_id, service.clock(), _LEASE)
+        if wanted is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(intake.wanted.wait(), _LOOK_S)
+            intake.wanted.clear()
+            continue
+        try:
+            await _fetch_one(service, intake, entry, wanted)
+        except Throttled as throttled:
+            await asyncio.sleep(throttled.retry_after_s)
+        except Rejected as rejected:
+            # Its lease runs on, so it is tried again, slowly, until a person has looked.
+            alert = Alert(
+                entry.connection.tenant,
+                connection_id,
+                "order_unreadable",
+                wanted.order_id,
+                f"order {wanted.external_id} cannot be read from the channel: {rejected}",
+                urgent=True,
+            )
+            async with service.pool.acquire() as database:
+                await raise_alerts(database, [alert], service.clock())
+
+
+async def _fetch_one(service: "Service", intake: Intake, entry: Open, wanted: store.Fetch) -> None:
+    connection = entry.connection
+    attributes = {"saldo.connection": connection.connection_id, "saldo.tenant": connection.tenant}
+    causes = (Cause("", wanted.order_id, wanted.traceparent),) if wanted.traceparent else ()
+    with service.tracing.span(
+        "receive order", causes, kind=SpanKind.CLIENT, attributes=attributes, correlation_id=wanted.order_id
+    ) as cause:
+        fetched = await entry.connector.fetch(entry.session, wanted.external_id)
+    body = intake.seal(
+        connection,
+        fetched.body,
+        topic="fetch",
+        delivery_id=f"{wanted.external_id}:{wanted.seq}",
+        received_at=service.clock(),
+        cause=cause,
+        fetch_seq=wanted.seq,
+    )
+    async with service.transaction() as tx:
+        await store.insert_bodies(tx.connection, [body])
+        await store.fetched(tx.connection, wanted.order_id, wanted.seq, tx.now)
+        await resolve_alerts(tx.connection, connection.connection_id, "order_unreadable", [wanted.order_id], tx.now)
+    intake.arrived.set()
+
+
+async def prune_loop(service: "Service", intake: Intake) -> None:
+    """Forget bodies and buyers whose time is over, in small transactions, once an hour."""
+    keep = timedelta(days=intake.settings.intake_keep_days)
+    while True:
+        now = service.clock()
+        async with service.pool.acquire() as database:
+            bodies, buyers = await store.prune(database, now - keep, now)
+        if bodies or buyers:
+            _log.info("forgotten", bodies=bodies, buyers=buyers)
+        if bodies < _PRUNE_CHUNK:
+            await asyncio.sleep(_PRUNE_EVERY_S)

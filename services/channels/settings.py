@@ -1,0 +1,33 @@
+"""What the channels service can be told by its environment."""
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ChannelsSettings(BaseSettings):
+    """The door, the key and the paces of intake (`SALDO_*`).
+
+    `secrets_key`: 32 random bytes as base64 or hex; several with commas, newest first, while old rows still need them.
+    `door_url` is how marketplaces reach the door from outside; without it the listener's own address is told.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SALDO_", extra="ignore")
+
+    secrets_key: SecretStr
+    door_host: str = "127.0.0.1"
+    door_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    door_url: str = ""
+    door_body_max_bytes: Annotated[int, Field(gt=0)] = 2_000_000
+    door_waiting_max: Annotated[int, Field(gt=0)] = 5_000
+    door_batch_max: Annotated[int, Field(gt=0)] = 200
+    absorb_batch_max: Annotated[int, Field(gt=0)] = 300
+    absorb_idle_s: Annotated[float, Field(gt=0)] = 0.25
+    intake_keep_days: Annotated[int, Field(gt=0)] = 30
+    buyer_keep_days: Annotated[int, Field(ge=0)] = 30
+
+    @property
+    def public_door_url(self) -> str:
+        """The door's address as a marketplace has to call it, without a slash at the end."""
+        return (self.door_url or f"http://{self.door_host}:{self.door_port}").rstrip("/")
