@@ -93,6 +93,14 @@ class SandboxClient:
         """Create or change a shop; returns it with base URL and credentials."""
         return await self._call("PUT", self._shop(shop), settings)
 
+    async def shops(self) -> list[str]:
+        """The names of all shops."""
+        return list((await self._call("GET", "/shops"))["shops"])
+
+    async def shop(self, shop: str) -> dict[str, Any]:
+        """A shop with base URL, credentials, locations and limits."""
+        return await self._call("GET", self._shop(shop))
+
     async def put_products(self, shop: str, products: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Put products on sale; returns their ids and numbers."""
         told = await self._call("PUT", f"{self._shop(shop)}/products", list(products))

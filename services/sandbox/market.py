@@ -75,7 +75,9 @@ class Market:
             if kind == "shop":
                 self._open(shop, ShopSettings.model_validate(body))
                 continue
-            account = self.accounts[shop]
+            account = self.accounts.get(shop)
+            if account is None:
+                continue  # Left behind by a request that was under way while everything was reset.
             match kind:
                 case "product":
                     account.shop.load_product(Product(**body))

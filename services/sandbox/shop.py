@@ -229,7 +229,9 @@ class Shop:
             taken[sku, place] = taken.get((sku, place), 0) + quantity
             places.append(place)
         number = len(self.orders) + 1
-        order_id = f"{self.prefix}{self.first_order_id + number - 1:09d}"
+        # Bare ids travel as JSON numbers, so they have no leading zeros; ids behind a prefix are text of a fixed width.
+        id_number = self.first_order_id + number - 1
+        order_id = f"{self.prefix}{id_number:09d}" if self.prefix else str(id_number)
         lines: list[Line] = []
         facts: list[Fact] = []
         for place, (sku, quantity) in zip(places, wanted, strict=True):

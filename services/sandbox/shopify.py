@@ -439,7 +439,7 @@ class ShopifyFace:
 
     def _find_order(self, account: Account, request: Request) -> Order | None:
         wanted = request.path_params["id"]
-        return account.shop.orders.get(f"{wanted:09d}")
+        return account.shop.orders.get(str(wanted))
 
     # -- REST: webhooks ------------------------------------------------------------------------------------------
 

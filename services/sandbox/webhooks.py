@@ -74,6 +74,7 @@ class Webhooks:
             account = self._market.accounts.get(kept.pop("shop"))
             if account is not None:
                 self._begin(account, Delivery(**kept))
+        self._market.deliveries.clear()
 
     async def stop(self) -> None:
         """Drop what is under way; it stays in the books and is sent after the next start."""
@@ -154,10 +155,10 @@ class Webhooks:
             if wait_ms > 0:
                 await asyncio.sleep(wait_ms / 1000)
             await self._market.books.settled()
-            if self._market.accounts.get(account.name) is not account:
-                return
             delivery.attempt += 1
             status = await self._post(account, delivery)
+            if self._market.accounts.get(account.name) is not account:
+                return
             facts = [self._row(delivery, status)]
             retries = account.settings.webhook_retry_s
             accepted = isinstance(status, int) and 200 <= status < 300

@@ -153,6 +153,42 @@ async def test_late_duplicate_and_missing_webhooks(shopify_shop: Shop, receiver:
 
 
 @pytest.mark.asyncio
+async def test_webhooks_overtake_each_other_and_none_is_lost(shopify_shop: Shop, receiver: Receiver) -> None:
+    shop = shopify_shop
+    await shop.put(a=50)
+    await subscribe(shop, receiver, "ORDERS_CREATE")
+    await shop.control.put_vices(shop.name, webhook_reordered={"min_ms": 0, "max_ms": 400}, seed=1)
+    sold = [(await shop.control.buy(shop.name, {"a": 1}))["order_id"] for _ in range(12)]
+    heard = [str(json.loads((await receiver.next())[1])["id"]) for _ in range(12)]
+    assert sorted(heard) == sold
+    assert heard != sold
+
+
+@pytest.mark.asyncio
+async def test_a_queue_entry_is_shown_again_before_it_is_due(skyhub_shop: Shop) -> None:
+    shop = skyhub_shop
+    await shop.put(a=5)
+    sold = await shop.control.buy(shop.name, {"a": 1}, pay="later")
+    await shop.control.put_vices(shop.name, queue_redelivery={})
+    for _ in range(3):
+        async with shop.http.get(f"{shop.url}/queues/orders") as answer:
+            assert (await answer.json())["code"] == sold["order_id"]
+    assert [row["deliveries"] for row in await shop.rows("queue")] == [0, 1, 2, 3]
+
+
+@pytest.mark.asyncio
+async def test_two_shops_may_use_the_same_order_ids_and_skus_and_stay_apart(shopify_shop: Shop) -> None:
+    control = shopify_shop.control
+    names = [f"{shopify_shop.name}-{twin}" for twin in ("um", "dois")]
+    for name in names:
+        await control.put_shop(name, first_order_id=1001)
+        await control.put_products(name, [{"sku": "a", "quantity": 5}])
+    sold = [await control.buy(name, {"a": quantity}) for quantity, name in enumerate(names, start=1)]
+    assert {answer["order_id"] for answer in sold} == {"1001"}
+    assert [await control.numbers(name) for name in names] == [{"a": 4}, {"a": 3}]
+
+
+@pytest.mark.asyncio
 async def test_writes_meet_the_vices(shopify_shop: Shop) -> None:
     shop = shopify_shop
     products = await shop.put(a=5)
