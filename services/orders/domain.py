@@ -344,6 +344,7 @@ def _asked(order: Order, ship: Mapping[str, Mapping[str, int]]) -> tuple[DemandL
         # A link that was removed does not undo what was asked for while it stood.
         sku = line.sku or (told.sku if told else None)
         if sku:
+            told = told if told and told.sku == sku else None
             lines.append(_demand_line(order, line, sku, told, ship.get(line.line_id, {})))
     for gone in before.values():
         # Said aloud instead of left out, so that nothing hangs on what a missing line means.
@@ -400,21 +401,18 @@ def _shippable(order: Order) -> dict[str, Counter[str]]:
 
 
 def _kits_by_location(line: DemandLine, parts: Sequence[LineOutcome]) -> Counter[str]:
-    """Reserved units of `line`'s SKU per location; a kit lies where its components do.
+    """Reserved units of `line`'s SKU per location.
 
-    A kit whose components lie apart counts where most of its first component is.
+    A kit counts where all its components lie. One whose components lie apart stays reserved: one location cannot tell
+    what left where, and units wrongly taken from one place would go back on sale in another.
     """
-    if not parts:
-        return Counter()
     per_part = [
         Counter({at.location: at.quantity // factor for at in part.locations})
         for part, factor in zip(parts, _factors(line, parts), strict=True)
     ]
-    kits = Counter({at: min(part[at] for part in per_part) for at in per_part[0]})
-    apart = min(part.total() for part in per_part) - kits.total()
-    if apart > 0:
-        kits[max(per_part[0], key=lambda at: (per_part[0][at], at))] += apart
-    return kits
+    if not per_part:
+        return Counter()
+    return Counter({at: min(part[at] for part in per_part) for at in per_part[0]})
 
 
 def _factors(line: DemandLine, parts: Iterable[LineOutcome]) -> list[int]:

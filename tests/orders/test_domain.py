@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from contracts.channels.v1 import SaleStatus
-from contracts.inventory.v1 import AccountState, DemandMet, HoldExpired, OrderDemand
+from contracts.inventory.v1 import AccountState, DemandMet, HoldExpired, OrderDemand, ShippedQuantity
 from services.orders.domain import (
     Cancelled,
     Closed,
@@ -269,6 +269,28 @@ def test_a_kit_leaves_as_whole_kits() -> None:
 
     assert order.demand
     assert [(at.location, at.quantity) for at in order.demand.lines[0].shipped] == [("main", 3)]
+
+
+def test_a_kit_whose_components_lie_apart_stays_reserved() -> None:
+    order, _, [demand] = after(sale(1, SaleStatus.SHIPPED, line("1", KIT, 3)))
+    apart = answer(demand)
+    mugs, tray = apart.lines
+    places = (ShippedQuantity(location="annex", quantity=2), ShippedQuantity(location="main", quantity=1))
+    tray = tray.model_copy(update={"locations": places})
+
+    decision = decide(order, apart.model_copy(update={"lines": (mugs, tray)}), NOW)
+
+    assert decision.demand
+    assert [(at.location, at.quantity) for at in decision.demand.lines[0].shipped] == [("main", 1)]
+
+
+def test_a_line_linked_to_another_sku_asks_for_that_one() -> None:
+    _, _, demands = after(sale(1), sale(2, SaleStatus.PAID, line("1", "TRAY")))
+
+    assert [[(asked.sku, asked.ordered) for asked in demand.lines] for demand in demands] == [
+        [("MUG", 2)],
+        [("TRAY", 2)],
+    ]
 
 
 def test_a_short_kit_is_counted_in_kits() -> None:
