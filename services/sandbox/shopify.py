@@ -4,10 +4,11 @@ Every shop lives under one base URL and is found by its access token (`X-Shopify
 """
 
 import asyncio
+import base64
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -29,11 +30,16 @@ _BODY_MAX = 5_000_000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request that has passed the door: whose it is, the request and its JSON body ({} without one)."""
+    """One request that has passed the door: whose it is, the request and its JSON body ({} without one).
+
+    `query` is what the list was asked with at first, `after` the sort key of the last row of the page before.
+    """
 
     account: Account
     request: Request
     body: dict[str, Any]
+    query: dict[str, str]
+    after: tuple[int, ...] | None
 
 
 RestHandler = Callable[["ShopifyFace", Call], Awaitable[Response]]
@@ -60,6 +66,25 @@ def _read_object(raw: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return body if isinstance(body, dict) else None
+
+
+def _read_query(request: Request) -> tuple[dict[str, str], tuple[int, ...] | None] | None:
+    """The query of a list and where its next page starts. None if `page_info` is not as a Link gave it.
+
+    A Link carries `page_info` and `limit` alone, and no other filter is allowed beside them: the filters of the first
+    page are inside.
+    """
+    query = dict(request.query_params)
+    page_info = query.pop("page_info", None)
+    if page_info is None:
+        return query, None
+    try:
+        kept = json.loads(base64.urlsafe_b64decode(page_info))
+        after = tuple(int(part) for part in kept["after"])
+        filters = {str(name): str(value) for name, value in kept["query"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return None if query.keys() - {"limit", "fields"} else (filters | query, after)
 
 
 def _nested(body: dict[str, Any], name: str) -> dict[str, Any]:
@@ -139,11 +164,13 @@ class ShopifyFace:
                 )
                 response = _errors(message, 429, {"Retry-After": f"{max(wait_s, 0.1):.1f}"})
             else:
-                body = _read_object(await request.body())
+                body, query = _read_object(await request.body()), _read_query(request)
                 if body is None:
                     response = _errors({"base": ["Bad request: the body is not a JSON object"]}, 400)
+                elif query is None:
+                    response = _errors({"page_info": ["Invalid value, or given beside other filters"]}, 400)
                 else:
-                    response = await handler(self, Call(account, request, body))
+                    response = await handler(self, Call(account, request, body, *query))
             used = f"{min(math.ceil(bucket.used), math.floor(bucket.size))}/{math.floor(bucket.size)}"
             # Shopify's own client looks for exactly this spelling, so the header is not put in lower case.
             response.raw_headers.append((b"X-Shopify-Shop-Api-Call-Limit", used.encode()))
@@ -259,29 +286,30 @@ class ShopifyFace:
         return _json({"shop": shopify_objects.shop(call.account)})
 
     def _paged(
-        self, request: Request, name: str, rows: list[tuple[int, Any]], render: Callable[[Any], Any]
+        self, call: Call, name: str, rows: Sequence[tuple[tuple[int, ...], Any]], render: Callable[[Any], Any]
     ) -> Response:
-        """Rows (id, thing) in the order of their ids, by `limit` and `since_id`, or by the `page_info` of a Link."""
+        """Rows (sort key, thing) by `limit` and `since_id`, or going on where the `page_info` of a Link says."""
         try:
-            limit = int(request.query_params.get("limit", "50"))
-            since = int(request.query_params.get("page_info") or request.query_params.get("since_id") or 0)
+            limit, since = int(call.query.get("limit", "50")), int(call.query.get("since_id", "0"))
         except ValueError:
-            return _errors({"base": ["limit, since_id and page_info must be as given by the API"]}, 400)
+            return _errors({"base": ["limit and since_id must be whole numbers"]}, 400)
         if not 1 <= limit <= 250:
             return _errors({"limit": ["must be between 1 and 250"]}, 400)
-        rows = sorted((row for row in rows if row[0] > since), key=lambda row: row[0])
+        after = (since,) if call.after is None else call.after
+        rows = sorted((row for row in rows if row[0] > after), key=lambda row: row[0])
         headers = {}
         if len(rows) > limit:
-            query = urlencode({**request.query_params, "limit": limit, "page_info": rows[limit - 1][0]})
-            headers["Link"] = f'<{request.url.replace(query=query)}>; rel="next"'
+            kept = json.dumps({"after": rows[limit - 1][0], "query": call.query})
+            query = urlencode({"limit": limit, "page_info": base64.urlsafe_b64encode(kept.encode()).decode()})
+            headers["Link"] = f'<{call.request.url.replace(query=query)}>; rel="next"'
         return _json({name: [render(row) for _, row in rows[:limit]]}, headers=headers)
 
     async def _products(self, call: Call) -> Response:
-        wanted = call.request.query_params.get("ids")
+        wanted = call.query.get("ids")
         ids = None if wanted is None else set(wanted.split(","))
         products = call.account.shop.products.values()
-        rows = [(item.product_id, item) for item in products if ids is None or str(item.product_id) in ids]
-        return self._paged(call.request, "products", rows, shopify_objects.product)
+        rows = [((item.product_id,), item) for item in products if ids is None or str(item.product_id) in ids]
+        return self._paged(call, "products", rows, shopify_objects.product)
 
     async def _products_count(self, call: Call) -> Response:
         return _json({"count": len(call.account.shop.products)})
@@ -316,7 +344,7 @@ class ShopifyFace:
     # -- REST: inventory -----------------------------------------------------------------------------------------
 
     async def _inventory_items(self, call: Call) -> Response:
-        ids = [int(one) for one in call.request.query_params.get("ids", "").split(",") if one.strip().isdecimal()]
+        ids = [int(one) for one in call.query.get("ids", "").split(",") if one.strip().isdecimal()]
         if not ids:
             return _errors({"ids": ["Required parameter missing or invalid"]}, 400)
         skus = [call.account.shop.sku_of_item[one] for one in ids if one in call.account.shop.sku_of_item]
@@ -330,20 +358,18 @@ class ShopifyFace:
         return _json({"inventory_item": shopify_objects.inventory_item(call.account.shop.products[sku])})
 
     async def _levels(self, call: Call) -> Response:
-        query = call.request.query_params
+        query = call.query
         items = {int(one) for one in query.get("inventory_item_ids", "").split(",") if one.strip().isdecimal()}
         locations = {one.strip() for one in query.get("location_ids", "").split(",") if one.strip()}
         if not items and not locations and "page_info" not in query:
             return _errors("Filter parameter missing: inventory_item_ids or location_ids", 422)
         rows = [
-            (product.inventory_item_id, (product, location))
+            ((product.inventory_item_id, int(location)), (product, location))
             for product in call.account.shop.products.values()
             for location in product.numbers
             if (not items or product.inventory_item_id in items) and (not locations or location in locations)
         ]
-        return self._paged(
-            call.request, "inventory_levels", rows, lambda row: shopify_objects.inventory_level(row[0], row[1])
-        )
+        return self._paged(call, "inventory_levels", rows, lambda row: shopify_objects.inventory_level(row[0], row[1]))
 
     async def _level_set(self, call: Call) -> Response:
         return await self._level_write(call.account, call.request, call.body, "available", delta=False)
@@ -380,9 +406,9 @@ class ShopifyFace:
 
     # -- REST: orders --------------------------------------------------------------------------------------------
 
-    def _selected_orders(self, account: Account, request: Request) -> list[Order] | Response:
-        query = request.query_params
-        orders = list(account.shop.orders.values())
+    def _selected_orders(self, call: Call) -> list[Order] | Response:
+        query = call.query
+        orders = list(call.account.shop.orders.values())
         status = query.get("status", "open")
         if status in ("open", "cancelled"):
             orders = [order for order in orders if (order.cancelled_ms is not None) == (status == "cancelled")]
@@ -403,14 +429,20 @@ class ShopifyFace:
         return orders
 
     async def _orders(self, call: Call) -> Response:
-        orders = self._selected_orders(call.account, call.request)
+        orders = self._selected_orders(call)
         if isinstance(orders, Response):
             return orders
-        rows = [(int(order.order_id), order) for order in orders]
-        return self._paged(call.request, "orders", rows, lambda order: shopify_objects.order(call.account, order))
+        # By id unless it is asked by updated_at: then a change during the poll moves an order to a later page.
+        updated, _, direction = call.query.get("order", "").partition(" ")
+        by_update = updated == "updated_at" and direction.lower() != "desc"
+        rows: list[tuple[tuple[int, ...], Order]] = [
+            ((order.updated_ms // 1000, order.number) if by_update else (int(order.order_id),), order)
+            for order in orders
+        ]
+        return self._paged(call, "orders", rows, lambda order: shopify_objects.order(call.account, order))
 
     async def _orders_count(self, call: Call) -> Response:
-        orders = self._selected_orders(call.account, call.request)
+        orders = self._selected_orders(call)
         return orders if isinstance(orders, Response) else _json({"count": len(orders)})
 
     async def _order(self, call: Call) -> Response:
@@ -444,7 +476,7 @@ class ShopifyFace:
     # -- REST: webhooks ------------------------------------------------------------------------------------------
 
     async def _webhooks(self, call: Call) -> Response:
-        topic = call.request.query_params.get("topic")
+        topic = call.query.get("topic")
         found = [one for one in call.account.subscriptions.values() if topic is None or one.topic == topic]
         return _json({"webhooks": [shopify_objects.webhook(one) for one in found]})
 

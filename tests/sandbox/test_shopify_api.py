@@ -236,6 +236,27 @@ async def test_orders_are_polled_by_updated_at_in_pages(shopify_shop: Shop) -> N
 
 
 @pytest.mark.asyncio
+async def test_rest_orders_by_updated_at_are_paged_by_links_that_carry_the_filters(shopify_shop: Shop) -> None:
+    shop, control = shopify_shop, shopify_shop.control
+    await shop.put(a=50)
+    sold = [(await control.buy(shop.name, {"a": 1}))["order_id"] for _ in range(5)]
+    await control.cancel(shop.name, sold[1])
+    address = f"{shop.url}/admin/api/2025-07/orders.json"
+    query: dict[str, str] = {"status": "any", "limit": "2", "order": "updated_at asc"}
+    query["updated_at_min"] = "2020-01-01T00:00:00+00:00"
+    found: list[str] = []
+    while query:
+        async with shop.http.get(address, params=query) as answer:
+            found += [str(order["id"]) for order in (await answer.json())["orders"]]
+            query = dict(answer.links["next"]["url"].query) if answer.links else {}
+            assert query.keys() <= {"limit", "page_info"}
+        if query:
+            async with shop.http.get(address, params=query | {"status": "any"}) as answer:
+                assert answer.status == 400
+    assert found == [sold[0], *sold[2:], sold[1]]
+
+
+@pytest.mark.asyncio
 async def test_the_rest_bucket_says_how_full_it_is_and_then_429(shopify_shop: Shop) -> None:
     limits = {"rest_bucket_requests": 2, "rest_leak_requests_per_s": 0.001}
     await shopify_shop.control.put_shop(shopify_shop.name, limits=limits)
