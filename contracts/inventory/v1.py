@@ -23,12 +23,18 @@ class AccountState(OpenEnum):
 
 
 class CauseOutcome(OpenEnum):
-    """What inventory decided about a demanded quantity."""
+    """What inventory decided about a demanded quantity.
+
+    What an order stands for in all is the sum of reserved, short and released. The others count for nothing new:
+    filled and revoked move units between short and reserved (a receipt came, a count found less), shipped and returned
+    tell where they are now.
+    """
 
     RESERVED = "reserved"
     SHORT = "short"
     FILLED = "filled"
     RELEASED = "released"
+    REVOKED = "revoked"
     SHIPPED = "shipped"
     RETURNED = "returned"
     UNKNOWN = "unknown"
@@ -177,7 +183,10 @@ class OrderDemand(Message):
 
 
 class LineOutcome(Message):
-    """What stands for one physical SKU of an order line, in absolute units of that SKU."""
+    """What stands for one physical SKU of an order line, in absolute units of that SKU.
+
+    `shipped` is all that has left, `returned` the part of it that came back.
+    """
 
     line_id: Code
     sku: Sku
@@ -226,8 +235,9 @@ class LocationLevel(Message):
 class LevelCause(Message):
     """An order line that this level covers for the first time. `units` is signed, in units of the level's SKU.
 
-    Reserved and short are positive (the channel has sold them), released is negative, filled repeats units that were
-    short before and counts for nothing new.
+    Reserved and short are positive (the channel has sold them). Released is negative: a cancel or an expired hold gave
+    them back, whether they were reserved or short. The other outcomes repeat units that were counted before. A kit has
+    a cause on the level of each component, in units of that component.
     """
 
     order_id: str
@@ -243,7 +253,8 @@ class LevelCause(Message):
 class StockLevelChanged(Message):
     """The level of a physical SKU after a decision; (epoch, version) orders levels, the latest wins.
 
-    A decision that changes no counter (a shortfall) still makes a level, so that its cause is heard.
+    A decision that changes no counter (a shortfall) still makes a level, so that its cause is heard. `available` and
+    `reserved` are the sums over the levels that no channel holds; `oldest_sold_at` is set where causes were omitted.
     """
 
     sku: Sku
@@ -266,7 +277,11 @@ class AccountRef(Message):
 
 
 class MovementRecorded(Message):
-    """A quantity went from one account to another. Append-only; unique by cause, line and accounts."""
+    """A quantity went from one account to another. Append-only; unique by cause, line and accounts.
+
+    `line` is empty for a person's command, else `<order_id>/<line_id>/<sold sku>`: a movement that fills another
+    order's shortfall has the cause that made stock available and the line it went to.
+    """
 
     movement_id: str
     sku: Sku
@@ -275,7 +290,7 @@ class MovementRecorded(Message):
     quantity: PositiveQuantity
     epoch: int
     sku_version: int
-    cause: str = Field(description="`order:<order_id>:<revision>`, `expiry:<order_id>`, or `command:<id>`.")
+    cause: str = Field(description="`order:<order_id>:<revision>`, `expiry:<order_id>:<revision>`, or `command:<id>`.")
     line: str
     at: UtcDatetime
 
