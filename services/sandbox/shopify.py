@@ -196,7 +196,9 @@ class ShopifyFace:
             account, request.path_params["version"], request.state.request_id, request.headers.get("x-request-id")
         )
         try:
-            return _json(self._execute(context, text, variables, asked.get("operationName")))
+            answer = self._execute(context, text, variables, asked.get("operationName"))
+            request.state.request_id = context.request_id
+            return _json(answer)
         except Held:
             await asyncio.sleep(TIMEOUT_HOLD_S)
             return _errors("Gateway Timeout", 504)

@@ -76,9 +76,12 @@ TOPICS = ("orders/create", "orders/paid", "orders/updated", "orders/cancelled", 
 Args = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """One GraphQL request as the resolvers see it."""
+    """One GraphQL request as the resolvers see it.
+
+    An answer given again for its idempotency key comes with the `request_id` under which the books know the write.
+    """
 
     account: Account
     version: str
@@ -641,6 +644,7 @@ class Mutations:
             if earlier is not None and earlier["fingerprint"] != fingerprint:
                 return _payload(name, None, [_user_error("IDEMPOTENCY_KEY_PARAMETER_MISMATCH", ["input"])])
             if earlier is not None:
+                request.request_id = earlier["request_id"]
                 return earlier["payload"]
             if key in account.answers_pending:
                 return _payload(name, None, [_user_error("IDEMPOTENCY_CONCURRENT_REQUEST", ["input"])])
@@ -650,7 +654,9 @@ class Mutations:
             if key is not None:
                 account.answers_pending.discard(key)
                 if outcome.kind == "done":
-                    self._keep_answer(account, key, fingerprint, self._written(request, name, given, outcome))
+                    payload = self._written(request, name, given, outcome)
+                    answer = {"fingerprint": fingerprint, "payload": payload, "request_id": write.context.request_id}
+                    self._keep_answer(account, key, answer)
 
         outcome = self._writer.perform(account, write, finished)
         if outcome.kind == "timeout":
@@ -692,8 +698,7 @@ class Mutations:
         }
         return _payload(name, group, [])
 
-    def _keep_answer(self, account: Account, key: str, fingerprint: str, payload: dict[str, Any]) -> None:
-        answer = {"fingerprint": fingerprint, "payload": payload, "at_ms": now_ms()}
+    def _keep_answer(self, account: Account, key: str, answer: dict[str, Any]) -> None:
         account.answers[key] = answer
         documents: dict[tuple[str, str], dict[str, Any] | None] = {("answer", key): answer}
         # Shopify promises a day; the oldest are dropped only to bound the memory of a long run.

@@ -128,13 +128,17 @@ async def test_more_than_250_quantities_are_refused(shopify_shop: Shop) -> None:
 @pytest.mark.asyncio
 async def test_an_idempotency_key_gives_the_first_answer_again(shopify_shop: Shop) -> None:
     products = await shopify_shop.put(a=5)
-    given = quantities(shopify_shop, products, a=(4, 5))
-    first = await shopify_shop.graphql(SET_ONCE, input=given)
-    await shopify_shop.control.buy(shopify_shop.name, {"a": 1})
-    second = await shopify_shop.graphql(SET_ONCE, input=given)
-    assert written(first) == written(second)
-    assert await shopify_shop.control.numbers(shopify_shop.name) == {"a": 3}
-    other = await shopify_shop.graphql(SET_ONCE, input=quantities(shopify_shop, products, a=(2, 3)))
+    body = {"query": SET_ONCE, "variables": {"input": quantities(shopify_shop, products, a=(4, 5))}}
+    answers = []
+    for _ in range(2):
+        address = f"{shopify_shop.url}/admin/api/2025-07/graphql.json"
+        async with shopify_shop.http.post(address, json=body) as answer:
+            answers.append((answer.headers["X-Request-Id"], written(await answer.json())))
+        await shopify_shop.control.buy(shopify_shop.name, {"a": 1})
+    assert answers[0] == answers[1]
+    assert [row["request_id"] for row in await shopify_shop.rows("write")] == [answers[0][0]]
+    assert await shopify_shop.control.numbers(shopify_shop.name) == {"a": 2}
+    other = await shopify_shop.graphql(SET_ONCE, input=quantities(shopify_shop, products, a=(1, 2)))
     assert written(other)["userErrors"][0]["code"] == "IDEMPOTENCY_KEY_PARAMETER_MISMATCH"
 
 
