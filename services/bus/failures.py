@@ -65,7 +65,8 @@ def describe(failure: BaseException) -> str:
             for e in errors(include_url=False, include_input=False, include_context=False)
         ]
         return f"ValidationError: {'; '.join(found[:5])}"[:500]
-    return f"{type(failure).__name__}: {failure}".split("\n", 1)[0][:500]
+    text = str(failure) if isinstance(failure, Poison) else f"{type(failure).__name__}: {failure}"
+    return text.split("\n", 1)[0][:500]
 
 
 @final

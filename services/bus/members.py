@@ -36,11 +36,11 @@ class Holder:
 
     async def open(self) -> None:
         """Connect; raises `OSError` or asyncpg's errors while PostgreSQL is not there."""
-        self.lost.clear()
+        self.lost = lost = asyncio.Event()  # A new one: the session that was closed reports its end late.
         self.connection = await asyncpg.connect(
             self._dsn, timeout=10, command_timeout=15, server_settings={**SESSION, "idle_session_timeout": "20s"}
         )
-        self.connection.add_termination_listener(lambda _: self.lost.set())
+        self.connection.add_termination_listener(lambda _: lost.set())
         self._pings = asyncio.create_task(self._ping())
 
     async def try_lock(self, number: int) -> bool:

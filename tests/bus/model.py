@@ -2,19 +2,26 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
 from contracts.catalogue import Catalogue, MessageType, Stream, StreamKind
 from contracts.envelope import Envelope, Message
 from services.bus import BusSettings, Poison, Received, Service, Subscription, Transaction
+from services.bus.consumer import Consumer
+from services.bus.migrate import migrate
+from services.bus.record import Packed
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -142,6 +149,47 @@ async def running(service: Service) -> AsyncIterator[Service]:
         await task
 
 
+class FakeKafka:
+    """Remembers what was committed; for tests that hand batches to a consumer themselves."""
+
+    def __init__(self) -> None:
+        self.committed: dict[TopicPartition, int] = {}
+
+    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        self.committed.update(offsets)
+
+    def highwater(self, position: TopicPartition) -> int:
+        return self.committed[position]
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.committed)
+
+
+@contextlib.asynccontextmanager
+async def by_hand(database: str, streams: Streams, **more) -> AsyncIterator[tuple[Service, Consumer]]:
+    """A service that is not running: the database is real, the test hands records to its one consumer."""
+    service = make_service("127.0.0.1:1", database, streams, **more)
+    await migrate(database, service.name, MIGRATIONS)
+    await service.pool
+    await service._keep_days()
+    consumer = service._consumers[streams.deposits.name]
+    consumer.subscriber = SimpleNamespace(consumer=FakeKafka())
+    try:
+        yield service, consumer
+    finally:
+        consumer.stop.set()
+        await service.pool.close()
+        service.tracing.close()
+
+
+def log(streams: Streams, records: Sequence["Sent"], first_offset: int = 0) -> list[Packed]:
+    """Records as they come from partition 0 of the log."""
+    return [
+        Packed(streams.deposits.name, 0, offset, one.key, one.value, one.headers)
+        for offset, one in enumerate(records, start=first_offset)
+    ]
+
+
 @dataclass(frozen=True)
 class Sent:
     """One record as a test sends it."""
@@ -179,10 +227,10 @@ async def send(kafka_bootstrap: str, stream: Stream, records: Sequence[Sent]) ->
         await producer.stop()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 30.0) -> None:
-    """Wait for a condition; the limit only ends a test that will not pass."""
+async def until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
+    """Wait for a condition, awaited if need be; the limit only ends a test that will not pass."""
     give_up = time.monotonic() + timeout_s
-    while not await condition():
+    while not (await met if inspect.isawaitable(met := condition()) else met):
         assert time.monotonic() < give_up, "the condition did not come true"
         await asyncio.sleep(0.05)
 

@@ -1,17 +1,29 @@
 """Consuming: a batch is one transaction, an effect happens once per event id, every record ends somewhere."""
 
+import asyncio
+import contextlib
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from services.bus import each
 from tests.bus.model import (
+    Sent,
     amounts,
+    by_hand,
+    deposit,
+    log,
     make_service,
     make_streams,
     read_all,
     record,
+    rows,
     running,
     send,
+    until,
     until_count,
     value,
 )
@@ -47,3 +59,156 @@ async def test_a_redelivered_event_has_no_second_effect(kafka_bootstrap, databas
         await until_count(database, "SELECT count(*) FROM inbox", 3)
     assert await amounts(database, "a") == [5, 7, 9]
     assert await value(database, "SELECT count(*) FROM dead_letters") == 0
+
+
+async def test_bad_records_among_good_ones_are_dead_letters_with_their_cause(kafka_bootstrap, database):
+    streams = make_streams()
+    owner = streams.deposits.owner
+
+    def bad(account: str, header: str, content: bytes | None) -> Sent:
+        one = record(streams, account)
+        return Sent(one.key, one.value, [*one.headers, (header, content)])
+
+    foreign = record(streams, "f", 1, type_name="saldo.stranger.spoke.v1")
+    unknown = record(streams, "u", 1, type_name=f"saldo.{owner}.brand-new.v1")
+    good = [record(streams, f"good{n}", n) for n in range(30)]
+    sent = [
+        *good[:10],
+        bad("b1", "ce_source", None),
+        bad("b2", "x-proxy", b"\xff"),
+        *good[10:20],
+        Sent(b"acme:b3", b"{", record(streams, "b3").headers),
+        Sent(b"acme:b4", b'{"account": 4}', record(streams, "b4").headers),
+        foreign,
+        unknown,
+        Sent(None, b"{}", []),
+        *good[20:],
+        record(streams, "b3", 5),  # waits behind the broken one
+        record(streams, "f", 6),  # a foreign type parks nothing
+        record(streams, "u", 7),
+    ]
+    service = make_service(kafka_bootstrap, database, streams)
+    async with running(service):
+        await send(kafka_bootstrap, streams.deposits, sent)
+        await until_count(database, "SELECT count(*) FROM entries", 32)
+        await until_count(database, "SELECT count(*) FROM dead_letters", 6)
+        await until_count(database, "SELECT count(*) FROM parked", 1)
+        skipped = service.metrics.registry.get_sample_value(
+            "saldo_records_total", {"stream": streams.deposits.name, "outcome": "skipped"}
+        )
+    letters = dict(await rows(database, "SELECT coalesce(key, ''), error FROM dead_letters"))
+    assert letters["acme:b1"] == "header ce_source is null"
+    assert letters["acme:b2"] == "header x-proxy is not UTF-8"
+    assert letters["acme:b3"] == "ValidationError: : json_invalid"
+    assert letters["acme:b4"] == "ValidationError: account: string_type; amount: missing"
+    assert letters["acme:f"].startswith("foreign type")
+    assert letters[""].startswith("record has no key")
+    assert await rows(database, "SELECT key FROM parked_keys ORDER BY 1") == [(f"acme:b{n}",) for n in (1, 2, 3, 4)]
+    assert skipped == 1
+
+
+async def test_too_old_and_from_the_future_are_dead_letters_without_parking(database):
+    streams = make_streams()
+    now = datetime.now(UTC)
+    old, late = now - timedelta(days=3, minutes=1), now - timedelta(days=2, hours=23)
+    async with by_hand(database, streams) as (_, consumer):
+        records = [
+            record(streams, "a", 1, time=old),
+            record(streams, "a", 2, time=late),
+            record(streams, "a", 3, time=now + timedelta(hours=25)),
+            record(streams, "a", 4, time=now + timedelta(hours=23)),
+        ]
+        await consumer.take(log(streams, records))
+        assert not consumer.halted
+    assert await amounts(database, "a") == [2, 4]
+    assert await value(database, "SELECT count(*) FROM dead_letters WHERE error LIKE '%outside the inbox'") == 2
+    assert await value(database, "SELECT count(*) FROM parked_keys") == 0
+
+
+async def test_a_higher_major_stops_the_consumer_and_commits_nothing(database):
+    streams = make_streams()
+    async with by_hand(database, streams) as (_, consumer):
+        newer = record(streams, "a", type_name=f"saldo.{streams.deposits.owner}.deposited.v2")
+        taking = asyncio.create_task(consumer.take(log(streams, [record(streams, "a"), newer])))
+        await until(lambda: consumer.halted)
+        assert "deploy a newer one" in consumer.reason
+        assert consumer.subscriber.consumer.committed == {}
+        consumer.stop.set()
+        await taking
+    assert await amounts(database, "a") == []
+
+
+async def test_a_commit_of_unknown_outcome_is_repeated_and_the_inbox_decides(database, monkeypatch):
+    streams = make_streams()
+    async with by_hand(database, streams) as (service, consumer):
+        whole = service._work.transaction
+        failures = iter([True, True])
+
+        @contextlib.asynccontextmanager
+        async def lost_after_commit(spans=None):
+            async with whole(spans) as tx:
+                yield tx
+            if next(failures, False):
+                raise ConnectionResetError("the connection was lost during COMMIT")
+
+        monkeypatch.setattr(type(service._work), "transaction", lambda _self, spans=None: lost_after_commit(spans))
+        await consumer.take(log(streams, [record(streams, "a", 3), record(streams, "a", 4)]))
+        assert consumer.waiting == ""
+    assert await amounts(database, "a") == [3, 4]
+    assert await value(database, "SELECT count(*) FROM outbox") == 1
+
+
+events = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", "c"]),
+        st.integers(0, 9),
+        st.sampled_from(["", "", "", "", "", "poison", "bug", "json"]),
+        st.integers(0, 5),
+    ),
+    max_size=12,
+)
+_TABLES = "TRUNCATE accounts, entries, inbox, outbox, parked, parked_keys, dead_letters"
+_STATE = (
+    "SELECT account, balance, version FROM accounts ORDER BY 1",
+    "SELECT account, amount, event_id FROM entries ORDER BY account, entry",
+    "SELECT id FROM inbox ORDER BY 1",
+    "SELECT key, id FROM parked ORDER BY key, arrival",
+    "SELECT key FROM parked_keys ORDER BY 1",
+    "SELECT key, event_id, error FROM dead_letters ORDER BY 1, 2",
+    "SELECT DISTINCT ON (key) key, convert_from(payload, 'UTF8') FROM outbox ORDER BY key, seq DESC",
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(given_events=events, cuts=st.lists(st.integers(1, 6), min_size=12, max_size=12))
+async def test_a_batch_equals_its_records_one_by_one(database, given_events, cuts):
+    """Tables, facts and the last state per key; duplicates, poison and broken bodies among the events."""
+    streams = make_streams()
+    records = []
+    for position, (account, amount, trouble, copies) in enumerate(given_events):
+        one = record(streams, account, amount, trouble=trouble, event_id=f"e{position}")
+        one = Sent(one.key, b"{", one.headers) if trouble == "json" else one
+        records += [one] * (1 + (copies == 5))
+    ends = []
+    for one_by_one in (True, False):
+        async with by_hand(database, streams) as (service, consumer):
+            await service.pool.execute(_TABLES)
+            left, sizes = log(streams, records), iter(cuts * 3)
+            while left:
+                size = 1 if one_by_one else next(sizes)
+                await consumer.take(left[:size])
+                left = left[size:]
+        ends.append([await rows(database, statement) for statement in _STATE])
+    assert ends[0] == ends[1]
+
+
+async def test_each_runs_a_handler_for_single_events_in_one_transaction(database):
+    streams = make_streams()
+
+    async def one(event, tx):
+        await deposit([event], tx)
+
+    async with by_hand(database, streams, handler=each(one)) as (_, consumer):
+        await consumer.take(log(streams, [record(streams, "a", n) for n in range(5)]))
+        assert await value(database, "SELECT count(DISTINCT xmin::text) FROM entries") == 1
+    assert await amounts(database, "a") == [0, 1, 2, 3, 4]

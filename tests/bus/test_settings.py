@@ -1,0 +1,70 @@
+"""What a service refuses at the start."""
+
+import base64
+from datetime import UTC, datetime
+
+import pytest
+
+from contracts.envelope import Envelope
+from services.bus import BusSettings, Service, Subscription
+from services.bus.failures import Poison
+from services.bus.faults import Faults
+from services.bus.outbox import RECORD_LIMIT_BYTES, encoded
+from tests.bus.model import Deposited, deposit, make_streams
+
+DSN = "postgresql://nobody@127.0.0.1:1/none"
+
+
+def test_a_listener_beyond_this_machine_needs_tls_and_a_token(tmp_path) -> None:
+    tls = {"admin_tls_certificate": tmp_path / "c", "admin_tls_key": tmp_path / "k"}
+    for given in ({}, {"admin_token": "t"}, tls):
+        with pytest.raises(ValueError, match="is not a loopback address"):
+            BusSettings(postgres_dsn=DSN, admin_host="0.0.0.0", **given)
+    assert BusSettings(postgres_dsn=DSN, admin_host="0.0.0.0", admin_token="t", **tls).admin_host == "0.0.0.0"
+    assert BusSettings(postgres_dsn=DSN, admin_host="::1").admin_host == "::1"
+
+
+def test_fault_points_are_refused_in_production_and_inert_unless_switched_on() -> None:
+    with pytest.raises(ValueError, match="SALDO_FAULTS is set in production"):
+        Faults("commit.after", "production")
+    with pytest.raises(ValueError, match="not of the form"):
+        Faults("commit.after:after=soon", "test")
+    Faults("commit.after:after=2", "test").point("commit.after")
+    Faults("", "production").point("commit.after")
+
+
+def test_secrets_do_not_show() -> None:
+    settings = BusSettings(postgres_dsn="postgresql://u:hidden@h/d", admin_token="hidden", personal_key="hidden")
+    assert "hidden" not in repr(settings)
+
+
+def test_a_personal_stream_needs_a_key_and_two_subscriptions_of_a_stream_are_refused() -> None:
+    streams = make_streams(personal=True)
+    subscription = Subscription(stream=streams.deposits.name, handles=(Deposited,), handler=deposit)
+    given = {"name": "bank", "subscriptions": [subscription], "catalogue": streams.catalogue}
+    for key in ("", "c2hvcnQ=", "no base64"):
+        with pytest.raises(ValueError, match="set SALDO_PERSONAL_KEY"):
+            Service(settings=BusSettings(postgres_dsn=DSN, personal_key=key), **given)
+    Service(settings=BusSettings(postgres_dsn=DSN, personal_key=base64.b64encode(bytes(32)).decode()), **given)
+    with pytest.raises(ValueError, match="subscribes twice"):
+        Service(settings=BusSettings(postgres_dsn=DSN), **{**given, "subscriptions": [subscription, subscription]})
+
+
+def test_a_publication_that_no_broker_would_take_is_poison_at_the_insert() -> None:
+    def envelope(**given: str) -> Envelope:
+        base = {"id": "1", "type": "t", "source": "s", "subject": "a", "tenant": "acme", "correlation_id": "c"}
+        return Envelope(time=datetime.now(UTC), **{**base, **given})
+
+    good = Deposited(account="a", amount=1)
+    for wrong, message in (
+        (envelope(tenant="A:B"), good),
+        (envelope(tenant=""), good),
+        (envelope(subject=""), good),
+        (envelope(id=""), good),
+        (envelope(subject="a\x00"), good),
+        (envelope(subject="\ud800"), good),
+        (envelope(), Deposited(account="a" * RECORD_LIMIT_BYTES, amount=1)),
+    ):
+        with pytest.raises(Poison):
+            encoded(wrong, message, "topic", 1, personal=False)
+    assert encoded(envelope(), good, "topic", 1, personal=False)[2] == "acme:a"

@@ -1,0 +1,144 @@
+"""What passes by itself is waited for: nothing is lost, nothing becomes a dead letter, the process stays."""
+
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+
+from services.bus import Poison, Transient
+from services.bus.consumer import RECORD_TRIES
+from services.bus.failures import Kind, describe, kind_of
+from tests.bus.model import (
+    Deposited,
+    amounts,
+    by_hand,
+    deposit,
+    log,
+    make_service,
+    make_streams,
+    record,
+    running,
+    send,
+    until,
+    until_count,
+    value,
+)
+from tests.bus.proxy import proxied
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (asyncpg.ConnectionDoesNotExistError(), Kind.CONNECTION),
+        (asyncpg.DiskFullError(), Kind.CONNECTION),
+        (asyncpg.AdminShutdownError(), Kind.CONNECTION),
+        (asyncpg.ReadOnlySQLTransactionError(), Kind.CONNECTION),
+        (asyncpg.IdleInTransactionSessionTimeoutError(), Kind.CONNECTION),
+        (asyncpg.PostgresIOError(), Kind.CONNECTION),
+        (asyncpg.InternalServerError(), Kind.CONNECTION),
+        (ConnectionResetError(), Kind.CONNECTION),
+        (TimeoutError(), Kind.CONNECTION),
+        (Transient(), Kind.CONNECTION),
+        (asyncpg.DeadlockDetectedError(), Kind.RECORD),
+        (asyncpg.SerializationError(), Kind.RECORD),
+        (asyncpg.LockNotAvailableError(), Kind.RECORD),
+        (asyncpg.QueryCanceledError(), Kind.RECORD),
+        (asyncpg.UniqueViolationError(), Kind.OTHER),
+        (asyncpg.DataError(), Kind.OTHER),
+        (asyncpg.InterfaceError("the server expects 2 arguments for this query, 1 was passed"), Kind.OTHER),
+        (Poison(), Kind.OTHER),
+        (KeyError(), Kind.OTHER),
+    ],
+)
+def test_failures_are_classified(failure: Exception, kind: Kind) -> None:
+    assert kind_of(failure) is kind
+
+
+def test_a_cause_is_one_line_without_the_body() -> None:
+    with pytest.raises(ValueError, match="amount") as caught:
+        Deposited.model_validate_json('{"account": "a", "amount": "Ana"}')
+    assert describe(caught.value) == "ValidationError: amount: int_parsing"
+    assert describe(ValueError("first\nsecond")) == "ValueError: first"
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_postgres_gone_for_a_moment_loses_nothing(kafka_bootstrap, database):
+    streams, parts = make_streams(), urlsplit(database)
+    async with proxied(parts.hostname, parts.port) as proxy:
+        through = database.replace(f":{parts.port}/", f":{proxy.port}/")
+        service = make_service(kafka_bootstrap, through, streams)
+        async with running(service), httpx.AsyncClient() as client:
+            ready = f"http://127.0.0.1:{service.admin.port}/readyz"
+
+            async def answers(status: int) -> bool:
+                return (await client.get(ready)).status_code == status
+
+            await send(kafka_bootstrap, streams.deposits, [record(streams, "a", 1)])
+            await until_count(database, "SELECT count(*) FROM entries", 1)
+            await until(lambda: answers(200))
+            await proxy.cut()
+            await send(kafka_bootstrap, streams.deposits, [record(streams, "a", n) for n in range(2, 6)])
+            await until(lambda: answers(503))
+            await proxy.mend()
+            await until_count(database, "SELECT count(*) FROM entries", 5)
+            await until_count(database, "SELECT count(*) FROM outbox", 0)
+            await until(lambda: answers(200))
+    assert await amounts(database, "a") == [1, 2, 3, 4, 5]
+    assert await value(database, "SELECT count(*) FROM dead_letters") == 0
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_kafka_gone_for_a_moment_loses_nothing(kafka_bootstrap, database):
+    """The relay's way to the broker is cut; what is committed meanwhile waits in the outbox."""
+    streams = make_streams()
+    service = make_service(kafka_bootstrap, database, streams)
+    broken = {"left": 2}
+    make_producer = service._relays[0]._producer_of
+
+    def flaky(bootstrap: str, compression: str):
+        if broken["left"]:
+            broken["left"] -= 1
+            return make_producer("127.0.0.1:1", compression)
+        return make_producer(bootstrap, compression)
+
+    service._relays[0]._producer_of = flaky
+    async with running(service):
+        await send(kafka_bootstrap, streams.deposits, [record(streams, "a", n) for n in range(5)])
+        await until_count(database, "SELECT count(*) FROM entries", 5)
+        await until_count(database, "SELECT count(*) FROM outbox", 0)
+    assert broken["left"] == 0
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_record_class_failure_is_tried_five_times_then_alone_then_buried(database):
+    streams, tries = make_streams(), []
+
+    async def handler(events, tx):
+        tries.append([event.message.amount for event in events])
+        if 1 in tries[-1]:
+            raise asyncpg.DeadlockDetectedError("deadlock detected")
+        await deposit(events, tx)
+
+    async with by_hand(database, streams, handler=handler) as (_, consumer):
+        await consumer.take(log(streams, [record(streams, "a", 1), record(streams, "b", 2)]))
+    assert tries == [[1, 2]] * RECORD_TRIES + [[1]] * RECORD_TRIES + [[2]]
+    assert await amounts(database, "b") == [2]
+    assert await value(database, "SELECT error FROM dead_letters") == "DeadlockDetectedError: deadlock detected"
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_handler_that_says_transient_is_waited_for(database):
+    streams, tries = make_streams(), []
+
+    async def handler(events, tx):
+        tries.append(1)
+        if len(tries) < 8:
+            raise Transient("the reference data is not here yet")
+        await deposit(events, tx)
+
+    async with by_hand(database, streams, handler=handler) as (service, consumer):
+        service.settings.backoff_cap_s = 0.01
+        await consumer.take(log(streams, [record(streams, "a", 1)]))
+    assert await amounts(database, "a") == [1]
+    assert await value(database, "SELECT count(*) FROM dead_letters") == 0
