@@ -1,0 +1,58 @@
+"""The `saldo` command: parsing and printing only; what it does is in `commands/` and `demo/`."""
+
+import os
+import sys
+
+import typer
+
+from deploy.local.supervisor import InstanceBusyError, StartError
+from services.console.client import AdminError
+from services.console.commands import (
+    connections,
+    contracts,
+    deadletters,
+    doctor,
+    items,
+    listings,
+    orders,
+    running,
+    stock,
+    streams,
+)
+from services.console.instance import NotRunning
+from services.console.options import Failed
+from services.console.output import errors
+
+app = typer.Typer(
+    name="saldo",
+    help="One stock, many marketplaces: a sale on one channel lowers the stock on the others.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+running.register(app)
+doctor.register(app)
+orders.register(app)
+streams.register(app)
+app.add_typer(connections.app, name="connection")
+app.add_typer(items.app, name="item")
+app.add_typer(items.locations, name="location")
+app.add_typer(listings.app, name="listing")
+app.add_typer(stock.app, name="stock")
+app.add_typer(orders.app, name="order")
+app.add_typer(deadletters.app, name="deadletters")
+app.add_typer(deadletters.consumers, name="consumer")
+app.add_typer(contracts.app, name="contracts")
+
+
+def main() -> None:
+    """Entry point. Errors that people can act on are one line on stderr and exit code 1."""
+    try:
+        app()
+    except (NotRunning, AdminError, Failed, StartError, InstanceBusyError) as error:
+        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output has gone (`saldo ... | head`): nothing is wrong, and nothing more can be printed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

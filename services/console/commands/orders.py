@@ -1,0 +1,101 @@
+"""`saldo order` and `saldo trace`: an order's story, and how long each step of it took."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.tree import Tree
+
+from services.console import output
+from services.console.client import Admin, AdminError
+from services.console.commands.connections import find
+from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
+from services.console.spans import Node, flatten, read_spans, tree
+
+app = typer.Typer(help="Orders.", no_args_is_help=True)
+
+NOT_FOUND = 404
+
+Identity = Annotated[str, typer.Argument(help="Our order id, or the number that the channel shows.")]
+OfConnection = Annotated[str | None, typer.Option("--connection", help="Where several connections have the number.")]
+
+
+@app.command()
+def show(
+    order: Identity,
+    connection: OfConnection = None,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+    json_wanted: Json = False,
+) -> None:
+    """What became of an order."""
+    with admin(tenant, instance) as client:
+        told = _order(client, order, connection)
+        told["reservations"] = _reservations(client, told["order_id"])
+        if json_wanted:
+            output.as_json(told)
+        else:
+            output.fields(told, title=f"order {told['external_id']}")
+
+
+def _reservations(client: Admin, order_id: str) -> list[dict[str, Any]]:
+    """Where the order's units are; nothing before inventory has heard of it."""
+    try:
+        found = client.get("inventory", "reservations", order_id=order_id)["reservations"]
+    except AdminError as error:
+        if error.status != NOT_FOUND:
+            raise
+        return []
+    wanted = ("line_id", "sold_sku", "sku", "state", "location", "pool", "quantity")
+    return [{name: row[name] for name in wanted} for row in found if row["quantity"]]
+
+
+def _order(client: Admin, order: str, connection: str | None) -> dict[str, Any]:
+    connection_id = find(client, connection)["connection_id"] if connection else None
+    return dict(client.get("orders", f"orders/{order}", connection_id=connection_id))
+
+
+def register(root: typer.Typer) -> None:
+    """Add `trace` to the root command."""
+    root.command()(trace)
+
+
+def trace(
+    order: Identity,
+    connection: OfConnection = None,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+    json_wanted: Json = False,
+) -> None:
+    """One sale as a tree: webhook, intake, order, reservation, level, each connection's accepted push."""
+    with admin(tenant, instance) as client:
+        folder = client.endpoints.spans
+        if folder is None:
+            raise Failed("spans are not kept here: set SALDO_SPANS_FOLDER, or look in the collector that gets them")
+        order_id = _order(client, order, connection)["order_id"]
+    try:
+        roots = tree(read_spans(folder, order_id), order_id)
+    except FileNotFoundError as error:
+        raise Failed(f"{error}: a collector gets them, or tracing is off") from None
+    if not roots:
+        raise Failed(f"no spans of order {order_id}: it was not sampled, or is older than a day")
+    if json_wanted:
+        output.as_json({"order_id": order_id, "spans": flatten(roots)})
+        return
+    begun_ns = min(root.span.start_ns for root in roots)
+    shown = Tree(f"[bold]order {order}[/] [dim]{order_id}[/]")
+    for root in roots:
+        _grow(shown, root, begun_ns)
+    output.console.print(shown)
+
+
+def _grow(shown: Tree, node: Node, begun_ns: int) -> None:
+    span = node.span
+    offset_ms = (span.start_ns - begun_ns) / 1e6
+    label = f"[cyan]{span.service}[/] {span.name} [bold]{span.duration_ms:.1f} ms[/] [dim]+{offset_ms:.1f}[/]"
+    if node.linked:
+        label = f"[yellow]linked[/] {label}"
+    if span.status == "ERROR":
+        label += " [red]failed[/]"
+    branch = shown.add(label, highlight=False)
+    for child in node.children:
+        _grow(branch, child, begun_ns)

@@ -1,0 +1,242 @@
+"""`saldo up`, `down`, `status`, `demo`, `verify`, `bench`: the system as a whole."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import asyncpg
+import typer
+
+from deploy.local import stack
+from deploy.local.supervisor import PROJECT
+from services.console import instance as instances
+from services.console import output
+from services.console.client import Admin, AdminError
+from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the root."""
+    for command in (up, down, status, demo, verify, bench):
+        root.command()(command)
+
+
+def up(
+    skus: Annotated[int, typer.Option(min=10, help="SKUs of the demonstration set, at the first start.")] = 200,
+    empty: Annotated[bool, typer.Option("--empty", help="Start without shops, connections and SKUs.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the demonstration set.")] = 1,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+    json_wanted: Json = False,
+) -> None:
+    """Start everything in the background; data stays in var/. The first start sets up four shops with their SKUs."""
+    from services.console.demo.seed import set_up
+
+    folder = instances.folder(instance or "up")
+    folder.mkdir(parents=True, exist_ok=True)
+    with output.errors.status("starting") as shown:
+        state = stack.start_background(stack.Stack(folder), lambda state: shown.update(_phase(state)))
+        endpoints = instances.read_endpoints(state["endpoints"], folder)
+        if not empty:
+            set_up(endpoints, tenant, skus=skus, seed=seed, progress=shown.update)
+    if json_wanted:
+        output.as_json(_status(folder, tenant))
+    else:
+        output.console.print("Saldo is running: `saldo status` tells where, `saldo down` stops it")
+
+
+def _phase(state: Mapping[str, Any]) -> str:
+    waiting = [name for name, process in state["processes"].items() if process["health"] != "ready"]
+    return f"{state['phase']} {', '.join(waiting)}"
+
+
+def down(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None) -> None:
+    """Stop what `up` started; data stays."""
+    del tenant  # The processes serve every company.
+    folder = instances.folder(instance or "up")
+    with output.errors.status("stopping"):
+        stopped = stack.stop(folder)
+    output.console.print("stopped" if stopped else f"nothing was running in {folder}")
+
+
+def status(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_wanted: Json = False) -> None:
+    """Every endpoint, the sandboxes' credentials, the connections, and the health of each process."""
+    names = [instance] if instance else ["up", "demo"]
+    folders = [instances.folder(name) for name in names]
+    folder = next((one for one in folders if stack.status(one)["running"]), folders[0])
+    told = _status(folder, tenant)
+    if json_wanted:
+        output.as_json(told)
+    else:
+        _print_status(told)
+    healthy = told["running"] and all(one["health"] == "ready" for one in told["processes"].values())
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _status(folder: Path, tenant: str) -> dict[str, Any]:
+    """What `status` tells: `running`, `kafka`, `databases`, `webhooks`, `sandboxes`, `connections`, `processes`."""
+    state = stack.status(folder)
+    told: dict[str, Any] = {
+        "instance": str(folder),
+        "running": state["running"],
+        "phase": state["phase"],
+        "processes": state["processes"],
+        **{name: {} for name in ("kafka", "databases", "webhooks", "sandboxes", "admin")},
+        "connections": [],
+    }
+    if not state["running"] or not state["endpoints"]:
+        return told
+    told |= state["endpoints"]
+    endpoints = instances.read_endpoints(state["endpoints"], folder)
+    told["sandboxes"] = asyncio.run(_sandboxes(endpoints))
+    try:
+        with Admin(endpoints, tenant) as client:
+            told["connections"] = client.get("channels", "connections")["connections"]
+    except AdminError as error:
+        told["problem"] = str(error)
+    return told
+
+
+async def _sandboxes(endpoints: instances.Endpoints) -> dict[str, Any]:
+    import aiohttp
+
+    from services.sandbox.client import SandboxClient, SandboxError
+
+    told: dict[str, Any] = {}
+    for name, address in endpoints.sandboxes.items():
+        told[name] = {"base_url": address.base_url, "control_token": address.token, "shops": {}}
+        try:
+            async with SandboxClient(address.base_url, address.token) as sandbox:
+                for shop in await sandbox.shops():
+                    described = await sandbox.shop(shop)
+                    wanted = ("base_url", "credentials", "locations", "domain")
+                    told[name]["shops"][shop] = {field: described[field] for field in wanted}
+        except (SandboxError, aiohttp.ClientError, OSError) as error:
+            told[name]["problem"] = f"does not answer ({type(error).__name__})"
+    return told
+
+
+def _print_status(told: Mapping[str, Any]) -> None:
+    output.console.print(f"[bold]{told['instance']}[/]: {told['phase']}", highlight=False)
+    rows = [{"process": name, **process} for name, process in told["processes"].items()]
+    output.table(rows, ("process", "health", "pid", "restarts"), empty="nothing is running: start it with `saldo up`")
+    if not told["running"]:
+        return
+    output.console.print()
+    places = [{"what": "kafka", "where": told["kafka"].get("bootstrap_servers")}]
+    places += [
+        {"what": f"database {name}", "where": _without_secret(one["dsn"])} for name, one in told["databases"].items()
+    ]
+    places += [{"what": "webhooks", "where": told["webhooks"].get("base_url")}]
+    places += [{"what": f"admin {name}", "where": one["base_url"]} for name, one in told["admin"].items()]
+    for name, sandbox in told["sandboxes"].items():
+        places.append({"what": f"sandbox {name}", "where": sandbox["base_url"]})
+        for shop, one in sandbox["shops"].items():
+            shown = " ".join(f"{field}={value}" for field, value in one["credentials"].items())
+            places.append({"what": f"  shop {shop}", "where": shown})
+    output.table(places, ("what", "where"))
+    output.console.print()
+    output.table(
+        told["connections"], ("connection_id", "connector", "account", "environment", "state"), empty="no connections"
+    )
+    output.console.print("[dim]`--json` has passwords and tokens too[/]")
+
+
+def _without_secret(dsn: str) -> str:
+    """A DSN without its password."""
+    scheme, separator, rest = dsn.partition("://")
+    user, at, place = rest.rpartition("@")
+    return f"{scheme}{separator}{user.partition(':')[0]}{at}{place}"
+
+
+def demo(
+    orders: Annotated[int | None, typer.Option(min=1, help="Stop after this many orders.")] = None,
+    rate: Annotated[float, typer.Option(min=0.1, help="Orders a second over all connections.")] = 30.0,
+    skus: Annotated[int, typer.Option(min=10, help="SKUs on sale, kits and scarce ones among them.")] = 200,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="How long buyers buy; 60 where --orders does not end it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed has the same buyers.")] = 1,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards, until Ctrl-C.")] = False,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+    json_wanted: Json = False,
+) -> None:
+    """Everything from nothing: servers, services, four shops, buyers, and a verdict. Exit code 0 only if it passes."""
+    from services.console.demo.run import DemoOptions, run_demo
+
+    folder = instances.folder(instance or "demo")
+    options = DemoOptions(orders=orders, rate=rate, skus=skus, seconds=seconds, seed=seed, tenant=tenant, keep=keep)
+    passed = run_demo(folder, options, json_wanted=json_wanted)
+    if not passed:
+        raise typer.Exit(1)
+
+
+def verify(
+    every: Annotated[bool, typer.Option("--all-tenants", help="Of every company.")] = False,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+    json_wanted: Json = False,
+) -> None:
+    """Prove that the books add up, in the databases themselves, by a role that can only read. Exit code 1 if not."""
+    from services.console import verification
+
+    dsns = instances.find(instance).verify_dsns
+    if missing := {check.service for check in verification.CHECKS} - dsns.keys():
+        name = min(missing)
+        raise Failed(
+            f"the database of {name} is not known: set SALDO_VERIFY_{name.upper()}_DSN to a read-only role's DSN"
+        )
+    try:
+        outcomes = asyncio.run(verification.verify(dsns, None if every else tenant))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Failed(f"a database cannot be read ({error}): see `saldo status`") from error
+    proved = not any(outcome.contradictions for outcome in outcomes)
+    if json_wanted:
+        output.as_json(
+            {
+                "conserved": proved,
+                "checks": [
+                    {
+                        "service": outcome.check.service,
+                        "what": outcome.check.what,
+                        "examined": outcome.examined,
+                        "contradictions": outcome.contradictions,
+                    }
+                    for outcome in outcomes
+                ],
+            }
+        )
+    else:
+        for outcome in outcomes:
+            mark = "[red]wrong[/]" if outcome.contradictions else "[green]holds[/]"
+            output.console.print(
+                f"{mark} {outcome.check.what} [dim]({outcome.examined} rows behind it)[/]", highlight=False
+            )
+            for contradiction in outcome.contradictions:
+                output.console.print(f"      {contradiction}", highlight=False, soft_wrap=True)
+    if not proved:
+        raise typer.Exit(1)
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="Which bench.")] = "pipeline",
+    arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to the bench, after --.")] = None,
+    tenant: Tenant = DEFAULT_TENANT,
+) -> None:
+    """Run a bench of tests/bench (a checkout only). It writes var/bench/NAME.json."""
+    del tenant  # Benches bring servers and a company of their own.
+    folder = PROJECT / "tests" / "bench"
+    known = sorted(path.stem for path in folder.glob("*.py") if path.stem not in ("__init__", "bare", "conftest"))
+    if not known:
+        raise Failed("benches are part of the source checkout: run `saldo bench` there")
+    if name not in known:
+        raise Failed(f"no bench {name}; there are: {', '.join(known)}")
+    done = subprocess.run(  # noqa: S603 - a module of this checkout, chosen from its own folder
+        [sys.executable, "-m", f"tests.bench.{name}", *(arguments or [])], cwd=PROJECT, check=False
+    )
+    raise typer.Exit(done.returncode)

@@ -1,0 +1,140 @@
+"""`saldo demo`: from nothing to a verdict. Everything is started, set up, bought, waited for, judged and stopped."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from deploy.local import stack
+from services.console import instance as instances
+from services.console import output
+from services.console.client import Admin, AdminError
+from services.console.commands.deadletters import all_letters
+from services.console.demo import report
+from services.console.demo.buyers import Tally, buy_all, plan_purchases, rates
+from services.console.demo.collector import BookReader, Collector, settle
+from services.console.demo.evidence import Evidence
+from services.console.demo.live import View, watch
+from services.console.demo.seed import Scene, set_up
+from services.console.demo.verdict import judge, to_report, unsettled
+from services.console.instance import Endpoints
+from services.sandbox.client import SandboxClient
+
+SECONDS = 60.0
+SETTLE_TIMEOUT_S = 30.0
+ASK_AGAIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What a run is told. `seconds` None: 60, or as long as `orders` takes."""
+
+    orders: int | None
+    rate: float
+    skus: int
+    seconds: float | None
+    seed: int
+    tenant: str
+    keep: bool = False
+
+    @property
+    def buying_s(self) -> float | None:
+        """How long buyers come; None: until `orders` have."""
+        return SECONDS if self.seconds is None and self.orders is None else self.seconds
+
+
+def run_demo(folder: Path, options: DemoOptions, *, json_wanted: bool) -> bool:
+    """Run the demo in an instance of its own, whose data is thrown away first; True if the verdict passes.
+
+    Writes `report.json` into the instance's folder. Raises `StartError`, `InstanceBusyError`, `Failed`, `AdminError`.
+    """
+    console = output.errors if json_wanted else output.console
+    folder.mkdir(parents=True, exist_ok=True)
+    begun_s = time.monotonic()
+    with contextlib.ExitStack() as running:
+        with console.status("starting Kafka, PostgreSQL, two marketplaces and the services") as shown:
+            attached = running.enter_context(stack.start_attached(stack.Stack(folder, fresh=True)))
+            endpoints = instances.read_endpoints(attached.endpoints, folder)
+            scene = set_up(endpoints, options.tenant, skus=options.skus, seed=options.seed, progress=shown.update)
+        console.print(f"ready after {time.monotonic() - begun_s:.1f} s in {folder}", highlight=False)
+        _print_limits(console, scene, options)
+        evidence, buying_s, letters = asyncio.run(_play(endpoints, scene, options, console))
+        verdict = judge(evidence)
+        told = to_report(verdict, seed=options.seed, duration_s=buying_s, deadletters=letters)
+        report.write(folder / "report.json", told)
+        if json_wanted:
+            output.as_json(told)
+        else:
+            report.show(console, told, verdict)
+        console.print(f"[dim]{folder / 'report.json'}[/]", highlight=False, soft_wrap=True)
+        if options.keep:
+            console.print("still running: look around with `saldo --help`, end it with Ctrl-C")
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(3600)
+    return verdict.passed
+
+
+async def _play(
+    endpoints: Endpoints, scene: Scene, options: DemoOptions, console: Console
+) -> tuple[Evidence, float, int]:
+    """Let buyers buy, then wait until all is settled: the evidence, the seconds it took, the number of dead letters."""
+    plan, channels = scene.catalogue.plan, scene.channels
+    purchases = plan_purchases(
+        channels,
+        scene.catalogue,
+        rate=options.rate,
+        seconds=options.buying_s,
+        orders=options.orders,
+        seed=options.seed,
+    )
+    async with contextlib.AsyncExitStack() as opened:
+        sandboxes: Mapping[str, SandboxClient] = {
+            name: await opened.enter_async_context(SandboxClient(address.base_url, address.token))
+            for name, address in endpoints.sandboxes.items()
+        }
+        collector = Collector(endpoints.kafka, options.tenant)
+        await collector.start()
+        opened.push_async_callback(collector.stop)
+        reader = BookReader(sandboxes)
+        tally = Tally()
+        watched = [*scene.catalogue.scarce[:3], *list(plan.opening)[-2:], *list(plan.kits)[:1]]
+        begun_s = time.monotonic()
+        with Admin(endpoints, options.tenant) as admin:
+            view = View(channels, watched, tally, collector, sandboxes, admin, len(purchases))
+            buying = asyncio.create_task(buy_all(purchases, channels, sandboxes, tally))
+            await watch(view, console, buying)
+            await buying
+            with console.status("the last sale is made: waiting until everything has settled"):
+                evidence = await settle(collector, reader, unsettled, plan, channels, SETTLE_TIMEOUT_S)
+            duration_s = time.monotonic() - begun_s
+            return evidence, duration_s, await _count_dead_letters(admin)
+
+
+async def _count_dead_letters(admin: Admin) -> int:
+    """Dead letters of all services; a service that is just being restarted is asked again."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        try:
+            return len(await asyncio.to_thread(all_letters, admin, None, None))
+        except AdminError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(ASK_AGAIN_S)
+
+
+def _print_limits(console: Console, scene: Scene, options: DemoOptions) -> None:
+    """Say how fast buyers will come, and which limits the sandboxes enforce."""
+    per_connection = rates(scene.channels, options.rate)
+    for channel in scene.channels:
+        limits = channel.limits
+        console.print(
+            f"  {channel.name}: buyers at {per_connection[channel.connection_id]:.2f} orders/s; its documented limits: "
+            f"{limits.requests_per_s:g} stock writes/s (burst {limits.burst:g}) of up to {limits.max_batch} listings",
+            highlight=False,
+            soft_wrap=True,
+        )

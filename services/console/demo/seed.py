@@ -1,0 +1,217 @@
+"""The demonstration set: a company, its items and stock, two shops on each marketplace, four live connections."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.inventory.v1 import Component, PutItem, PutLocation, ReceiveStock
+from services.console.client import Admin
+from services.console.demo.evidence import Channel, Plan, SendLimits
+from services.console.instance import Endpoints
+from services.console.options import Failed
+from services.console.people import Order, book, derived_command_id
+from services.sandbox.client import SandboxClient
+
+LOCATION = "main"
+SHOPS = (("shopify", "loja-azul"), ("shopify", "loja-verde"), ("skyhub", "casa-norte"), ("skyhub", "casa-sul"))
+LINKS_TIMEOUT_S, NUMBERS_TIMEOUT_S = 30.0, 90.0
+SCARCE_SHARE, KIT_SHARE = 0.03, 0.05
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What is on sale: names and prices by SKU, the plan of stock and kits, and the few SKUs that will run out."""
+
+    names: Mapping[str, str]
+    prices_minor: Mapping[str, int]
+    plan: Plan
+    scarce: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything that a run needs to know about what was set up."""
+
+    catalogue: Catalogue
+    channels: tuple[Channel, ...]
+    limits: Mapping[str, Mapping[str, Any]]
+
+
+def make_catalogue(skus: int, seed: int) -> Catalogue:
+    """`skus` SKUs, one in twenty a kit of two others, a few with hardly any stock; the same for the same seed."""
+    draw = random.Random(f"catalogue {seed}")  # noqa: S311 - a repeatable set, not a secret
+    kits_count, scarce_count = max(1, round(skus * KIT_SHARE)), max(2, round(skus * SCARCE_SHARE))
+    plain = [f"SKU-{number:04}" for number in range(1, skus - kits_count + 1)]
+    scarce = tuple(plain[:scarce_count])
+    opening = {sku: draw.randint(5, 20) if sku in scarce else draw.randint(60, 240) for sku in plain}
+    kits = {
+        f"KIT-{number:04}": {sku: draw.choice((1, 1, 2)) for sku in draw.sample(plain[scarce_count:], 2)}
+        for number in range(1, kits_count + 1)
+    }
+    names = {sku: f"Produto {sku[4:]}" for sku in plain} | {sku: f"Kit {sku[4:]}" for sku in kits}
+    return Catalogue(names, {sku: draw.randint(990, 19_990) for sku in names}, Plan(opening, kits), scarce)
+
+
+def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress: Progress) -> Scene:
+    """Put the demonstration set there, or find it as it was left. Everything in it can be repeated without harm.
+
+    Raises `Failed` where something is refused or the sandboxes do not show the numbers in time.
+    """
+    catalogue = make_catalogue(skus, seed)
+    progress("opening two shops on each marketplace")
+    shops = asyncio.run(_open_shops(endpoints, catalogue))
+    with Admin(endpoints, tenant) as client:
+        # Who has sold here before keeps the stock as it is: opening stock is taken on once, for ever.
+        live = [one for one in client.get("channels", "connections")["connections"] if one["state"] == "live"]
+        known = {(one["connector"], one["account"]): one["connection_id"] for one in live}
+        fresh = not known
+        if fresh:
+            progress(f"putting {skus} items with their stock")
+            _put_stock(client, catalogue)
+        channels = []
+        for marketplace, shop in SHOPS:
+            progress(f"connecting {marketplace}/{shop}")
+            connection_id = known.get((marketplace, shop)) or _connect(client, marketplace, shops[marketplace, shop])
+            channels.append(_channel(client, connection_id, marketplace, shops[marketplace, shop]))
+    if fresh:
+        progress("waiting until every shop shows its numbers")
+        asyncio.run(_await_numbers(endpoints, catalogue.plan, channels))
+    limits = {f"{marketplace}/{shop}": shops[marketplace, shop]["limits"] for marketplace, shop in SHOPS}
+    return Scene(catalogue, tuple(channels), limits)
+
+
+async def _open_shops(endpoints: Endpoints, catalogue: Catalogue) -> dict[tuple[str, str], dict[str, Any]]:
+    opened = {}
+    for marketplace, shop in SHOPS:
+        address = endpoints.sandboxes[marketplace]
+        async with SandboxClient(address.base_url, address.token) as sandbox:
+            opened[marketplace, shop] = await sandbox.put_shop(shop)
+            # Numbers start at zero: what a shop has to sell, Saldo tells it.
+            products = [
+                {"sku": sku, "title": name, "quantity": 0, "price_minor": catalogue.prices_minor[sku]}
+                for sku, name in catalogue.names.items()
+            ]
+            await sandbox.put_products(shop, products)
+    return opened
+
+
+def _put_stock(client: Admin, catalogue: Catalogue) -> None:
+    plan = catalogue.plan
+
+    def identified(message: PutItem | PutLocation | ReceiveStock) -> Order:
+        return Order(derived_command_id("seed", client.tenant, message.model_dump_json()), message)
+
+    plain = [PutItem(sku=sku, name=catalogue.names[sku]) for sku in plan.opening]
+    kits = [
+        PutItem(
+            sku=sku,
+            name=catalogue.names[sku],
+            components=tuple(Component(sku=part, quantity=quantity) for part, quantity in parts.items()),
+        )
+        for sku, parts in plan.kits.items()
+    ]
+    stock = [
+        ReceiveStock(sku=sku, location=LOCATION, quantity=units, opening=True) for sku, units in plan.opening.items()
+    ]
+    for messages in ([PutLocation(location=LOCATION, name="Depósito central")], plain, kits, stock):
+        answers = book(client, [identified(message) for message in messages])
+        if refused := [answer.text for answer in answers if not answer.booked]:
+            raise Failed(f"inventory refused {len(refused)} commands of the demonstration set, first: {refused[0]}")
+
+
+def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any]) -> str:
+    """Add, import, link, validate, enable: the way a person takes too. Returns the connection's id."""
+    setting = {"shopify": "location", "skyhub": "store"}[marketplace]
+    added = client.post(
+        "channels",
+        "connections",
+        {
+            "connector": marketplace,
+            "environment": "sandbox",
+            "account": shop["shop"],
+            "base_url": shop["base_url"],
+            "credentials": shop["credentials"],
+            "settings": {setting: shop["locations"][0]},
+        },
+    )
+    connection_id = str(added["connection_id"])
+    client.post("channels", f"connections/{connection_id}/listings")
+    _await_links(client, connection_id)
+    validated = client.post("channels", f"connections/{connection_id}/validate")
+    if problems := validated.get("problems"):
+        raise Failed(f"{marketplace}/{shop['shop']} is not valid: {'; '.join(problems)}")
+    client.post("channels", f"connections/{connection_id}/enable")
+    return connection_id
+
+
+def _await_links(client: Admin, connection_id: str) -> None:
+    """Adverts link themselves by their SKU text once channels has heard of the items."""
+    deadline = time.monotonic() + LINKS_TIMEOUT_S
+    while True:
+        rows = client.get("channels", f"connections/{connection_id}/listings")["listings"]
+        unlinked = [row["listing"] for row in rows if not row["sku"]]
+        if rows and not unlinked:
+            return
+        if time.monotonic() > deadline:
+            raise Failed(
+                f"{len(unlinked)} of {len(rows)} adverts are linked to no SKU: `saldo listing list` shows them"
+            )
+        time.sleep(0.1)
+
+
+def _channel(client: Admin, connection_id: str, marketplace: str, shop: Mapping[str, Any]) -> Channel:
+    rows = client.get("channels", f"connections/{connection_id}/listings")["listings"]
+    return Channel(
+        connection_id=connection_id,
+        name=f"{marketplace}/{shop['shop']}",
+        marketplace=marketplace,
+        shop=shop["shop"],
+        records={row["stock_record"]: row["sku"] for row in rows if row["sku"]},
+        limits=send_limits(marketplace, shop["limits"]),
+    )
+
+
+def send_limits(marketplace: str, limits: Mapping[str, Any]) -> SendLimits:
+    """A sandbox's limits of stock writes, as requests a second."""
+    if marketplace == "shopify":
+        cost = limits["graphql_mutation_cost"]
+        return SendLimits(
+            requests_per_s=limits["graphql_restore_points_per_s"] / cost,
+            burst=limits["graphql_bucket_points"] / cost,
+            max_batch=limits["graphql_input_array_max"],
+        )
+    per_s = limits["skyhub_store_writes_per_s"]
+    return SendLimits(requests_per_s=per_s, burst=per_s, max_batch=limits["skyhub_batch_max"])
+
+
+async def _await_numbers(endpoints: Endpoints, plan: Plan, channels: list[Channel]) -> None:
+    deadline = time.monotonic() + NUMBERS_TIMEOUT_S
+    while True:
+        wrong = await _wrong_numbers(endpoints, plan, channels)
+        if not wrong:
+            return
+        if time.monotonic() > deadline:
+            raise Failed(
+                f"{len(wrong)} numbers are not shown after {NUMBERS_TIMEOUT_S:g} s, first: {wrong[0]}; "
+                "see `saldo status`, `saldo deadletters list` and the logs of channels"
+            )
+        await asyncio.sleep(0.2)
+
+
+async def _wrong_numbers(endpoints: Endpoints, plan: Plan, channels: list[Channel]) -> list[str]:
+    wrong = []
+    for channel in channels:
+        address = endpoints.sandboxes[channel.marketplace]
+        async with SandboxClient(address.base_url, address.token) as sandbox:
+            shown = await sandbox.numbers(channel.shop)
+        wrong += [
+            f"{channel.name} {sku} shows {shown.get(sku)}"
+            for sku in (*plan.opening, *plan.kits)
+            if shown.get(sku) != plan.shown(sku, plan.opening)
+        ]
+    return wrong

@@ -1,0 +1,176 @@
+"""CSV files of items and opening stock: the whole file is judged before any of it is sent. Pure.
+
+Comma or semicolon, UTF-8 with or without a byte order mark, a header line, columns in any order. Every rejected row
+is reported with its line and the reason.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from contracts.inventory.v1 import Component, PutItem, ReceiveStock
+
+M = TypeVar("M", PutItem, ReceiveStock)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that cannot be taken. `line` counts from 1, the header included."""
+
+    line: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Parsed(Generic[M]):
+    """A whole file: the messages its good rows make, by line, and its rejected rows."""
+
+    rows: list[tuple[int, M]] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def parse_takeon(raw: bytes, *, skus: Mapping[str, bool], locations: Sequence[str]) -> Parsed[ReceiveStock]:
+    """Opening stock: columns sku, location, quantity, and optionally pool and reference.
+
+    `skus` are the known items (True: a kit, which has no stock of its own), `locations` the known ones.
+    """
+
+    def read(row: Mapping[str, str]) -> ReceiveStock:
+        sku, location = row["sku"], row["location"]
+        if sku not in skus:
+            raise ValueError(f"sku {sku} is not an item: add it with `saldo item put` or `saldo item import`")
+        if skus[sku]:
+            raise ValueError(f"sku {sku} is a kit: take on the stock of its components")
+        if location not in locations:
+            raise ValueError(f"location {location} is not known: add it with `saldo location add`")
+        return ReceiveStock(
+            sku=sku,
+            location=location,
+            pool=row.get("pool") or "shared",
+            quantity=whole_number(row["quantity"], "quantity"),
+            reference=row.get("reference", ""),
+            opening=True,
+        )
+
+    return _parse(
+        raw,
+        required=("sku", "location", "quantity"),
+        optional=("pool", "reference"),
+        read=read,
+        identity=lambda message: f"sku {message.sku} at location {message.location}",
+    )
+
+
+def parse_items(raw: bytes, *, known: Sequence[str] = ()) -> Parsed[PutItem]:
+    """Items: columns sku, name, and optionally active, unit, gtin, weight_g, tax_class, components (`A:1 B:2`).
+
+    A component must be in the file or among `known`. Kits come last in the result, so that their components exist.
+    """
+
+    def read(row: Mapping[str, str]) -> PutItem:
+        weight = row.get("weight_g", "")
+        return PutItem(
+            sku=row["sku"],
+            name=row["name"],
+            active=row.get("active", "").lower() not in ("no", "false", "0", "nao", "não"),
+            unit=row.get("unit") or "un",
+            gtin=row.get("gtin") or None,
+            weight_g=whole_number(weight, "weight_g") if weight else None,
+            tax_class=row.get("tax_class") or None,
+            components=parse_components(row.get("components", "")),
+        )
+
+    parsed = _parse(
+        raw,
+        required=("sku", "name"),
+        optional=("active", "unit", "gtin", "weight_g", "tax_class", "components"),
+        read=read,
+        identity=lambda message: f"sku {message.sku}",
+    )
+    kits = {message.sku for _, message in parsed.rows if message.components}
+    there = {message.sku for _, message in parsed.rows} | set(known)
+    for line, message in list(parsed.rows):
+        wrong = [part.sku for part in message.components if part.sku not in there or part.sku in kits]
+        if wrong:
+            parsed.rows.remove((line, message))
+            reason = f"components {', '.join(wrong)} must be items that are no kits, in this file or put before"
+            parsed.rejected.append(Rejected(line, reason))
+    parsed.rows.sort(key=lambda row: bool(row[1].components))
+    parsed.rejected.sort(key=lambda rejected: rejected.line)
+    return parsed
+
+
+def parse_components(text: str) -> tuple[Component, ...]:
+    """`A:1 B:2` → components. Raises `ValueError`."""
+    components = []
+    for part in text.split():
+        sku, separator, quantity = part.rpartition(":")
+        if not separator or not sku:
+            raise ValueError(f"component {part} must be SKU:QUANTITY")
+        components.append(Component(sku=sku, quantity=whole_number(quantity, f"quantity of component {sku}")))
+    return tuple(components)
+
+
+def whole_number(text: str, name: str) -> int:
+    """A whole number written in digits. Raises `ValueError` naming the field."""
+    if not text.isascii() or not text.removeprefix("-").isdigit():
+        raise ValueError(f"{name} must be a whole number, not {text or 'empty'}")
+    return int(text)
+
+
+def _parse(
+    raw: bytes,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str],
+    read: Callable[[Mapping[str, str]], M],
+    identity: Callable[[M], str],
+) -> Parsed[M]:
+    parsed: Parsed[M] = Parsed()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        parsed.rejected.append(Rejected(line, "the file is not UTF-8: save it as UTF-8"))
+        return parsed
+    header = text.split("\n", 1)[0]
+    reader = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
+    columns = [name.strip().lower() for name in reader.fieldnames or []]
+    problems = [f"column {name} is missing" for name in required if name not in columns]
+    problems += [f"column {name or '(empty)'} is not known" for name in columns if name not in (*required, *optional)]
+    if problems or len(set(columns)) != len(columns):
+        known = ", ".join((*required, *optional))
+        parsed.rejected.append(Rejected(1, f"{'; '.join(problems) or 'a column comes twice'}; the columns are {known}"))
+        return parsed
+    reader.fieldnames = columns
+    seen: dict[str, int] = {}
+    for cells in reader:
+        line = reader.line_num
+        try:
+            message = _read_row(cells, required, read)
+            first = seen.setdefault(identity(message), line)
+            if first != line:
+                raise ValueError(f"{identity(message)} is on line {first} already")
+            parsed.rows.append((line, message))
+        except ValidationError as error:
+            reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+            parsed.rejected.append(Rejected(line, "; ".join(reasons)))
+        except ValueError as error:
+            parsed.rejected.append(Rejected(line, str(error)))
+    return parsed
+
+
+def _read_row(
+    cells: Mapping[str | None, str | list[str] | None], required: Sequence[str], read: Callable[[Mapping[str, str]], M]
+) -> M:
+    if None in cells or None in cells.values():
+        raise ValueError("the row has not as many cells as the header")
+    row = {str(name): str(value).strip() for name, value in cells.items()}
+    for name in required:
+        if not row[name]:
+            raise ValueError(f"{name} is empty")
+    return read(row)

@@ -1,0 +1,74 @@
+"""How `saldo` prints: tables for people, JSON where asked for, errors on stderr."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def as_json(value: Any) -> None:
+    """Print a value as JSON on stdout, unadorned."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def table(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, title: str = "", empty: str = "nothing"
+) -> None:
+    """Print rows as a table of the named columns; numbers to the right."""
+    listed = list(rows)
+    if not listed:
+        console.print(f"[dim]{empty}[/dim]")
+        return
+    shown = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        numeric = all(isinstance(row.get(column), int | float | None) for row in listed)
+        shown.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in listed:
+        shown.add_row(*(_cell(row.get(column)) for column in columns))
+    console.print(shown)
+
+
+def listing(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, json_wanted: bool, empty: str = "nothing"
+) -> None:
+    """A list, as JSON with everything in it, or as a table of the columns worth seeing."""
+    if json_wanted:
+        as_json(list(rows))
+    else:
+        table(rows, columns, empty=empty)
+
+
+def fields(values: Mapping[str, Any], *, title: str = "") -> None:
+    """Print one thing, a line a field; nested lists become tables of their own below."""
+    shown = Table(title=title or None, title_justify="left", show_header=False, box=None, pad_edge=False)
+    shown.add_column(style="dim")
+    shown.add_column(overflow="fold")
+    nested = {}
+    for name, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            nested[name] = value
+        else:
+            shown.add_row(name.replace("_", " "), _cell(value))
+    console.print(shown)
+    for name, rows in nested.items():
+        console.print()
+        table(rows, list(rows[0]), title=name.replace("_", " "))
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, dict | list):
+        return escape(json.dumps(value, ensure_ascii=False, default=str))
+    return escape(str(value))

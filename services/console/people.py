@@ -1,0 +1,101 @@
+"""People's stock commands: an id first, then Kafka, then the answer of inventory.
+
+The id is made before anything is sent and printed when the outcome is unknown. Trying again with it books nothing
+twice, because inventory remembers it.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import uuid_utils
+
+from contracts.envelope import Message
+from services.bus.command import send
+from services.console.client import Admin
+from services.console.options import Failed
+
+ANSWER_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+_IN_FLIGHT = 50
+_NAMESPACE = uuid.UUID("5f0e4c3e-8a37-5d0c-9d0a-6f7ad2f3c1b4")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One command of a person with the id under which it is booked at most once."""
+
+    command_id: str
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What inventory did with a command: `booked` or `refused`, and its words."""
+
+    order: Order
+    booked: bool
+    text: str
+
+
+def new_command_id() -> str:
+    """A fresh id, sortable by time (UUIDv7)."""
+    return str(uuid_utils.uuid7())
+
+
+def derived_command_id(*parts: object) -> str:
+    """The same id for the same parts, so that a file can be sent again after it stopped half way."""
+    return str(uuid.uuid5(_NAMESPACE, "\x1f".join(str(part) for part in parts)))
+
+
+def book(admin: Admin, orders: Sequence[Order], progress: Callable[[], None] | None = None) -> list[Answer]:
+    """Send commands and wait until inventory has booked or refused each one; `progress` is called after each one.
+
+    They leave in groups, and within a group in no order: what must come before something else belongs in a call of
+    its own.
+
+    Raises `Failed` with the ids where Kafka or inventory does not answer: their outcome is unknown then.
+    """
+    answers: list[Answer] = []
+    for start in range(0, len(orders), _IN_FLIGHT):
+        chunk = orders[start : start + _IN_FLIGHT]
+        try:
+            asyncio.run(_send(admin, chunk))
+            for order in chunk:
+                answers.append(_await_answer(admin, order))
+                if progress:
+                    progress()
+        except Exception as error:
+            open_ids = ", ".join(order.command_id for order in chunk[len(answers) - start :])
+            raise Failed(
+                f"the outcome is unknown ({error}). Try again with --id {open_ids}: nothing is booked twice"
+            ) from error
+    return answers
+
+
+async def _send(admin: Admin, orders: Sequence[Order]) -> None:
+    await asyncio.gather(
+        *(
+            send(
+                admin.endpoints.kafka,
+                order.message,
+                tenant=admin.tenant,
+                command_id=order.command_id,
+                source="saldo/console",
+            )
+            for order in orders
+        )
+    )
+
+
+def _await_answer(admin: Admin, order: Order) -> Answer:
+    deadline = time.monotonic() + ANSWER_TIMEOUT_S
+    while True:
+        told = admin.get("inventory", f"commands/{order.command_id}")
+        if told["state"] in ("booked", "refused"):
+            return Answer(order, told["state"] == "booked", told["outcome"])
+        if time.monotonic() > deadline:
+            raise Failed(f"inventory has not answered within {ANSWER_TIMEOUT_S:g} s: see `saldo status`")
+        time.sleep(_POLL_S)

@@ -1,0 +1,121 @@
+"""`saldo verify`: the books add up, looked at in the services' databases by a role that can only read.
+
+Each check is one statement that returns what is wrong, so that nothing has to be trusted but the database.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import asyncpg
+
+ROWS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A statement over one service's database whose rows are contradictions; `$1` is the tenant or null for all."""
+
+    service: str
+    what: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a check found: an empty list proves it."""
+
+    check: Check
+    contradictions: list[str]
+    examined: int
+
+
+_MOVED = """
+    SELECT tenant, sku, location, pool, state, sum(quantity) AS quantity FROM (
+        SELECT tenant, sku, to_location AS location, to_pool AS pool, to_state AS state, quantity FROM movements
+        UNION ALL
+        SELECT tenant, sku, from_location, from_pool, from_state, -quantity FROM movements
+    ) AS both_sides
+    WHERE state IN ('available', 'reserved', 'shipped', 'damaged', 'inbound')
+    GROUP BY tenant, sku, location, pool, state
+"""
+_COUNTED = """
+    SELECT tenant, sku, location, pool, state, quantity FROM stock,
+        LATERAL (VALUES ('available', available), ('reserved', reserved), ('shipped', shipped), ('damaged', damaged),
+                        ('inbound', inbound)) AS counter (state, quantity)
+"""
+
+CHECKS = (
+    Check(
+        "inventory",
+        "every counter is the sum of its movements",
+        f"""
+        SELECT format('%s %s at %s, pool %s, %s: counter %s, movements %s', tenant, sku, location, pool, state,
+                      coalesce(counted.quantity, 0), coalesce(moved.quantity, 0))
+        FROM ({_COUNTED}) AS counted FULL JOIN ({_MOVED}) AS moved USING (tenant, sku, location, pool, state)
+        WHERE coalesce(counted.quantity, 0) <> coalesce(moved.quantity, 0) AND ($1::text IS NULL OR tenant = $1)
+        """,  # noqa: S608 - constants of this module
+    ),
+    Check(
+        "inventory",
+        "reserved and shipped are the sums of the order lines that hold them",
+        f"""
+        SELECT format('%s %s at %s, pool %s, %s: counter %s, order lines %s', tenant, sku, location, pool, state,
+                      coalesce(counted.quantity, 0), coalesce(held.quantity, 0))
+        FROM (SELECT * FROM ({_COUNTED}) AS every WHERE state IN ('reserved', 'shipped')) AS counted
+        FULL JOIN (
+            SELECT tenant, sku, location, pool, state, sum(quantity) AS quantity FROM reservations
+            WHERE state IN ('reserved', 'shipped') GROUP BY tenant, sku, location, pool, state
+        ) AS held USING (tenant, sku, location, pool, state)
+        WHERE coalesce(counted.quantity, 0) <> coalesce(held.quantity, 0) AND ($1::text IS NULL OR tenant = $1)
+        """,  # noqa: S608 - constants of this module
+    ),
+    Check(
+        "inventory",
+        "no counter is below zero",
+        """
+        SELECT format('%s %s at %s, pool %s', tenant, sku, location, pool) FROM stock
+        WHERE least(available, reserved, shipped, damaged, inbound) < 0 AND ($1::text IS NULL OR tenant = $1)
+        """,
+    ),
+    Check(
+        "orders",
+        "every unit of an order is reserved, short, cancelled or open, and only one of them",
+        """
+        SELECT format('%s %s: %s ordered, %s cancelled, %s reserved, %s short, %s open', tenant, order_id,
+                      units_ordered, units_cancelled, units_reserved, units_short, units_open) FROM orders
+        WHERE units_ordered <> units_cancelled + units_reserved + units_short + units_open
+            AND ($1::text IS NULL OR tenant = $1)
+        """,
+    ),
+    Check(
+        "orders",
+        "no sale of a connection is two orders",
+        """
+        SELECT format('%s %s of connection %s is %s orders', tenant, external_id, connection_id, count(*)) FROM orders
+        WHERE $1::text IS NULL OR tenant = $1
+        GROUP BY tenant, connection_id, external_id HAVING count(*) > 1
+        """,
+    ),
+)
+
+_EXAMINED = {
+    "inventory": "SELECT count(*) FROM movements WHERE $1::text IS NULL OR tenant = $1",
+    "orders": "SELECT count(*) FROM orders WHERE $1::text IS NULL OR tenant = $1",
+}
+
+
+async def verify(dsns: Mapping[str, str], tenant: str | None) -> list[Outcome]:
+    """Run every check in one read-only snapshot a database. Raises `OSError` or asyncpg's errors."""
+    outcomes = []
+    for service in sorted({check.service for check in CHECKS}):
+        connection = await asyncpg.connect(dsns[service], timeout=10, command_timeout=120)
+        try:
+            async with connection.transaction(isolation="repeatable_read", readonly=True):
+                examined = await connection.fetchval(_EXAMINED[service], tenant)
+                for check in CHECKS:
+                    if check.service == service:
+                        rows = await connection.fetch(f"{check.sql} LIMIT {ROWS_SHOWN}", tenant)
+                        outcomes.append(Outcome(check, [row[0] for row in rows], examined))
+        finally:
+            await connection.close()
+    return outcomes
