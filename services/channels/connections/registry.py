@@ -4,6 +4,7 @@ Shared by the door, the intake loops and the stock sender, so that all of them t
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -59,7 +60,9 @@ def limits_of(traits: Traits, settings: Mapping[str, str]) -> dict[str, Limit]:
     return limits
 
 
-def open_session(connection: Connection, credentials: Mapping[str, str], clock: Callable[[], float]) -> Session:
+def open_session(
+    connection: Connection, credentials: Mapping[str, str], clock: Callable[[], float] = time.monotonic
+) -> Session:
     """A way to a connection's account; the caller closes `session.http`."""
     traits = CONNECTORS[connection.connector].traits
     return Session(
@@ -80,11 +83,11 @@ def _same_way(session: Session, row: Connection, credentials: Mapping[str, str])
 class Registry:
     """The open connections of this process. `refresh` follows the table; `changed` tells loops to look again."""
 
-    def __init__(self, vault: Vault, clock: Callable[[], float]) -> None:
+    def __init__(self, vault: Vault, clock: Callable[[], float] = time.monotonic) -> None:
         self._vault = vault
         self._clock = clock
         self._open: dict[str, Open] = {}
-        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
         self.generation = 0
 
     def get(self, connection_id: str) -> Open | None:
@@ -100,12 +103,12 @@ class Registry:
         entry = self._open.get(connection_id)
         return entry.connection.tenant if entry else None
 
-    def notice(self) -> None:
-        """Something about connections was changed by this process: refresh at once."""
-        self._wake.set()
-
     async def refresh(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         """Open what is new or changed, close what is gone."""
+        async with self._turn:
+            await self._refresh(pool)
+
+    async def _refresh(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
         async with pool.acquire() as connection:
             rows = [row for row in await store.all_of(connection, None) if row.state is not ConnectionState.DRAFT]
             stale = [row for row in rows if not self._is_current(row)]
@@ -149,11 +152,7 @@ class Registry:
         try:
             while True:
                 await self.refresh(service.pool)
-                try:
-                    await asyncio.wait_for(self._wake.wait(), _REFRESH_S)
-                except TimeoutError:
-                    continue
-                self._wake.clear()
+                await asyncio.sleep(_REFRESH_S)
         finally:
             await self.close()
 

@@ -4,8 +4,7 @@ Bodies are absorbed in the order of their arrival by one process at a time, beca
 has no versions. What cannot be read is set aside as poisoned, with a dead letter and an alert; the rest goes on.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -14,9 +13,9 @@ import structlog
 
 from contracts.channels.v1 import BuyerReported, SaleReported
 from services.bus import Cause, Transaction
-from services.bus.failures import Kind, describe, kind_of
+from services.bus.failures import Kind, describe, kind_of, waited
 from services.channels import ids
-from services.channels.alerts import Alert, raise_alerts
+from services.channels.alerts import Alert, raise_alerts, resolve_alerts
 from services.channels.connections.credentials import SealBroken
 from services.channels.connections.registry import Open
 from services.channels.connectors.connector import ChannelOrder
@@ -61,11 +60,7 @@ class Accepted:
 async def absorb_loop(service: "Service", intake: Intake) -> None:
     """Absorb what comes in until cancelled: at once when this process stored it, else within the idle time."""
     while True:
-        if await absorb_once(service, intake) == 0:
-            try:
-                await asyncio.wait_for(intake.arrived.wait(), intake.settings.absorb_idle_s)
-            except TimeoutError:
-                continue
+        if await absorb_once(service, intake) == 0 and await waited(intake.arrived, intake.settings.absorb_idle_s):
             intake.arrived.clear()
 
 
@@ -199,54 +194,67 @@ def _accept(one: Read, row: OrderRow, tenant_key: bytes) -> Accepted:
 
 async def _apply(tx: Transaction, intake: Intake, accepted: Sequence[Accepted]) -> None:
     links = await _links(tx, [(one.row, one.order) for one in accepted])
-    for one in accepted:
-        sale = _sale(one.order, one.row, one.revision, one.read.entry.connection.pool, links)
-        cause = Cause("", one.row.order_id, one.read.new.body.traceparent)
-        await _publish(tx, one.row, sale, cause, domain.unlinked_items(one.order, links[one.row.connection_id]))
+    pools = {one.row.connection_id: one.read.entry.connection.pool for one in accepted}
+    await _publish(
+        tx,
+        [(one.row, one.order, one.revision, one.read.new.body.traceparent) for one in accepted],
+        links,
+        pools,
+    )
     await _report_buyers(tx, intake, accepted)
 
 
-def _sale(
-    order: ChannelOrder, row: OrderRow, revision: int, pool: str, links: Mapping[str, Mapping[str, Link]]
-) -> SaleReported:
-    heard = Heard(row.connection_id, row.order_id, pool, row.customer_ref, row.received_at)
-    return domain.to_sale(order, heard, revision, links[row.connection_id])
+Snapshot = tuple[OrderRow, ChannelOrder, int, str]
+"""An order's locked row, what is to be published of it, its revision, and the trace it came in with."""
+
+
+async def links_of(tx: Transaction, tenant: str, connection_id: str, adverts: Collection[str]) -> dict[str, Link]:
+    """What adverts of a connection are to us; those that are linked to no SKU are left out."""
+    found = await stock.sku_for_item(tx.connection, tenant, connection_id, sorted(adverts))
+    return {advert: Link(one.sku, one.pack, one.stock_record) for advert, one in found.items()}
 
 
 async def _links(tx: Transaction, orders: Sequence[tuple[OrderRow, ChannelOrder]]) -> dict[str, dict[str, Link]]:
     """What each advert in these orders is to us, by connection and advert."""
     wanted: dict[tuple[str, str], set[str]] = {}
     for row, order in orders:
-        wanted.setdefault((row.tenant, row.connection_id), set()).update(line.item for line in order.lines)
-    found: dict[str, dict[str, Link]] = {}
-    for (tenant, connection_id), adverts in sorted(wanted.items()):
-        linked = await stock.sku_for_item(tx.connection, tenant, connection_id, sorted(adverts))
-        found[connection_id] = {
-            advert: Link(sku=one.sku, pack=one.pack, listing=advert, stock_record=one.stock_record)
-            for advert, one in linked.items()
-        }
-    return found
+        wanted.setdefault((row.connection_id, row.tenant), set()).update(line.item for line in order.lines)
+    return {
+        connection_id: await links_of(tx, tenant, connection_id, adverts)
+        for (connection_id, tenant), adverts in sorted(wanted.items())
+    }
 
 
-async def _publish(tx: Transaction, row: OrderRow, sale: SaleReported, cause: Cause, unlinked: list[str]) -> None:
-    row.unlinked = unlinked
-    await stock.note_own_sale(tx.connection, row.tenant, sale)
-    tx.publish(sale, tenant=row.tenant, cause=cause, correlation_id=row.order_id)
-    await raise_alerts(
-        tx.connection,
-        [
-            Alert(
-                tenant=row.tenant,
-                connection_id=row.connection_id,
-                kind="unknown_sku",
-                subject=item,
-                text=f"item {item} was sold and is linked to no SKU, so its stock is not lowered: "
-                "link its listing with `saldo listing link`; the waiting orders follow by themselves",
-                urgent=True,
-            )
-            for item in unlinked
-        ],
-        tx.now,
+async def _publish(
+    tx: Transaction,
+    snapshots: Sequence[Snapshot],
+    links: Mapping[str, Mapping[str, Link]],
+    pools: Mapping[str, str],
+) -> None:
+    """Publish sales, count them for the records they lowered, and alert about items that are linked to nothing."""
+    sales: list[tuple[str, SaleReported]] = []
+    alerts: list[Alert] = []
+    for row, order, revision, traceparent in snapshots:
+        linked = links[row.connection_id]
+        heard = Heard(row.connection_id, row.order_id, pools[row.connection_id], row.customer_ref, row.received_at)
+        sale = domain.to_sale(order, heard, revision, linked)
+        tx.publish(sale, tenant=row.tenant, cause=Cause("", row.order_id, traceparent), correlation_id=row.order_id)
+        sales.append((row.tenant, sale))
+        row.unlinked = domain.unlinked_items(order, linked)
+        alerts += [_unknown_sku(row, item) for item in row.unlinked]
+    await stock.note_own_sales(tx.connection, sales)
+    await raise_alerts(tx.connection, alerts, tx.now)
+
+
+def _unknown_sku(row: OrderRow, item: str) -> Alert:
+    return Alert(
+        tenant=row.tenant,
+        connection_id=row.connection_id,
+        kind="unknown_sku",
+        subject=item,
+        text=f"item {item} was sold and is linked to no SKU, so its stock is not lowered: link its listing with "
+        "`saldo listing link`; the waiting orders follow by themselves",
+        urgent=True,
     )
 
 
@@ -311,18 +319,21 @@ async def _set_aside(tx: Transaction, bad: Sequence[tuple[NewBody, str]]) -> Non
     )
 
 
-async def republish_waiting(tx: Transaction, connection_id: str, listing: str, pool: str) -> int:
-    """A listing was linked: report again exactly the orders with a line that waited for it. Returns how many."""
-    waiting = await store.orders_waiting_for(tx.connection, connection_id, listing)
+async def republish_waiting(tx: Transaction, connection_id: str, listings: Sequence[str], pool: str) -> int:
+    """Listings were linked: report again exactly the orders with a line that waited for one. Returns how many.
+
+    The caller took the absorb lock before it linked: else an order that is being absorbed could miss the link and be
+    missed here.
+    """
+    waiting = await store.orders_waiting_for(tx.connection, connection_id, listings)
     rows = await store.lock_known(tx.connection, waiting)
-    if not rows:
-        return 0
     orders = [(row, domain.from_snapshot(row.snapshot)) for row in rows.values() if row.snapshot]
-    links = await _links(tx, orders)
-    for row, order in orders:
-        row.revision += 1
-        sale = _sale(order, row, row.revision, pool, links)
-        cause = Cause("", row.order_id, row.traceparent)
-        await _publish(tx, row, sale, cause, domain.unlinked_items(order, links[connection_id]))
-    await store.save_orders(tx.connection, list(rows.values()))
+    if orders:
+        links = await _links(tx, orders)
+        for row, _ in orders:
+            row.revision += 1
+        snapshots = [(row, order, row.revision, row.traceparent) for row, order in orders]
+        await _publish(tx, snapshots, links, {connection_id: pool})
+        await store.save_orders(tx.connection, list(rows.values()))
+    await resolve_alerts(tx.connection, connection_id, "unknown_sku", listings, tx.now)
     return len(orders)

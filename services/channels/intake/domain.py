@@ -61,7 +61,6 @@ class Link:
 
     sku: str
     pack: int
-    listing: str
     stock_record: str
 
 
@@ -143,7 +142,7 @@ def _line(line: ChannelLine, link: Link | None) -> SaleLine:
         # Per unit of the SKU, rounded down; the order's totals are what was paid.
         unit_price_minor=line.unit_price_minor // pack,
         discount_minor=line.discount_minor,
-        listing=link.listing if link else line.item,
+        listing=line.item,
         stock_record=link.stock_record if link else "",
     )
 

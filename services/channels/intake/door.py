@@ -158,7 +158,7 @@ class Door:
             async with self._service.pool.acquire() as connection:
                 await store.insert_bodies(connection, [waiting.body for waiting in batch])
             self._service.faults.point("intake.store.after")
-        except Exception as failure:
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
             for waiting in batch:
                 if not waiting.stored.done():
                     waiting.stored.set_exception(failure)

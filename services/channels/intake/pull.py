@@ -5,7 +5,6 @@ One process of the service pulls at a time. What a queue hands out is stored and
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -13,13 +12,14 @@ import structlog
 from opentelemetry.trace import SpanKind
 
 from services.bus import Cause
+from services.bus.failures import waited
 from services.bus.members import Holder
 from services.channels import ids
 from services.channels.alerts import Alert, raise_alerts, resolve_alerts
 from services.channels.connections.registry import Open
 from services.channels.connectors.connector import Fetched, Rejected, Throttled, Unreachable
 from services.channels.intake import domain, store
-from services.channels.intake.absorb import to_order
+from services.channels.intake.absorb import INTAKE_STREAM, to_order
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Verdict
 
@@ -34,8 +34,7 @@ _SUBSCRIBE_EVERY: Final = timedelta(minutes=10)
 _QUEUE_NOTE_EVERY: Final = timedelta(seconds=1)
 _LEASE: Final = timedelta(seconds=60)
 _PAGE: Final = 100
-_PRUNE_EVERY_S: Final = 3600.0
-_PRUNE_CHUNK: Final = 5000
+_KEEP_EVERY_S: Final = 30.0
 
 
 async def pull_loop(service: "Service", intake: Intake) -> None:
@@ -45,11 +44,10 @@ async def pull_loop(service: "Service", intake: Intake) -> None:
     try:
         await holder.open()
         while not await holder.try_lock(0):
-            await asyncio.sleep(_LOOK_S)
+            await waited(holder.lost, _LOOK_S)
         while not holder.lost.is_set():
             await _follow(service, intake, tasks)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(holder.lost.wait(), _LOOK_S)
+            await waited(holder.lost, _LOOK_S)
         raise ConnectionError("the connection that holds the intake lock was lost")
     finally:
         await _end([task for _, running in tasks.values() for task in running])
@@ -243,9 +241,8 @@ async def refetch(service: "Service", intake: Intake, entry: Open) -> None:
         async with service.pool.acquire() as database:
             wanted = await store.claim_fetch(database, connection_id, service.clock(), _LEASE)
         if wanted is None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(intake.wanted.wait(), _LOOK_S)
-            intake.wanted.clear()
+            if await waited(intake.wanted, _LOOK_S):
+                intake.wanted.clear()
             continue
         try:
             await _fetch_one(service, intake, entry, wanted)
@@ -289,14 +286,14 @@ async def _fetch_one(service: "Service", intake: Intake, entry: Open, wanted: st
     intake.arrived.set()
 
 
-async def prune_loop(service: "Service", intake: Intake) -> None:
-    """Forget bodies and buyers whose time is over, in small transactions, once an hour."""
+async def keep_loop(service: "Service", intake: Intake) -> None:
+    """Forget bodies and buyers whose time is over, in small transactions; follow what people discarded."""
     keep = timedelta(days=intake.settings.intake_keep_days)
     while True:
         now = service.clock()
         async with service.pool.acquire() as database:
+            await store.follow_discards(database, INTAKE_STREAM)
             bodies, buyers = await store.prune(database, now - keep, now)
         if bodies or buyers:
             _log.info("forgotten", bodies=bodies, buyers=buyers)
-        if bodies < _PRUNE_CHUNK:
-            await asyncio.sleep(_PRUNE_EVERY_S)
+        await asyncio.sleep(_KEEP_EVERY_S)

@@ -50,6 +50,11 @@ async def insert_bodies(connection: Database, bodies: Sequence[Body]) -> None:
     )
 
 
+async def absorb_lock(connection: Database) -> None:
+    """Wait until nobody absorbs, and keep it so until the end of the transaction."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1)", _ABSORB_LOCK)
+
+
 @dataclass(frozen=True, slots=True)
 class NewBody:
     """A body waiting to be absorbed."""
@@ -180,12 +185,12 @@ async def save_orders(connection: Database, rows: Sequence[OrderRow]) -> None:
     )
 
 
-async def orders_waiting_for(connection: Database, connection_id: str, item: str) -> list[str]:
-    """Orders with a line of this item that was linked to nothing when they were published."""
+async def orders_waiting_for(connection: Database, connection_id: str, items: Sequence[str]) -> list[str]:
+    """Orders with a line of one of these items that was linked to nothing when they were published."""
     rows = await connection.fetch(
-        "SELECT order_id FROM intake_orders WHERE connection_id = $1 AND unlinked @> ARRAY[$2::text] ORDER BY order_id",
+        "SELECT order_id FROM intake_orders WHERE connection_id = $1 AND unlinked && $2::text[] ORDER BY order_id",
         connection_id,
-        item,
+        items,
     )
     return [row["order_id"] for row in rows]
 
@@ -203,6 +208,14 @@ async def kept_orders(connection: Database, order_ids: Sequence[str]) -> dict[st
         )
         for row in rows
     }
+
+
+async def listings_of_record(connection: Database, tenant: str, stock_record: str) -> list[str]:
+    """Every advert that shows the number of a record."""
+    rows = await connection.fetch(
+        "SELECT listing FROM listings WHERE tenant = $1 AND stock_record = $2 ORDER BY listing", tenant, stock_record
+    )
+    return [row["listing"] for row in rows]
 
 
 # -- orders to be fetched ------------------------------------------------------------------------------------------
@@ -306,24 +319,6 @@ async def complete_poll(connection: Database, connection_id: str, begun_at: date
         begun_at,
         now,
     )
-
-
-async def absorbed_poll(connection: Database, connection_id: str) -> datetime | None:
-    """When the newest complete poll began, if everything it found has been made into sales; else None.
-
-    A body that nobody could read may be a sale, until a person has discarded it.
-    """
-    begun_at: datetime | None = await connection.fetchval(
-        """
-        SELECT begun_at FROM polls WHERE connection_id = $1 AND begun_at IS NOT NULL AND NOT EXISTS (
-            SELECT FROM intake WHERE intake.connection_id = $1 AND intake_id <= polls.through_intake_id
-                AND (state = 'new' OR state = 'poisoned' AND EXISTS (
-                    SELECT FROM dead_letters WHERE stream = 'channels.intake' AND "offset" = intake_id
-                        AND dead_letters.state = 'open')))
-        """,
-        connection_id,
-    )
-    return begun_at
 
 
 async def insert_dead_letter(connection: Database, letter_id: str, stream: str, new: NewBody, error: str) -> None:
@@ -450,6 +445,18 @@ async def erase_order(connection: Database, tenant: str, order_id: str) -> tuple
     bodies = await connection.execute("DELETE FROM intake WHERE tenant = $1 AND order_id = $2", tenant, order_id)
     buyers = await connection.execute("DELETE FROM buyers WHERE tenant = $1 AND order_id = $2", tenant, order_id)
     return int(bodies.rsplit(" ", 1)[1]), int(buyers.rsplit(" ", 1)[1])
+
+
+async def follow_discards(connection: Database, stream: str) -> None:
+    """A dead letter was discarded: so is its body, and no poll waits for it any more."""
+    await connection.execute(
+        """
+        UPDATE intake SET state = 'discarded' FROM dead_letters d
+        WHERE intake.state = 'poisoned' AND d.consumer = 'channels' AND d.stream = $1 AND d.partition = 0
+            AND d."offset" = intake.intake_id AND d.state = 'discarded'
+        """,
+        stream,
+    )
 
 
 async def list_bodies(

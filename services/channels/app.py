@@ -1,0 +1,59 @@
+"""Channels as a process: `python -m services.channels.app`."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+from contracts.channels.v1 import RefetchSale, ResendBuyer
+from services.bus import BusSettings, Service, Subscription
+from services.channels import handlers
+from services.channels.admin import Channels
+from services.channels.connections.credentials import Vault
+from services.channels.connections.lifecycle import announce_connections
+from services.channels.connections.registry import Registry
+from services.channels.intake.absorb import absorb_loop
+from services.channels.intake.context import Intake
+from services.channels.intake.door import Door
+from services.channels.intake.pull import keep_loop, pull_loop
+from services.channels.linking import link_loop
+from services.channels.settings import ChannelsSettings
+
+
+def build(bus: BusSettings, settings: ChannelsSettings) -> Service:
+    """The channels service, not yet running."""
+    vault = Vault(settings.secrets_key.get_secret_value())
+    registry = Registry(vault)
+    intake = Intake(settings, registry, vault)
+    channels = Channels(intake)
+
+    async def door_loop(service: Service) -> None:
+        await Door(service, intake).run()
+
+    service = Service(
+        name="channels",
+        settings=bus,
+        migrations=Path(__file__).parent / "migrations",
+        subscriptions=[
+            Subscription(
+                stream="channels.commands.v1",
+                handles=(ResendBuyer, RefetchSale),
+                handler=partial(handlers.obey, intake=intake),
+            ),
+        ],
+        loops=[
+            registry.run,
+            door_loop,
+            partial(absorb_loop, intake=intake),
+            partial(pull_loop, intake=intake),
+            partial(keep_loop, intake=intake),
+            link_loop,
+        ],
+        announcers={"channels.connections.v1": announce_connections},
+        routers=[channels.router],
+    )
+    channels.serve(service)
+    return service
+
+
+if __name__ == "__main__":
+    asyncio.run(build(BusSettings(), ChannelsSettings()).run())

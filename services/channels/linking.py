@@ -1,0 +1,103 @@
+"""Which of our SKUs an advert sells: by a person's word, else by the SKU text that the advert carries.
+
+Linking takes the absorb lock first: an order that is being absorbed either sees the link or is seen waiting for it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from services.bus import Transaction
+from services.channels.alerts import Database
+from services.channels.connections import store as connection_store
+from services.channels.connections.store import Connection
+from services.channels.connectors import CONNECTORS
+from services.channels.connectors.connector import ChannelListing
+from services.channels.intake import store as intake_store
+from services.channels.intake.absorb import links_of, republish_waiting
+from services.channels.stock import store as stock
+from services.channels.stock.store import ListingRow
+
+if TYPE_CHECKING:
+    from services.bus import Service
+
+_LOOK_S: Final = 1.0
+_PAGE: Final = 1000
+
+
+async def keep_listings(tx: Transaction, connection: Connection, rows: Sequence[ListingRow]) -> int:
+    """Keep adverts as given, link them where a row or their text says how, and let waiting sales go on.
+
+    Returns how many are linked now. Raises `LinkConflict`.
+    """
+    await intake_store.absorb_lock(tx.connection)
+    if rows:
+        await _upsert(tx, connection, rows)
+    await republish_waiting(tx, connection.connection_id, [row.listing for row in rows if row.sku], connection.pool)
+    await link_by_text(tx, connection)
+    adverts = [row.listing for row in rows]
+    return len(await links_of(tx, connection.tenant, connection.connection_id, adverts))
+
+
+def found_row(found: ChannelListing) -> ListingRow:
+    """An advert as the channel shows it, without a link."""
+    return ListingRow(found.listing, found.item, found.location, found.sku, found.title)
+
+
+async def _upsert(tx: Transaction, connection: Connection, rows: Sequence[ListingRow]) -> None:
+    await stock.upsert_listings(
+        tx.connection,
+        connection.tenant,
+        connection.connection_id,
+        rows,
+        restores_on_cancel=CONNECTORS[connection.connector].traits.restores_on_cancel,
+        pool=connection.pool,
+    )
+
+
+async def link(tx: Transaction, connection: Connection, listing: str, sku: str, pack: int) -> int | None:
+    """Link an advert by a person's word; returns how many orders went on, None where there is no such advert."""
+    await intake_store.absorb_lock(tx.connection)
+    record = await stock.link_listing(tx.connection, connection.tenant, connection.connection_id, listing, sku, pack)
+    if record is None:
+        return None
+    # One record may stand behind several adverts: all of them are linked now.
+    adverts = await intake_store.listings_of_record(tx.connection, connection.tenant, record)
+    return await republish_waiting(tx, connection.connection_id, adverts, connection.pool)
+
+
+async def link_by_text(tx: Transaction, connection: Connection) -> int:
+    """Link adverts without a link whose text is one of our SKUs; returns how many. The caller has the absorb lock."""
+    rows = await unlinked_known(tx.connection, connection.connection_id, _PAGE)
+    if rows:
+        await _upsert(tx, connection, rows)
+        await republish_waiting(tx, connection.connection_id, [row.listing for row in rows], connection.pool)
+    return len(rows)
+
+
+async def unlinked_known(connection: Database, connection_id: str, limit: int) -> list[ListingRow]:
+    """Adverts linked to nothing whose text is the SKU of an item; where one record has several, the first."""
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT ON (r.stock_record) l.listing, r.item, r.location, l.seller_sku, l.title, i.sku
+        FROM stock_records r JOIN listings l USING (tenant, stock_record)
+            JOIN items i ON i.tenant = l.tenant AND i.sku = l.seller_sku
+        WHERE r.connection_id = $1 AND r.sku IS NULL ORDER BY r.stock_record, l.listing LIMIT $2
+        """,
+        connection_id,
+        limit,
+    )
+    return [ListingRow(**dict(row)) for row in rows]
+
+
+async def link_loop(service: "Service") -> None:
+    """Link adverts by their text as soon as the item is known, whichever came first."""
+    while True:
+        async with service.pool.acquire() as database:
+            connections = await connection_store.all_of(database, None)
+            waiting = [one for one in connections if await unlinked_known(database, one.connection_id, 1)]
+        for connection in waiting:
+            async with service.transaction() as tx:
+                await intake_store.absorb_lock(tx.connection)
+                await link_by_text(tx, connection)
+        await asyncio.sleep(_LOOK_S)
