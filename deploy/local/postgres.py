@@ -219,7 +219,7 @@ class Postgres:
         """Whether the server answers a query."""
         try:
             connection = await asyncpg.connect(self.admin_dsn, timeout=5)
-        except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError):
+        except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, asyncpg.PostgresConnectionError):
             return False
         try:
             return bool(await connection.fetchval("SELECT NOT pg_is_in_recovery()"))

@@ -72,9 +72,13 @@ class Servers:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
         self._thread.start()
+        starting = asyncio.run_coroutine_threadsafe(self.__aenter__(), self._loop)
         try:
-            asyncio.run_coroutine_threadsafe(self.__aenter__(), self._loop).result()
-        except BaseException:
+            starting.result()
+        except BaseException:  # A Ctrl-C while waiting, too.
+            starting.cancel()
+            if self._supervisor is not None:
+                asyncio.run_coroutine_threadsafe(self._supervisor.stop(), self._loop).result()
             self._end_thread()
             raise
         return self

@@ -23,8 +23,10 @@ GUARD = Path(__file__).with_name("guard.py")
 PROJECT = Path(__file__).resolve().parents[2]
 BACKOFF_FIRST_S, BACKOFF_CAP_S = 0.5, 10.0
 STEADY_AFTER_S = 60.0
+PROBE_S, PROBE_UNREADY_S, PROBE_TIMEOUT_S = 2.0, 0.05, 10.0
 EARLY_EXITS = 3
 KEPT_LOGS = 3
+ACQUIRE_TRIES = 10
 OPEN_FILES = 65_536
 # What a killed supervisor's children may take to end: the longest grace, and a little.
 LEFTOVERS_TIMEOUT_S = 45.0
@@ -191,7 +193,8 @@ class Supervisor:
             try:
                 await self._spawn(process)
             except StartError as error:
-                process.failure = str(error)
+                if not process.was_ready:
+                    process.failure = str(error)
             else:
                 await self._attend(process)
             if process.stop.is_set():
@@ -241,20 +244,23 @@ class Supervisor:
         """Start the guard, and learn the child's pid from it."""
         spec = process.spec
         process.started = time.monotonic()
-        with process.log.open("ab") as log:
-            process.guard = await asyncio.create_subprocess_exec(
-                # -I -S: no site packages, no user settings; the guard starts in milliseconds.
-                *(sys.executable, "-I", "-S", str(GUARD), str(int(spec.stop_signal)), str(spec.stop_grace_s)),
-                *("-" if spec.uid is None else str(spec.uid), "-" if spec.gid is None else str(spec.gid)),
-                *("--", *spec.argv),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                cwd=spec.cwd,
-                env=dict(spec.env),
-                start_new_session=True,
-                pass_fds=self._lock.inherited(),
-            )
+        # -I -S: no site packages, no user settings; the guard starts in milliseconds.
+        guard = (sys.executable, "-I", "-S", str(GUARD), str(int(spec.stop_signal)), str(spec.stop_grace_s))
+        account = ("-" if spec.uid is None else str(spec.uid), "-" if spec.gid is None else str(spec.gid))
+        try:
+            with process.log.open("ab") as log:
+                process.guard = await asyncio.create_subprocess_exec(
+                    *(*guard, *account, "--", *spec.argv),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    cwd=spec.cwd,
+                    env=dict(spec.env),
+                    start_new_session=True,
+                    pass_fds=self._lock.inherited(),
+                )
+        except OSError as error:
+            raise StartError(f"cannot be started: {error}") from error
         assert process.guard.stdout is not None
         answer = (await process.guard.stdout.readline()).decode().strip()
         if not answer.isdecimal():
@@ -264,20 +270,27 @@ class Supervisor:
         self._note(process, "starting")
 
     async def _probe(self, process: _Process) -> None:
-        """Ask the process how it is, often until it is ready and then once a second."""
+        """Ask the process how it is, often until it is ready and then now and again."""
         while True:
             try:
-                ready = await process.spec.ready()
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    ready = await process.spec.ready()
             except (OSError, TimeoutError):
                 ready = False
+            except Exception as error:  # noqa: BLE001  (not an answer that will come right by asking again)
+                ready = False
+                if not process.was_ready:
+                    process.failure = f"cannot be asked how it is: {error!r}"
+                    process.changed.set()
+                    return
             if ready and not process.was_ready:
                 process.was_ready = True
                 process.changed.set()
             self._note(process, "ready" if ready else "not ready" if process.was_ready else "starting")
-            await asyncio.sleep(1.0 if ready else 0.05)
+            await asyncio.sleep(PROBE_S if ready else PROBE_UNREADY_S)
 
     def _note(self, process: _Process, health: str) -> None:
-        if (process.health, self._phase) != (health, "stopped"):
+        if process.health != health:
             process.health = health
             self._write_state()
 
@@ -300,7 +313,7 @@ class Supervisor:
     async def _end(self, process: _Process) -> None:
         process.stop.set()
         if process.keeper is not None:
-            await process.keeper
+            await asyncio.wait({process.keeper})
         if process.spec.clean_up:
             process.spec.clean_up()
 
@@ -351,7 +364,12 @@ class InstanceLock:
         (self.instance / "log").mkdir(exist_ok=True)
         if self.held:
             return
-        if not self._own.acquire():
+        # Whoever asks whether the lock is held has it for a moment: only a lock that stays held is a supervisor's.
+        for _ in range(ACQUIRE_TRIES):
+            if self._own.acquire():
+                break
+            await asyncio.sleep(0.05)
+        else:
             holder = self._own.path.read_text().strip() or "unknown"
             raise InstanceBusyError(
                 f"the instance in {self.instance} is already run by process {holder}; stop it first"
@@ -369,7 +387,9 @@ class InstanceLock:
         return () if self._children.descriptor is None else (self._children.descriptor,)
 
     def release(self) -> None:
-        """Give the instance up."""
+        """Give the instance up, if it is held."""
+        if not self.held:
+            return
         self._own.write("")
         self._children.release()
         self._own.release()

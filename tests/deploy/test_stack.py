@@ -111,13 +111,17 @@ with start_attached(Stack(Path(sys.argv[1]), services=(), sandboxes=())):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_attached_instance_ends_with_its_caller(instance: Path, number: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", ATTACHED, str(instance)],
-        cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as caller:  # fmt: skip
+def test_attached_instance_ends_with_its_caller(instance: Path, tmp_path: Path, number: signal.Signals) -> None:
+    errors = tmp_path / "errors"
+    with (
+        errors.open("wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-c", ATTACHED, str(instance)],
+            cwd=PROJECT, stdout=subprocess.PIPE, stderr=output, start_new_session=True,
+        ) as caller,
+    ):  # fmt: skip
         assert caller.stdout is not None
-        assert caller.stdout.readline() == b"up\n"
+        assert caller.stdout.readline() == b"up\n", errors.read_text()
         started = pids(instance)
         os.killpg(caller.pid, number)  # As a Ctrl-C in a terminal: everybody in the group gets it.
     wait_until(lambda: not any(alive(pid) for pid in started))

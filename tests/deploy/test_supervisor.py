@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from deploy.local.files import is_locked
 from deploy.local.supervisor import PROJECT, InstanceBusyError, ProcessSpec, StartError, Supervisor
 from tests.deploy.processes import alive, stand_in, until, wait_until
 
@@ -168,3 +169,19 @@ async def test_sigkill_of_the_supervisor_leaves_nothing_and_the_next_one_waits_f
         assert [pid for pid in pids if alive(pid)] == []
         await supervisor.run([stand_in("worker", tmp_path)])
     await supervisor.stop()
+
+
+async def test_asking_whether_an_instance_runs_never_stops_it_from_starting(tmp_path: Path) -> None:
+    looking = True
+
+    def look() -> None:
+        while looking:
+            is_locked(tmp_path / "lock")
+
+    looker = asyncio.create_task(asyncio.to_thread(look))
+    try:
+        for _ in range(5):
+            await (await started(tmp_path, stand_in("worker", tmp_path))).stop()
+    finally:
+        looking = False
+        await looker
