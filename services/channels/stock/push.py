@@ -1,0 +1,502 @@
+"""The stock sender: makes every live channel's numbers follow what they should be.
+
+Nothing waits in memory: a dirty record is a row, and a failed send leaves it dirty. Per connection two lanes run beside
+each other, the urgent one for zero and low stock. A lane holds the channel's token first, then claims what is dirty by
+then, computes the numbers under the records' locks, remembers them as attempts, commits, calls, and settles.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
+from opentelemetry.trace import SpanKind
+
+from contracts.channels.v1 import CoveredVersion, PushCause, StockPushed
+from services.bus import Cause, Transaction
+from services.channels.alerts import Alert, raise_alerts
+from services.channels.connectors.connector import (
+    Connector,
+    OutcomeUnknown,
+    Rejected,
+    Session,
+    StockWrite,
+    Throttled,
+    Unreachable,
+    WriteOutcome,
+    WriteStatus,
+)
+from services.channels.stock import domain, store
+from services.channels.stock.breaker import Breaker, State
+from services.channels.stock.domain import NORMAL, URGENT, Manner, Observed, Plan, Record, Step
+from services.channels.stock.limiter import Lane, Turnstile
+from services.channels.stock.settings import StockSettings
+from services.channels.stock.store import Attempt, Claimed, Settled
+from services.channels.stock.wake import Wake
+
+if TYPE_CHECKING:
+    from services.bus import Service
+    from services.channels.connections.registry import Open
+
+_ROUNDS_MAX: Final = 4
+_CAUSES_MAX: Final = 1000
+_LINKS_MAX: Final = 128
+_STALE_PAUSE_S: Final = 0.1
+_UNKNOWN_PAUSE_S: Final = 1.0
+_REJECTED_PAUSE_S: Final = 30.0
+_REFUSED_PAUSE_S: Final = 60.0
+_REFUSED_CAP_S: Final = 3600.0
+_LEASE_MARGIN_S: Final = 10.0
+_PIPELINE_LAG_S: Final = 0.3
+"""How long a sale typically takes from a channel's answer to our table, polling apart."""
+
+_log = structlog.get_logger(__name__)
+
+
+class LiveConnections(Protocol):
+    """What the sender asks the registry of connections."""
+
+    def live(self) -> "list[Open]": ...
+
+
+@dataclass(slots=True)
+class _Round:
+    """The plans of one transaction that still need the channel."""
+
+    writes: list[tuple[Claimed, Plan]] = field(default_factory=list)
+    reads: list[tuple[Claimed, Record]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a read of a record showed, and when it began."""
+
+    observed: Observed
+    at: datetime
+
+
+class Pusher:
+    """Writes one lane of one connection. `push` is one batch, from claim to settled."""
+
+    def __init__(
+        self, service: "Service", entry: "Open", lane: int, limiter: Lane, breaker: Breaker, settings: StockSettings
+    ) -> None:
+        self._service, self._lane, self._limiter, self._breaker = service, lane, limiter, breaker
+        self._settings = settings
+        self.tenant, self.connection_id = entry.connection.tenant, entry.connection.connection_id
+        self._connector: Connector = entry.connector
+        self._session: Session = replace(entry.session, limiter=limiter)
+        traits = entry.connector.traits
+        self._traits = traits
+        self._manner = Manner(traits.quantity_trait, traits.compares, settings.low_stock, settings.risk_max)
+        self._spacing = timedelta(milliseconds=max(traits.spacing_ms, settings.spacing_ms))
+        self._lag_s = _PIPELINE_LAG_S + (traits.poll_interval_s / 2 if traits.intake == "queue" else 0.0)
+        self._lease_s = (traits.write_timeout_s + _LEASE_MARGIN_S) * _ROUNDS_MAX
+
+    async def push(self) -> int:
+        """Send what is due; returns how many records were claimed."""
+        if (wait_s := self._breaker.wait_s) > 0:
+            await asyncio.sleep(wait_s)
+        await self._limiter.prepare()
+        limit = 1 if self._breaker.state is State.HALF_OPEN else self._traits.max_batch
+        async with self._service.transaction() as tx:
+            claimed = await store.claim(
+                tx.connection, self.tenant, self.connection_id, self._lane, limit, self._lease_s, tx.now
+            )
+            if not claimed:
+                return 0
+            causes = await store.causes_of(tx.connection, self.tenant, [c.stock_record for c in claimed], _LINKS_MAX)
+            round_ = await self._decide(tx, claimed, {})
+        self._service.faults.point("push.claimed")
+        linked = [Cause(*one) for one in causes or [each.cause for each in claimed[:_LINKS_MAX]]]
+        for _ in range(_ROUNDS_MAX):
+            if not round_.writes and not round_.reads:
+                break
+            stale = await self._write(round_.writes, linked) if round_.writes else []
+            round_ = await self._look_again(round_.reads + stale)
+        await self._release(round_.writes, round_.reads)
+        return len(claimed)
+
+    async def _decide(self, tx: Transaction, claimed: Sequence[Claimed], seen: Mapping[str, _Seen]) -> _Round:
+        """Compute numbers under the records' locks; settle what needs no call, remember what will be sent."""
+        records = await store.inputs(tx.connection, self.tenant, claimed, self._lag_s, tx.now)
+        observed = {key: one.observed for key, one in seen.items()}
+        plans = [
+            (each, domain.plan(record, self._manner, observed.get(each.stock_record)))
+            for each in claimed
+            if (record := records[each.stock_record]) is not None
+        ]
+        plans, braked = await self._brake(tx, plans, observed)
+        plans = self._limit_reads(plans, braked)
+        # Without a level for every SKU there is nothing to say yet: the level that comes dirties the record again.
+        settled = [
+            Settled(each.stock_record, each.known, each.attempts, each.seq, tx.now, suspect=bool(each.attempts))
+            for each in claimed
+            if records[each.stock_record] is None
+        ]
+        round_ = _Round()
+        unchanged: list[Plan] = []
+        for each, plan in plans:
+            match plan.step:
+                case Step.WRITE:
+                    round_.writes.append((each, plan))
+                case Step.READ:
+                    round_.reads.append((each, plan.record))
+                case Step.WAIT:
+                    settled.append(self._left(each, tx.now + timedelta(seconds=_UNKNOWN_PAUSE_S)))
+                case Step.NOTHING:
+                    unchanged.append(plan)
+                    settled.append(self._unchanged(each, plan, seen.get(each.stock_record), tx.now))
+        if round_.writes:
+            attempts = [
+                Attempt(each.stock_record, plan.number, each.attempts, plan.after)
+                for each, plan in round_.writes
+                if plan.after is not None
+            ]
+            await store.keep_attempts(tx.connection, self.tenant, attempts, tx.now)
+        if settled:
+            await store.settle(tx.connection, self.tenant, settled, tx.now)
+        if unchanged:
+            covered = [version for plan in unchanged for version in _covered(plan, unchanged=True)]
+            await store.settle_propagation(tx.connection, self.tenant, covered, tx.now)
+        return round_
+
+    def _limit_reads(self, plans: list[tuple[Claimed, Plan]], braked: bool) -> list[tuple[Claimed, Plan]]:
+        """A channel that does not compare is read item by item: the lowest numbers are, the others written blind."""
+        if self._manner.compares:
+            return plans
+        looks = sorted((plan.number, each.stock_record) for each, plan in plans if plan.step is Step.READ)
+        blind = {stock_record for _, stock_record in looks[self._settings.reads_max :]}
+        manner = replace(self._manner, low_stock=-1, risk_max=float("inf"), looks=False)
+        return [
+            (each, domain.plan(plan.record, manner, brake=braked) if each.stock_record in blind else plan)
+            for each, plan in plans
+        ]
+
+    async def _brake(
+        self, tx: Transaction, plans: list[tuple[Claimed, Plan]], observed: Mapping[str, Observed]
+    ) -> tuple[list[tuple[Claimed, Plan]], bool]:
+        """Hold back a mass change that no sale explains, until a person has looked."""
+        changing = [
+            plan
+            for _, plan in plans
+            if plan.record.other_change and plan.record.approved and plan.number != plan.record.approved.number
+        ]
+        if not changing:
+            return plans, False
+        braked = await store.brake_of(tx.connection, self.tenant, self.connection_id)
+        if not braked:
+            since = tx.now - timedelta(seconds=self._settings.brake_window_s)
+            changed, zeroed, records = await store.changed_lately(tx.connection, self.tenant, self.connection_id, since)
+            changed += len(changing)
+            zeroed += sum(plan.number == 0 for plan in changing)
+            braked = domain.brake_trips(
+                changed=changed, zeroed=zeroed, records=records, share_max=self._settings.brake_share
+            )
+            if braked:
+                await store.set_brake(tx.connection, self.tenant, self.connection_id, changed, zeroed, records, tx.now)
+                await raise_alerts(tx.connection, [self._brake_alert(changed, zeroed, records)], tx.now)
+        if braked:
+            plans = [
+                (each, domain.plan(plan.record, self._manner, observed.get(each.stock_record), brake=True))
+                for each, plan in plans
+            ]
+        return plans, braked
+
+    def _brake_alert(self, changed: int, zeroed: int, records: int) -> Alert:
+        return Alert(
+            tenant=self.tenant,
+            connection_id=self.connection_id,
+            kind="stock_brake",
+            subject="mass change",
+            text=f"{changed} of {records} numbers would change and {zeroed} would be zero, and no sale explains it; "
+            "they wait, sales still pass: look at the last import, count or mapping, then release the brake",
+            urgent=True,
+        )
+
+    async def _write(self, writes: list[tuple[Claimed, Plan]], causes: Sequence[Cause]) -> list[tuple[Claimed, Record]]:
+        """Call the channel and settle; returns what was refused as stale, to be read."""
+        attributes = {"saldo.connection": self.connection_id, "saldo.records": len(writes)}
+        name = f"push {self._traits.connector}"
+        with self._service.tracing.span(name, causes, kind=SpanKind.CLIENT, attributes=attributes) as cause:
+            rows = [
+                StockWrite(plan.record.item, plan.record.location, plan.quantity, plan.expected) for _, plan in writes
+            ]
+            sent_at = self._service.clock()
+            self._limiter.writing = True
+            try:
+                outcomes: Sequence[WriteOutcome] = await self._connector.write_stock(self._session, rows)
+            except Throttled as throttled:
+                self._breaker.failed() if isinstance(throttled, Unreachable) else self._breaker.succeeded()
+                await self._leave(writes, throttled.retry_after_s)
+                return []
+            except OutcomeUnknown as unknown:
+                self._breaker.failed()
+                await self._suspect(writes, str(unknown))
+                return []
+            except Rejected as rejected:
+                self._breaker.failed()
+                await self._rejected(writes, str(rejected))
+                return []
+            finally:
+                self._limiter.writing = False
+            self._breaker.succeeded()
+            self._service.faults.point("push.sent")
+            await self._settle(list(zip(writes, outcomes, strict=True)), sent_at, cause)
+            self._service.faults.point("push.accepted")
+        stale = [pair for pair, outcome in zip(writes, outcomes, strict=True) if outcome.status is WriteStatus.STALE]
+        return [(each, plan.record) for each, plan in stale]
+
+    async def _settle(
+        self, results: Sequence[tuple[tuple[Claimed, Plan], WriteOutcome]], sent_at: datetime, cause: Cause
+    ) -> None:
+        async with self._service.transaction() as tx:
+            accepted = [(each, plan, one) for (each, plan), one in results if one.status is WriteStatus.ACCEPTED]
+            refused = [(each, one.reason) for (each, _), one in results if one.status is WriteStatus.REFUSED]
+            settled = [self._accepted(each, plan, tx.now) for each, plan, _ in accepted]
+            settled += [self._refused(each, reason, tx.now) for each, reason in refused]
+            if not settled:
+                return
+            await store.settle(tx.connection, self.tenant, settled, tx.now)
+            await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each, reason in refused], tx.now)
+            covered = [version for _, plan, _ in accepted for version in _covered(plan, unchanged=False)]
+            sales = await store.settle_propagation(tx.connection, self.tenant, covered, tx.now)
+            for each, plan, outcome in accepted:
+                rows = sales.get(each.stock_record, [])
+                tx.publish(
+                    StockPushed(
+                        connection_id=self.connection_id,
+                        stock_record=each.stock_record,
+                        quantity=plan.number,
+                        wanted_seq=each.seq,
+                        covered=tuple(
+                            CoveredVersion(sku=part.sku, epoch=part.epoch, version=part.version)
+                            for part in plan.record.parts
+                        ),
+                        causes=tuple(
+                            PushCause(
+                                order_id=row["order_id"],
+                                sale_revision=row["sale_revision"],
+                                line_id=row["line_id"],
+                                connection_id=row["sold_connection_id"],
+                                sku=row["sku"],
+                                version=row["version"],
+                                sold_at=row["sold_at"],
+                                received_at=row["received_at"],
+                            )
+                            for row in rows[:_CAUSES_MAX]
+                        ),
+                        causes_omitted=max(0, len(rows) - _CAUSES_MAX),
+                        oldest_sold_at=rows[0]["sold_at"] if len(rows) > _CAUSES_MAX else None,
+                        request_id=outcome.request_id,
+                        wanted_at=each.wanted_at,
+                        sent_at=sent_at,
+                        accepted_at=tx.now,
+                    ),
+                    tenant=self.tenant,
+                    cause=cause,
+                    correlation_id=rows[0]["correlation_id"] if rows else each.cause[1],
+                )
+
+    async def _look_again(self, reads: Sequence[tuple[Claimed, Record]]) -> _Round:
+        """Read the numbers of records and decide anew about them."""
+        if not reads:
+            return _Round()
+        read_at = self._service.clock()
+        numbers = await self._read(reads)
+        if numbers is None:
+            return _Round()
+        seen = {
+            each.stock_record: _Seen(Observed(numbers[each.item, each.location], domain.capture(record)), read_at)
+            for each, record in reads
+            if (each.item, each.location) in numbers
+        }
+        async with self._service.transaction() as tx:
+            unknown = [each for each, _ in reads if each.stock_record not in seen]
+            if unknown:
+                reason = "the channel shows no such item at this location: link or import the listing again"
+                await store.settle(
+                    tx.connection, self.tenant, [self._refused(each, reason, tx.now) for each in unknown], tx.now
+                )
+                await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each in unknown], tx.now)
+            again = await store.relock(tx.connection, self.tenant, list(seen), tx.now)
+            before = {each.stock_record: each for each, _ in reads}
+            # What was just refused is not standing anywhere: only attempts from before this claim count.
+            again = [replace(each, attempts=before[each.stock_record].attempts) for each in again]
+            return await self._decide(tx, again, seen)
+
+    async def _read(self, reads: Sequence[tuple[Claimed, Record]]) -> Mapping[tuple[str, str], int] | None:
+        """The numbers shown, or None where they cannot be had now; the records are left dirty then."""
+        try:
+            numbers = await self._connector.read_stock(self._session, [(e.item, e.location) for e, _ in reads])
+        except Throttled as throttled:
+            self._breaker.failed() if isinstance(throttled, Unreachable) else self._breaker.succeeded()
+            await self._leave([(each, None) for each, _ in reads], throttled.retry_after_s)
+            return None
+        except Rejected as rejected:
+            self._breaker.failed()
+            await self._rejected([(each, None) for each, _ in reads], str(rejected))
+            return None
+        self._breaker.succeeded()
+        return numbers
+
+    # How a claim of one record ends.
+
+    def _accepted(self, each: Claimed, plan: Plan, now: datetime) -> Settled:
+        assert plan.after is not None
+        # Compare-and-set proves where the number stands; elsewhere only a read after the deadline does.
+        attempts = () if self._manner.compares else each.attempts
+        unheard = any(tally.unheard for tally in plan.after.tallies.values())
+        return Settled(
+            each.stock_record,
+            plan.after,
+            attempts,
+            each.seq,
+            now + self._spacing,
+            number=plan.number,
+            accepted_at=now,
+            seen_at=now,
+            approve=not plan.braked,
+            suspect=bool(attempts),
+            guessed=unheard and (each.guessed or bool(each.attempts)),
+        )
+
+    def _unchanged(self, each: Claimed, plan: Plan, seen: _Seen | None, now: datetime) -> Settled:
+        attempts = () if seen and self._manner.compares else each.attempts
+        return Settled(
+            each.stock_record,
+            plan.after or each.known,
+            attempts,
+            each.seq,
+            now,
+            number=plan.number,
+            observed=seen.observed.number if seen else None,
+            seen_at=seen.at if seen else None,
+            approve=not plan.braked,
+            suspect=bool(attempts),
+            guessed=each.guessed or (seen is not None and bool(each.attempts)),
+        )
+
+    def _left(self, each: Claimed, next_at: datetime, refusal: str = "", failures: int = 0) -> Settled:
+        """Still dirty; nothing happened at the channel."""
+        return Settled(
+            each.stock_record,
+            each.known,
+            each.attempts,
+            None,
+            next_at,
+            suspect=bool(each.attempts),
+            guessed=each.guessed,
+            failures=failures,
+            refusal=refusal,
+        )
+
+    def _refused(self, each: Claimed, reason: str, now: datetime) -> Settled:
+        pause_s = min(_REFUSED_CAP_S, _REFUSED_PAUSE_S * 2 ** min(each.failures, 10))
+        return self._left(each, now + timedelta(seconds=pause_s), reason[:500], each.failures + 1)
+
+    def _refusal_alert(self, each: Claimed, reason: str) -> Alert:
+        text = f"the channel refuses the number of item {each.item}: {reason[:300]}"
+        return Alert(self.tenant, self.connection_id, "stock_refused", each.stock_record, text)
+
+    async def _end(self, settled: Sequence[Settled]) -> None:
+        async with self._service.transaction() as tx:
+            await store.settle(tx.connection, self.tenant, settled, tx.now)
+
+    async def _leave(self, plans: Sequence[tuple[Claimed, Plan | None]], pause_s: float) -> None:
+        next_at = self._service.clock() + timedelta(seconds=pause_s)
+        await self._end([self._left(each, next_at) for each, _ in plans])
+
+    async def _rejected(self, plans: Sequence[tuple[Claimed, Plan | None]], reason: str) -> None:
+        _log.warning("channel refuses the request", connection=self.connection_id, reason=reason)
+        next_at = self._service.clock() + timedelta(seconds=_REJECTED_PAUSE_S)
+        await self._end([self._left(each, next_at, reason[:500], each.failures) for each, _ in plans])
+
+    async def _suspect(self, writes: Sequence[tuple[Claimed, Plan]], reason: str) -> None:
+        """The numbers may stand there or come to stand there later: a read after the deadline will tell."""
+        _log.warning("outcome of a write is unknown", connection=self.connection_id, reason=reason, records=len(writes))
+        now = self._service.clock()
+        until = now + timedelta(seconds=self._traits.write_timeout_s + self._settings.late_execution_s)
+        await self._end(
+            [
+                replace(
+                    self._left(each, now + timedelta(seconds=_UNKNOWN_PAUSE_S)),
+                    attempts=(*each.attempts, plan.after) if plan.after else each.attempts,
+                    suspect=True,
+                    suspect_until=until,
+                )
+                for each, plan in writes
+            ]
+        )
+
+    async def _release(self, writes: Sequence[tuple[Claimed, Plan]], reads: Sequence[tuple[Claimed, Record]]) -> None:
+        """Give back what is still stale after several rounds: somebody else writes all the time."""
+        left = [each for each, _ in writes] + [each for each, _ in reads]
+        if left:
+            next_at = self._service.clock() + timedelta(seconds=_STALE_PAUSE_S)
+            await self._end([self._left(each, next_at) for each in left])
+
+
+def _covered(plan: Plan, *, unchanged: bool) -> list[tuple[str, str, int, int, bool]]:
+    return [(plan.record.stock_record, part.sku, part.epoch, part.version, unchanged) for part in plan.record.parts]
+
+
+class Sender:
+    """Runs two lanes for every live connection; made once by `app.py`, `run` is a loop of the service."""
+
+    def __init__(self, connections: LiveConnections, wake: Wake, settings: StockSettings) -> None:
+        self._connections, self._wake, self._settings = connections, wake, settings
+        self._lanes: dict[tuple[str, int], tuple[object, asyncio.Event, asyncio.Task[None]]] = {}
+        self.breakers: dict[str, Breaker] = {}
+
+    async def run(self, service: "Service") -> None:
+        """Follow the live connections, and wake the lanes that have something due."""
+        try:
+            while True:
+                self._follow(service)
+                async with service.pool.acquire() as connection:
+                    due = await store.due_lanes(connection, service.clock())
+                awake = False
+                for _, connection_id, lane in due:
+                    if (running := self._lanes.get((connection_id, lane))) is not None:
+                        running[1].set()
+                        awake = True
+                await self._wake.wait(found=awake)
+        finally:
+            tasks = [task for _, _, task in self._lanes.values()]
+            self._lanes.clear()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _follow(self, service: "Service") -> None:
+        live = {entry.connection.connection_id: entry for entry in self._connections.live()}
+        for (connection_id, lane), (entry, _, task) in list(self._lanes.items()):
+            if live.get(connection_id) is not entry or task.done():
+                if task.done() and not task.cancelled() and (failure := task.exception()):
+                    _log.error("stock lane failed", connection=connection_id, lane=lane, error=type(failure).__name__)
+                task.cancel()
+                del self._lanes[connection_id, lane]
+        for connection_id, entry in live.items():
+            if (connection_id, NORMAL) in self._lanes and (connection_id, URGENT) in self._lanes:
+                continue
+            breaker = self.breakers.setdefault(connection_id, Breaker(time.monotonic))
+            turnstile = Turnstile(entry.session.limiter)
+            for lane in (URGENT, NORMAL):
+                if (connection_id, lane) in self._lanes:
+                    continue
+                limiter = Lane(turnstile, urgent=lane == URGENT)
+                pusher = Pusher(service, entry, lane, limiter, breaker, self._settings)
+                event = asyncio.Event()
+                self._lanes[connection_id, lane] = (entry, event, asyncio.create_task(_lane(pusher, event)))
+
+
+async def _lane(pusher: Pusher, event: asyncio.Event) -> None:
+    while True:
+        await event.wait()
+        event.clear()
+        while await pusher.push():
+            pass

@@ -1,0 +1,250 @@
+"""Looking at what channels really show: after unknown outcomes, for drift, and to heal what was held to be unheard.
+
+* A suspect record is read back once its request cannot be executed any more.
+* Settled records are read now and then, the riskiest first. Less than expected may be sales not heard of: they are
+  taken off until a complete poll of the orders has explained them, and what no order explains is drift. More than
+  expected is lowered at once and reported: somebody else writes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from contracts.channels.v1 import DriftFound, QuantityTrait
+from services.bus import Cause, Transaction
+from services.channels.connectors.connector import Rejected, Throttled
+from services.channels.stock import domain, store
+from services.channels.stock.domain import Baseline, Finding, Manner, Observed, Record
+from services.channels.stock.push import LiveConnections
+from services.channels.stock.settings import StockSettings
+from services.channels.stock.store import Claimed, Settled
+from services.channels.stock.wake import Wake
+
+if TYPE_CHECKING:
+    from services.bus import Service
+    from services.channels.connections.registry import Open
+
+_LEASE_S: Final = 30.0
+_PRUNE_EVERY: Final = timedelta(hours=1)
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A claimed record with the tallies captured before its number is read."""
+
+    claimed: Claimed
+    record: Record
+
+
+class Reconciler:
+    """Made once by `app.py`; `run` is a loop of the service."""
+
+    def __init__(self, connections: LiveConnections, wake: Wake, settings: StockSettings) -> None:
+        self._connections, self._wake, self._settings = connections, wake, settings
+        self._pruned_at: datetime | None = None
+
+    async def run(self, service: "Service") -> None:
+        """Go round the live connections until cancelled; a connection that fails does not stop the others."""
+        while True:
+            for entry in self._connections.live():
+                try:
+                    await self.reconcile(service, entry)
+                except (Throttled, Rejected) as refused:
+                    _log.info("reading back waits", connection=entry.connection.connection_id, reason=str(refused))
+            await self._prune(service)
+            await asyncio.sleep(self._settings.reconcile_every_s)
+
+    async def reconcile(self, service: "Service", entry: "Open") -> None:
+        """One round of one connection: read suspects back, heal, read some others. Raises `Throttled`, `Rejected`."""
+        connection = entry.connection
+        manner = Manner(entry.connector.traits.quantity_trait, entry.connector.traits.compares)
+        tenant, connection_id, limit = connection.tenant, connection.connection_id, self._settings.reconcile_batch_max
+        await self._read_back(
+            service,
+            entry,
+            manner,
+            lambda tx: store.claim_suspects(tx.connection, tenant, connection_id, limit, _LEASE_S, tx.now),
+        )
+        await self.heal(service, tenant, connection_id)
+        before = timedelta(seconds=self._settings.reread_after_s)
+        await self._read_back(
+            service,
+            entry,
+            manner,
+            lambda tx: store.claim_for_reading(
+                tx.connection, tenant, connection_id, limit, _LEASE_S, tx.now - before, tx.now
+            ),
+        )
+
+    async def _read_back(
+        self,
+        service: "Service",
+        entry: "Open",
+        manner: Manner,
+        claim: Callable[[Transaction], Awaitable[list[Claimed]]],
+    ) -> None:
+        tenant = entry.connection.tenant
+        async with service.transaction() as tx:
+            claimed = await claim(tx)
+            if not claimed:
+                return
+            records = await store.inputs(tx.connection, tenant, claimed, 0.0, tx.now)
+        looks = [_Look(each, record) for each in claimed if (record := records[each.stock_record]) is not None]
+        read_at = service.clock()
+        try:
+            numbers = await entry.connector.read_stock(
+                entry.session, [(look.claimed.item, look.claimed.location) for look in looks]
+            )
+        except (Throttled, Rejected):
+            await self._give_back(service, tenant, claimed)
+            raise
+        async with service.transaction() as tx:
+            again = {
+                each.stock_record: each
+                for each in await store.relock(
+                    tx.connection, tenant, [look.claimed.stock_record for look in looks], tx.now
+                )
+            }
+            settled = []
+            for look in looks:
+                number = numbers.get((look.claimed.item, look.claimed.location))
+                each = again[look.claimed.stock_record]
+                if number is None:
+                    settled.append(_back(each, tx.now))
+                    continue
+                finding, found = domain.read_back(look.record, manner, Observed(number, domain.capture(look.record)))
+                settled.append(
+                    self._found(tx, entry, look, replace(each, attempts=look.claimed.attempts), finding, found, read_at)
+                )
+            missing = {each.stock_record for each in claimed} - {each.stock_record for each in settled}
+            settled += [_back(each, tx.now) for each in claimed if each.stock_record in missing]
+            await store.settle(tx.connection, tenant, settled, tx.now)
+        self._wake.set()
+
+    def _found(
+        self,
+        tx: Transaction,
+        entry: "Open",
+        look: _Look,
+        each: Claimed,
+        finding: Finding,
+        found: Baseline,
+        read_at: datetime,
+    ) -> Settled:
+        """What a number read back changes. What was expected stays as it is; all else is decided anew."""
+        observed = found.number
+        if entry.connector.traits.quantity_trait is QuantityTrait.DELTA and look.record.known is not None:
+            observed = look.record.known.number
+        if finding is Finding.ABOVE:
+            expected = domain.expected(look.record, look.record.known) if look.record.known else 0
+            drift = DriftFound(
+                connection_id=each.connection_id,
+                stock_record=each.stock_record,
+                wanted=expected,
+                observed=observed,
+                since=read_at,
+                suspected_cause="somebody else writes this number, or a cancel has not been heard of",
+            )
+            tx.publish(drift, tenant=each.tenant, cause=_started(each))
+        same = finding is Finding.AS_EXPECTED
+        return Settled(
+            each.stock_record,
+            each.known if same else found,
+            each.attempts if same else (),
+            None,
+            tx.now,
+            observed=observed,
+            seen_at=None if same else read_at,
+            guessed=each.guessed if same else finding is Finding.UNKNOWN,
+            dirty=not same,
+        )
+
+    async def _give_back(self, service: "Service", tenant: str, claimed: Sequence[Claimed]) -> None:
+        async with service.transaction() as tx:
+            await store.settle(tx.connection, tenant, [_back(each, tx.now) for each in claimed], tx.now)
+
+    async def heal(self, service: "Service", tenant: str, connection_id: str) -> int:
+        """Let a complete poll of the orders, begun after a record was seen, settle what was held to be unheard.
+
+        Returns how many records were healed. What no order explains is reported as drift, unless it was only a guess
+        after an unknown outcome.
+        """
+        async with service.transaction() as tx:
+            begun_at = await store.complete_poll(tx.connection, connection_id)
+            if begun_at is None:
+                return 0
+            found = await store.claim_to_heal(
+                tx.connection,
+                tenant,
+                connection_id,
+                begun_at,
+                self._settings.reconcile_batch_max,
+                _LEASE_S,
+                tx.now,
+            )
+            if not found:
+                return 0
+            records = await store.inputs(tx.connection, tenant, [each for each, _ in found], 0.0, tx.now)
+            settled, healed = [], []
+            for each, seen_at in found:
+                record = records[each.stock_record]
+                result = domain.heal(record) if record else None
+                if record is None or result is None:
+                    settled.append(_back(each, tx.now))
+                    continue
+                baseline, units = result
+                healed.append(each.stock_record)
+                settled.append(replace(_back(each, tx.now), known=baseline, guessed=False, dirty=True))
+                if not each.guessed:
+                    _report_unexplained(tx, each, record, units, seen_at)
+            await store.settle(tx.connection, tenant, settled, tx.now)
+            if healed:
+                await store.dirty_others(tx.connection, tenant, healed)
+        if healed:
+            self._wake.set()
+        return len(healed)
+
+    async def _prune(self, service: "Service") -> None:
+        now = service.clock()
+        if self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY:
+            return
+        self._pruned_at = now
+        async with service.transaction() as tx:
+            await store.prune(tx.connection, now - timedelta(days=self._settings.measures_keep_days))
+
+
+def _report_unexplained(tx: Transaction, each: Claimed, record: Record, units: int, seen_at: datetime) -> None:
+    wanted = record.known.number if record.known else 0
+    drift = DriftFound(
+        connection_id=each.connection_id,
+        stock_record=each.stock_record,
+        wanted=wanted,
+        observed=wanted - units,
+        since=seen_at,
+        suspected_cause="the number was lowered at the channel, and no order explains it",
+    )
+    tx.publish(drift, tenant=each.tenant, cause=_started(each))
+
+
+def _started(each: Claimed) -> Cause:
+    """Nothing but the look itself led to it."""
+    return Cause("", each.stock_record)
+
+
+def _back(each: Claimed, now: datetime) -> Settled:
+    """End a claim and change nothing."""
+    return Settled(
+        each.stock_record,
+        each.known,
+        each.attempts,
+        None,
+        now,
+        suspect=bool(each.attempts),
+        guessed=each.guessed,
+        failures=each.failures,
+    )
