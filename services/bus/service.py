@@ -13,6 +13,7 @@ from typing import Any, Final, final
 import asyncpg
 import structlog
 import uuid_utils
+import uvloop
 from aiokafka.errors import KafkaError
 from fastapi import APIRouter
 from faststream import AckPolicy
@@ -37,7 +38,7 @@ from services.bus.settings import BusSettings
 from services.bus.topics import ensure_topics
 from services.bus.tracing import Tracing
 from services.bus.transaction import Transaction
-from services.bus.work import Work, create_pool
+from services.bus.work import Work
 
 Loop = Callable[["Service"], Awaitable[None]]
 
@@ -101,11 +102,7 @@ class Service:
         retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)
         self._horizon = timedelta(hours=retention_h) + INBOX_MARGIN
         outbox = Outbox(name, catalogue, self.tracing, settings.relay_shards)
-        dsn = settings.postgres_dsn.get_secret_value()
-        self.pool = create_pool(dsn, name, settings.pool_size)
-        self._work = Work(
-            name, settings, self.pool, outbox, self.tracing, self.faults, self.metrics, clock, new_id, self._wake
-        )
+        self._work = Work(name, settings, outbox, self.tracing, self.faults, self.metrics, clock, new_id, self._wake)
         seal = Seal(name, streams, catalogue, settings)
         self._consumers = {
             one.stream: Consumer(one, self._work, seal, catalogue, self._horizon) for one in subscriptions
@@ -114,6 +111,11 @@ class Service:
         self._relays = [Relay(self._work, shard) for shard in range(settings.relay_shards)]
         self._routers = [bus_router(self._work, self.dead_letters, self._consumers, self._announcers), *routers]
 
+    @property
+    def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """The pool of the service's database, while it runs."""
+        return self._work.pool
+
     def transaction(self) -> contextlib.AbstractAsyncContextManager[Transaction]:
         """A transaction for loops and admin commands: commit, outbox and relay's wake-up at the end of the block."""
         return self._work.transaction()
@@ -121,6 +123,10 @@ class Service:
     def stop(self) -> None:
         """Begin the shutdown; `run` returns when it is done."""
         self.stopping.set()
+
+    def main(self) -> None:
+        """Run as a process of its own."""
+        uvloop.run(self.run())
 
     async def run(self, *, handle_signals: bool = True) -> None:
         """Run until SIGTERM, SIGINT or `stop`. Waits for its servers; raises on a refused migration or setting."""

@@ -53,7 +53,6 @@ class Work:
 
     service: str
     settings: BusSettings
-    pool: "asyncpg.Pool[asyncpg.Record]"
     outbox: Outbox
     tracing: Tracing
     faults: Faults
@@ -61,6 +60,16 @@ class Work:
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
     wake_relay: Callable[[], None] = field(default=lambda: None)
+    _pool: "asyncpg.Pool[asyncpg.Record] | None" = field(init=False, default=None)
+
+    @property
+    def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
+        """The pool, made when it is first asked for: it belongs to the loop it is made in."""
+        if self._pool is None:
+            self._pool = create_pool(
+                self.settings.postgres_dsn.get_secret_value(), self.service, self.settings.pool_size
+            )
+        return self._pool
 
     @contextlib.asynccontextmanager
     async def transaction(self, spans: dict[str, Span] | None = None) -> AsyncIterator[Transaction]:

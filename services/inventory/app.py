@@ -1,6 +1,5 @@
 """Inventory as a process: `python -m services.inventory.app`."""
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -43,4 +42,4 @@ def build(bus: BusSettings, settings: InventorySettings) -> Service:
 
 
 if __name__ == "__main__":
-    asyncio.run(build(BusSettings(), InventorySettings()).run())
+    build(BusSettings(), InventorySettings()).main()

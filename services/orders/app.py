@@ -1,6 +1,5 @@
 """Orders as a process: `python -m services.orders.app`."""
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -34,4 +33,4 @@ def build(bus: BusSettings, settings: OrdersSettings) -> Service:
 
 
 if __name__ == "__main__":
-    asyncio.run(build(BusSettings(), OrdersSettings()).run())
+    build(BusSettings(), OrdersSettings()).main()
