@@ -61,8 +61,8 @@ class Streams:
         return self.catalogue.by_model[Deposited].name
 
 
-def make_streams(*, personal: bool = False, partitions: int = 3) -> Streams:
-    owner = f"bank{secrets.token_hex(4)}"
+def make_streams(owner: str = "", *, personal: bool = False, partitions: int = 3) -> Streams:
+    owner = owner or f"bank{secrets.token_hex(4)}"
     deposits = Stream(
         f"{owner}.deposits.v1", owner, StreamKind.FACTS, 24, "Deposits.", partitions=partitions, personal=personal
     )

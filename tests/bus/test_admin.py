@@ -1,0 +1,123 @@
+"""The admin listener, topics and what a person sends."""
+
+import httpx
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from services.bus import command
+from services.bus.topics import configuration, ensure_topics
+from tests.bus.model import (
+    Deposited,
+    amounts,
+    make_service,
+    make_streams,
+    record,
+    running,
+    send,
+    until,
+    until_count,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_admin_wants_its_token_and_shows_health_metrics_and_dead_letters(kafka_bootstrap, database):
+    streams = make_streams()
+    service = make_service(kafka_bootstrap, database, streams, admin_token="t0ken")
+    async with running(service), httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.admin.port}") as client:
+        assert (await client.get("/livez")).status_code == 200
+        for header in ({}, {"Authorization": "Bearer wrong"}):
+            assert (await client.get("/admin/deadletters", headers=header)).status_code == 401
+        client.headers["Authorization"] = "Bearer t0ken"
+        await send(kafka_bootstrap, streams.deposits, [record(streams, "a", 1, trouble="bug"), record(streams, "a", 2)])
+        await until_count(database, "SELECT count(*) FROM parked", 1)
+
+        async def ready() -> bool:
+            return (await client.get("/readyz")).json()["reasons"] == []
+
+        await until(ready)
+        [letter] = (await client.get("/admin/deadletters", params={"tenant": "acme", "state": "open"})).json()
+        assert {"id", "consumer", "stream", "partition", "offset", "key", "aggregate", "event_id", "type", "tenant",
+                "error", "attempts", "first_at", "last_at", "state", "traceparent"} <= set(letter)  # fmt: skip
+        one = (await client.get(f"/admin/deadletters/{letter['id']}", params={"payload": 1})).json()
+        assert '"trouble": "bug"' in one["payload"]
+        assert (await client.post(f"/admin/deadletters/{letter['id']}/replay")).status_code == 409
+        discarded = await client.post(f"/admin/deadletters/{letter['id']}/discard", params={"reason": "test"})
+        assert discarded.json() == {"id": letter["id"], "state": "discarded", "drained": 1}
+        assert (await client.post(f"/admin/deadletters/{letter['id']}/replay")).status_code == 404
+        assert await amounts(database, "a") == [2]
+        [consumer] = (await client.get("/admin/consumers")).json()
+        assert consumer["stream"] == streams.deposits.name
+        assert (await client.post("/admin/consumers/resume", params={"stream": "none"})).status_code == 404
+        assert (await client.post("/admin/announce", params={"stream": "none"})).status_code == 404
+        assert (await client.post("/admin/republish", params={"since": "2026-01-01T00:00:00"})).status_code == 422
+        metrics = (await client.get("/metrics")).text
+        assert f'saldo_records_total{{outcome="dead",stream="{streams.deposits.name}"}} 1.0' in metrics
+        assert "kafka_consumer_group_lag{" in metrics
+
+
+async def test_topics_come_from_the_catalogue_and_settings_that_differ_are_put_right(kafka_bootstrap):
+    streams = make_streams()
+    await ensure_topics(kafka_bootstrap, streams.catalogue)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+    try:
+        resource = ConfigResource(ConfigResourceType.TOPIC, streams.deposits.name, {"retention.ms": "1000"})
+        await admin.alter_configs([resource])
+        assert (await current(admin, streams))["retention.ms"] == "1000"
+        await ensure_topics(kafka_bootstrap, streams.catalogue)
+        now = await current(admin, streams)
+        assert {name: now[name] for name in configuration(streams.deposits)} == {
+            "cleanup.policy": "delete",
+            "retention.ms": str(24 * 3600 * 1000),
+            "segment.ms": str(24 * 3600 * 1000),
+        }
+        [described] = await admin.describe_topics([streams.deposits.name])
+        assert len(described["partitions"]) == streams.deposits.partitions
+    finally:
+        await admin.close()
+
+
+async def current(admin: AIOKafkaAdminClient, streams) -> dict[str, str]:
+    [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, streams.deposits.name)])
+    return {entry[0]: entry[1] for entry in answer.resources[0][4]}
+
+
+async def test_a_command_sent_twice_books_once(kafka_bootstrap, database):
+    streams = make_streams()
+    async with running(make_service(kafka_bootstrap, database, streams)):
+        for _ in range(2):
+            await command.send(
+                kafka_bootstrap,
+                Deposited(account="a", amount=3),
+                tenant="acme",
+                command_id="c1",
+                catalogue=streams.catalogue,
+            )
+        await command.send(
+            kafka_bootstrap,
+            Deposited(account="a", amount=4),
+            tenant="acme",
+            command_id="c2",
+            catalogue=streams.catalogue,
+        )
+        await until_count(database, "SELECT count(*) FROM entries", 2)
+    assert await amounts(database, "a") == [3, 4]
+
+
+async def test_a_failing_loop_begins_again_and_is_cancelled_at_the_stop(kafka_bootstrap, database):
+    runs: list[str] = []
+
+    async def loop(service) -> None:
+        runs.append("begun")
+        if len(runs) == 1:
+            raise RuntimeError("the outside is away")
+        try:
+            await service.stopping.wait()
+        finally:
+            runs.append("ended")
+
+    async with running(make_service(kafka_bootstrap, database, make_streams(), loops=[loop])):
+        await until(lambda: len(runs) == 2)
+    assert runs == ["begun", "begun", "ended"]

@@ -1,0 +1,210 @@
+"""The relay: what was committed is sent, in order per key; whatever happens there are only late duplicates."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiokafka.errors import MessageSizeTooLargeError, NotEnoughReplicasError
+
+from services.bus import announce
+from services.bus.members import Holder
+from services.bus.relay import REFUSALS, Relay, new_producer
+from tests.bus.model import (
+    BalanceChanged,
+    by_hand,
+    make_service,
+    make_streams,
+    read_all,
+    rows,
+    running,
+    until,
+    until_count,
+    value,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def publish(service, account: str, versions: range, tenant: str = "acme", event_id: str = "") -> None:
+    async with service.transaction() as tx:
+        for version in versions:
+            message = BalanceChanged(account=account, balance=0, version=version)
+            tx.publish(message, tenant=tenant, cause=(), event_id=event_id)
+
+
+def first_copies(records, account: str) -> list[int]:
+    """Versions in the order of their first copy in the log."""
+    seen: dict[int, None] = {}
+    for one in records:
+        body = json.loads(one.value)
+        if body["account"] == account:
+            seen.setdefault(body["version"])
+    return list(seen)
+
+
+class FakeProducer:
+    """Acknowledges, or fails as told: `faults` maps a version to the exception of its future."""
+
+    def __init__(self, faults: dict[int, Exception]) -> None:
+        self.faults, self.sent = faults, []
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def send(self, _topic, *, value, **_):
+        version = json.loads(value)["version"]
+        self.sent.append(version)
+        future = asyncio.get_running_loop().create_future()
+        if version in self.faults:
+            future.set_exception(self.faults[version])
+        else:
+            future.set_result(None)
+        return future
+
+
+async def test_two_relays_and_a_restart_leave_only_late_duplicates(kafka_bootstrap, database, monkeypatch):
+    """Both believe that they hold the shard, as after a lock that was lost unnoticed."""
+
+    async def always(_holder, _number):
+        return True
+
+    monkeypatch.setattr(Holder, "try_lock", always)
+    streams = make_streams()
+    service = make_service(kafka_bootstrap, database, streams, relay_chunk=7)
+    async with running(service):
+        stop = asyncio.Event()
+        rival = Relay(service._work, 0)
+        running_rival = asyncio.create_task(rival.run(stop))
+        for start in range(0, 300, 10):
+            for account in ("a", "b"):
+                await publish(service, account, range(start, start + 10))
+            rival.wake()
+            if start == 150:
+                stop.set()
+                await running_rival
+                stop.clear()
+                running_rival = asyncio.create_task(rival.run(stop))
+        await until_count(database, "SELECT count(*) FROM outbox", 0)
+        stop.set()
+        await running_rival
+        records = await read_all(kafka_bootstrap, streams.balances)
+    assert first_copies(records, "a") == list(range(300))
+    assert first_copies(records, "b") == list(range(300))
+
+
+async def test_exactly_the_acknowledged_rows_move_and_the_rest_is_sent_again(database):
+    streams = make_streams()
+    async with by_hand(database, streams) as (service, _):
+        await publish(service, "a", range(5))
+        producers = [FakeProducer({2: NotEnoughReplicasError()}), FakeProducer({})]
+        made = iter(producers)
+        relay, stop = Relay(service._work, 0, lambda *_: next(made)), asyncio.Event()
+        task = asyncio.create_task(relay.run(stop))
+        await until_count(database, "SELECT count(*) FROM outbox", 0)
+        stop.set()
+        await task
+    assert producers[0].sent == [0, 1, 2, 3, 4]
+    assert producers[1].sent == [2]
+    assert await value(database, "SELECT count(*) FROM outbox_sent") == 5
+
+
+async def test_a_head_row_refused_three_times_stops_the_shard_loudly(database):
+    streams = make_streams()
+    async with by_hand(database, streams) as (service, _):
+        await publish(service, "a", range(3))
+        made: list[FakeProducer] = []
+
+        def refusing(*_):
+            made.append(FakeProducer({0: MessageSizeTooLargeError(), 1: NotEnoughReplicasError(), 2: TimeoutError()}))
+            return made[-1]
+
+        relay, stop = Relay(service._work, 0, refusing), asyncio.Event()
+        task = asyncio.create_task(relay.run(stop))
+        await until(lambda: "refused 3 times" in relay.reason)
+        stop.set()
+        await task
+    assert len(made) == REFUSALS
+    assert await value(database, "SELECT count(*) FROM outbox") == 3
+
+
+async def test_an_event_cannot_wait_twice(database):
+    streams = make_streams()
+    async with by_hand(database, streams) as (service, _):
+        await publish(service, "a", range(1), event_id="one")
+        with pytest.raises(Exception, match="outbox_event_id_topic_key"):
+            await publish(service, "a", range(1), event_id="one")
+
+
+async def test_only_the_holder_of_the_shard_sends_and_a_waiting_process_wakes_it(kafka_bootstrap, database):
+    streams = make_streams()
+    first, second = (make_service(kafka_bootstrap, database, streams) for _ in range(2))
+    async with running(first):
+        await until(lambda: first._relays[0].holds)
+        async with running(second):
+            await publish(second, "a", range(3))
+            await until_count(database, "SELECT count(*) FROM outbox", 0)
+            assert not second._relays[0].holds
+            first.stop()
+            await until(lambda: second._relays[0].holds)
+            await publish(second, "a", range(3, 6))
+            await until_count(database, "SELECT count(*) FROM outbox", 0)
+    assert first_copies(await read_all(kafka_bootstrap, streams.balances), "a") == list(range(6))
+
+
+async def test_republish_sends_again_in_the_old_order_before_what_is_new(kafka_bootstrap, database):
+    streams = make_streams()
+    service = make_service(kafka_bootstrap, database, streams)
+    async with running(service):
+        await publish(service, "a", range(5))
+        await until_count(database, "SELECT count(*) FROM outbox", 0)
+        assert await announce.republish(service._work, datetime.now(UTC) + timedelta(hours=1), None) == 0
+        assert await announce.republish(service._work, datetime.now(UTC) - timedelta(hours=1), None) == 5
+        await until_count(database, "SELECT count(*) FROM outbox", 0)
+        records = await read_all(kafka_bootstrap, streams.balances)
+    assert [json.loads(one.value)["version"] for one in records] == [*range(5), *range(5)]
+    assert len({dict(one.headers)["ce_id"] for one in records}) == 5
+    assert await value(database, "SELECT count(*) FROM outbox_sent") == 5
+
+
+async def test_nothing_personal_is_kept_after_it_was_sent(database):
+    streams = make_streams()
+    async with by_hand(database, streams) as (service, _):
+        await publish(service, "a", range(2))
+        await service.pool.execute("UPDATE outbox SET personal = true WHERE seq = (SELECT min(seq) FROM outbox)")
+        relay, stop = Relay(service._work, 0, lambda *_: FakeProducer({})), asyncio.Event()
+        task = asyncio.create_task(relay.run(stop))
+        await until_count(database, "SELECT count(*) FROM outbox", 0)
+        stop.set()
+        await task
+    assert await value(database, "SELECT count(*) FROM outbox_sent") == 1
+
+
+async def test_states_are_announced_page_by_page_on_request_and_once_a_day(database):
+    streams = make_streams()
+    pages = []
+
+    async def announcer(tx, tenant, after, limit):
+        pages.append((tenant, after, limit))
+        tx.publish(BalanceChanged(account=after or "0", balance=1, version=1), tenant="acme", cause=())
+        return str(len(pages)) if len(pages) < 3 else None
+
+    async with by_hand(database, streams) as (service, _):
+        due = {streams.balances.name: announcer}
+        assert await announce.announce_due(service._work, due) == 0
+        await announce.request(service._work, streams.balances.name, "acme")
+        assert await announce.announce_due(service._work, due) == 3
+        assert pages == [("acme", "", 200), ("acme", "1", 200), ("acme", "2", 200)]
+        assert await announce.announce_due(service._work, due) == 0
+        await service.pool.execute("UPDATE announcements SET ended_at = now() - interval '25 hours'")
+        assert await announce.announce_due(service._work, due) == 1
+    assert pages[-1] == (None, "", 200)
+    assert await rows(database, "SELECT DISTINCT topic FROM outbox") == [(streams.balances.name,)]
+
+
+async def test_the_producer_is_idempotent_and_waits_for_all_replicas(kafka_bootstrap):
+    producer = new_producer(kafka_bootstrap, "lz4")
+    assert producer._txn_manager is not None
+    assert producer._sender._acks == -1
+    await producer.stop()
