@@ -1,6 +1,7 @@
 """Commands of people go straight to Kafka: there is no business transaction they would have to agree with."""
 
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from contracts.catalogue import CATALOGUE, Catalogue
@@ -25,21 +26,50 @@ async def send(
     `command_id` is made by the caller before the first try and is the event id: sent again after an unknown outcome, it
     books nothing twice. A flow starts here, so this is where it is sampled. Raises aiokafka's errors.
     """
-    entry = catalogue.of(message)
-    envelope = Envelope(
-        id=command_id,
-        type=entry.name,
-        source=source,
-        time=datetime.now(UTC),
-        subject=entry.aggregate(message),
+    await send_all(
+        bootstrap,
+        [(command_id, message)],
         tenant=tenant,
-        correlation_id=correlation_id or command_id,
-        traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-0{int(sampled)}",
+        source=source,
+        correlation_id=correlation_id,
+        sampled=sampled,
+        catalogue=catalogue,
     )
-    _, topic, key, _, payload, _, _ = encoded(envelope, message, entry.stream.name, 1, personal=entry.stream.personal)
+
+
+async def send_all(
+    bootstrap: str,
+    commands: Sequence[tuple[str, Message]],
+    *,
+    tenant: str,
+    source: str = "console",
+    correlation_id: str = "",
+    sampled: bool = True,
+    catalogue: Catalogue = CATALOGUE,
+) -> None:
+    """`send` for many (command id, message) pairs over one producer; their order is kept within a key."""
     producer = new_producer(bootstrap, "none")
     await producer.start()
     try:
-        await producer.send_and_wait(topic, value=payload, key=key.encode(), headers=envelope.to_headers())
+        waiting = []
+        for command_id, message in commands:
+            entry = catalogue.of(message)
+            envelope = Envelope(
+                id=command_id,
+                type=entry.name,
+                source=source,
+                time=datetime.now(UTC),
+                subject=entry.aggregate(message),
+                tenant=tenant,
+                correlation_id=correlation_id or command_id,
+                traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-0{int(sampled)}",
+            )
+            stream = entry.stream
+            _, topic, key, _, payload, _, _ = encoded(envelope, message, stream.name, 1, personal=stream.personal)
+            waiting.append(
+                await producer.send(topic, value=payload, key=key.encode(), headers=envelope.to_headers())
+            )
+        for acknowledged in waiting:
+            await acknowledged
     finally:
         await producer.stop()

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import uuid_utils
 
 from contracts.envelope import Message
-from services.bus.command import send
+from services.bus.command import send_all
 from services.console.client import Admin
 from services.console.options import Failed
 
+SOURCE = "saldo/console"
 ANSWER_TIMEOUT_S = 30.0
 _POLL_S = 0.05
-_IN_FLIGHT = 50
+_IN_FLIGHT = 200
 _NAMESPACE = uuid.UUID("5f0e4c3e-8a37-5d0c-9d0a-6f7ad2f3c1b4")
 
 
@@ -53,8 +54,8 @@ def derived_command_id(*parts: object) -> str:
 def book(admin: Admin, orders: Sequence[Order], progress: Callable[[], None] | None = None) -> list[Answer]:
     """Send commands and wait until inventory has booked or refused each one; `progress` is called after each one.
 
-    They leave in groups, and within a group in no order: what must come before something else belongs in a call of
-    its own.
+    They leave in groups, in order within one key only: what must come before something else belongs in a call of its
+    own.
 
     Raises `Failed` with the ids where Kafka or inventory does not answer: their outcome is unknown then.
     """
@@ -62,7 +63,8 @@ def book(admin: Admin, orders: Sequence[Order], progress: Callable[[], None] | N
     for start in range(0, len(orders), _IN_FLIGHT):
         chunk = orders[start : start + _IN_FLIGHT]
         try:
-            asyncio.run(_send(admin, chunk))
+            commands = [(order.command_id, order.message) for order in chunk]
+            asyncio.run(send_all(admin.endpoints.kafka, commands, tenant=admin.tenant, source=SOURCE))
             for order in chunk:
                 answers.append(_await_answer(admin, order))
                 if progress:
@@ -73,21 +75,6 @@ def book(admin: Admin, orders: Sequence[Order], progress: Callable[[], None] | N
                 f"the outcome is unknown ({error}). Try again with --id {open_ids}: nothing is booked twice"
             ) from error
     return answers
-
-
-async def _send(admin: Admin, orders: Sequence[Order]) -> None:
-    await asyncio.gather(
-        *(
-            send(
-                admin.endpoints.kafka,
-                order.message,
-                tenant=admin.tenant,
-                command_id=order.command_id,
-                source="saldo/console",
-            )
-            for order in orders
-        )
-    )
 
 
 def _await_answer(admin: Admin, order: Order) -> Answer:

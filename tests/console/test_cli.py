@@ -144,10 +144,10 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
     """Commands that would have gone to Kafka, as (id, message)."""
     commands: list[tuple[str, Message]] = []
 
-    async def send(bootstrap: str, message: Message, *, tenant: str, command_id: str, source: str) -> None:
-        commands.append((command_id, message))
+    async def send_all(bootstrap: str, given: list[tuple[str, Message]], *, tenant: str, source: str) -> None:
+        commands.extend(given)
 
-    monkeypatch.setattr(people, "send", send)
+    monkeypatch.setattr(people, "send_all", send_all)
     return commands
 
 
