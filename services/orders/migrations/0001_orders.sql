@@ -27,7 +27,7 @@ CREATE TABLE orders (
     CHECK (units_ordered = units_cancelled + units_reserved + units_short + units_open)
 ) WITH (fillfactor = 70);
 
-CREATE INDEX orders_by_state ON orders (tenant, state, sold_at);
+CREATE INDEX orders_by_state ON orders (tenant, state, order_id);
 CREATE INDEX orders_awaiting_payment ON orders (payment_due) WHERE payment_due IS NOT NULL;
 CREATE INDEX orders_finished ON orders (changed_at) WHERE state IN ('cancelled', 'delivered', 'returned');
 
