@@ -1,6 +1,5 @@
 """Channels as a process: `python -m services.channels.app`."""
 
-import asyncio
 from functools import partial
 from pathlib import Path
 
@@ -56,4 +55,4 @@ def build(bus: BusSettings, settings: ChannelsSettings) -> Service:
 
 
 if __name__ == "__main__":
-    asyncio.run(build(BusSettings(), ChannelsSettings()).run())
+    build(BusSettings(), ChannelsSettings()).main()

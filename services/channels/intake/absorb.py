@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+import asyncpg
 import structlog
 
 from contracts.channels.v1 import BuyerReported, SaleReported
@@ -65,11 +66,14 @@ async def absorb_loop(service: "Service", intake: Intake) -> None:
 
 
 async def absorb_once(service: "Service", intake: Intake) -> int:
-    """Absorb one batch; returns how many bodies were dealt with. A body that fails alone is poisoned."""
+    """Absorb one batch; returns how many bodies were dealt with. A body that fails alone is poisoned.
+
+    Raises what is no body's fault: a database that is away, a statement that PostgreSQL does not take.
+    """
     try:
         return await _absorb(service, intake, intake.settings.absorb_batch_max)
     except Exception as failure:
-        if kind_of(failure) is Kind.CONNECTION:
+        if not _is_of_a_body(failure):
             raise
         _log.warning("a batch of bodies failed, going one by one", error=describe(failure))
     async with service.pool.acquire() as connection:
@@ -78,11 +82,18 @@ async def absorb_once(service: "Service", intake: Intake) -> int:
         try:
             await _absorb(service, intake, 1, only=new.intake_id)
         except Exception as failure:
-            if kind_of(failure) is Kind.CONNECTION:
+            if not _is_of_a_body(failure):
                 raise
             async with service.transaction() as tx:
                 await _set_aside(tx, [(new, describe(failure))])
     return len(waiting)
+
+
+def _is_of_a_body(failure: Exception) -> bool:
+    """Whether a body's content can be the reason: of the database's errors only bad data and broken constraints."""
+    if isinstance(failure, asyncpg.PostgresError):
+        return (failure.sqlstate or "")[:2] in ("22", "23")
+    return kind_of(failure) is Kind.OTHER and not isinstance(failure, asyncpg.InterfaceError)
 
 
 def _live(intake: Intake) -> list[str]:

@@ -408,7 +408,10 @@ async def save_buyers(connection: Database, buyers: Sequence[Buyer]) -> None:
 async def set_erase_at(connection: Database, order_ids: Sequence[str], erase_at: datetime | None) -> None:
     """When the buyers of final orders are to be forgotten; None while an order is open again."""
     await connection.execute(
-        "UPDATE buyers SET erase_at = $2 WHERE order_id = ANY($1::text[]) AND (erase_at IS NULL) <> ($2 IS NULL)",
+        """
+        UPDATE buyers SET erase_at = $2::timestamptz
+        WHERE order_id = ANY($1::text[]) AND (erase_at IS NULL) <> ($2::timestamptz IS NULL)
+        """,
         order_ids,
         erase_at,
     )

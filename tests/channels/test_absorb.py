@@ -1,0 +1,268 @@
+"""What comes in becomes one sale, whatever the order and however often it is told."""
+
+import json
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from services.channels.intake import store
+from services.channels.linking import link
+from tests.channels.conftest import Kit, shopify_order, skyhub_order
+
+pytestmark = pytest.mark.asyncio
+
+PERSONAL = ("Ana", "Souza", "ana@example.com", "Rua das Flores", "Recife", "50000-000", "12345678909")
+
+
+async def statuses(kit: Kit) -> list[tuple[int, str]]:
+    return [(sale["revision"], sale["status"]) for sale in await kit.published()]
+
+
+async def test_the_same_webhook_five_times_is_one_order(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.link(shop, "SKU-1")
+    for _ in range(3):
+        await kit.deliver(shop, shopify_order(), delivery_id="one")
+    for _ in range(2):
+        await kit.deliver(shop, shopify_order())
+    await kit.absorb()
+    assert await statuses(kit) == [(1, "paid")]
+    assert len(await kit.published("channels.buyers.v1")) == 1
+    assert await kit.count("intake") == 3
+    assert await kit.count("own_sales") == 1
+
+
+async def test_an_update_heard_before_the_create_wins(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.link(shop, "SKU-1")
+    await kit.deliver(shop, shopify_order(status="paid", minute=2))
+    await kit.deliver(shop, shopify_order(status="pending", minute=0))
+    await kit.absorb()
+    assert await statuses(kit) == [(1, "paid")]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
+async def test_a_cancel_before_the_payment_ends_cancelled(kit: Kit, together: bool) -> None:
+    shop = await kit.connect()
+    await kit.link(shop, "SKU-1")
+    steps: list[dict[str, Any]] = [
+        {"status": "pending", "minute": 0},
+        {"status": "voided", "minute": 3, "cancelled": True},
+        {"status": "paid", "minute": 1},
+        {"status": "voided", "minute": 3, "cancelled": True},
+    ]
+    for step in steps:
+        await kit.deliver(shop, shopify_order(**step))
+        if not together:
+            await kit.absorb()
+    await kit.absorb()
+    assert await statuses(kit) == [(1, "awaiting_payment"), (2, "cancelled")]
+    assert (await kit.published())[-1]["lines"][0]["cancelled"] == 2
+
+
+async def test_an_equal_version_with_another_body_is_fetched_again_and_what_was_fetched_is_taken(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.link(shop, "SKU-1")
+    await kit.deliver(shop, shopify_order(status="pending", minute=1))
+    await kit.deliver(shop, shopify_order(status="paid", minute=1))
+    await kit.absorb()
+    assert await statuses(kit) == [(1, "awaiting_payment")]
+    async with kit.service.transaction() as tx:
+        wanted = await store.claim_fetch(tx.connection, shop.connection_id, tx.now, timedelta(seconds=60))
+        assert wanted is not None
+        assert await store.claim_fetch(tx.connection, shop.connection_id, tx.now, timedelta(seconds=60)) is None
+        await store.fetched(tx.connection, wanted.order_id, wanted.seq, tx.now)
+    await kit.deliver(shop, shopify_order(status="paid", minute=1), topic="fetch", fetch_seq=wanted.seq)
+    await kit.absorb()
+    assert await statuses(kit) == [(1, "awaiting_payment"), (2, "paid")]
+
+
+async def test_without_versions_a_final_state_is_never_left(kit: Kit) -> None:
+    hub = await kit.connect(connector="skyhub", account="casa")
+    await kit.link(hub, "SKU-1")
+    for kind in ("NEW", "APPROVED", "NEW", "CANCELED", "APPROVED", "SHIPPED", "CANCELED"):
+        await kit.deliver(hub, skyhub_order(kind=kind), topic="queue")
+    await kit.absorb()
+    assert await statuses(kit) == [(1, "awaiting_payment"), (2, "paid"), (3, "cancelled")]
+    first = (await kit.published())[0]
+    assert first["payment_due"] == "2026-03-06T12:00:00Z"
+
+
+async def test_a_state_that_no_mapping_covers_delays_nothing_about_stock(kit: Kit) -> None:
+    hub = await kit.connect(connector="skyhub", account="casa")
+    await kit.link(hub, "SKU-1")
+    await kit.deliver(hub, skyhub_order(1, "SOMETHING_NEW"), topic="queue")
+    await kit.deliver(hub, skyhub_order(2, "APPROVED"), topic="queue")
+    await kit.deliver(hub, skyhub_order(2, "SOMETHING_NEW"), topic="queue")
+    await kit.absorb()
+    told = [(sale["external_id"], sale["status"], sale["unresolved"]) for sale in await kit.published()]
+    assert told == [
+        ("Marketplace-1", "unknown", ["status"]),
+        ("Marketplace-2", "paid", []),
+        ("Marketplace-2", "paid", ["status"]),
+    ]
+
+
+async def test_a_line_with_an_unknown_sku_waits_alone_and_exactly_its_orders_follow(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.link(shop, "SKU-1")
+    await kit.deliver(shop, shopify_order(1, lines={"SKU-1": 1, "SKU-2": 3}))
+    await kit.deliver(shop, shopify_order(2, lines={"SKU-1": 1}))
+    await kit.absorb()
+    first = (await kit.published())[0]
+    assert [(line["sku"], line["quantity"]) for line in first["lines"]] == [("SKU-1", 1), (None, 3)]
+    assert first["unresolved"] == ["sku of item sku-2"]
+    alerts = await kit.service.pool.fetch("SELECT kind, subject, urgent FROM alerts WHERE resolved_at IS NULL")
+    assert [dict(alert) for alert in alerts] == [{"kind": "unknown_sku", "subject": "sku-2", "urgent": True}]
+
+    await kit.link(shop, "SKU-3")
+    async with kit.service.transaction() as tx:
+        assert await link(tx, shop, "nowhere", "SKU-2", 2) is None
+    assert len(await kit.published()) == 2
+
+    async with kit.service.transaction() as tx:
+        await store.absorb_lock(tx.connection)
+        await tx.connection.execute(
+            "INSERT INTO items (tenant, sku, epoch, version, components) VALUES ('loja', 'SKU-2', 0, 1, '[]')"
+        )
+    await kit.service.pool.execute(
+        """
+        WITH r AS (
+            INSERT INTO stock_records (tenant, stock_record, connection_id, item, location, restores_on_cancel)
+            VALUES ('loja', 'r2', $1, 'i2', '1', true)
+        ) INSERT INTO listings VALUES ('loja', $1, 'sku-2', 'r2', '', '')
+        """,
+        shop.connection_id,
+    )
+    async with kit.service.transaction() as tx:
+        assert await link(tx, shop, "sku-2", "SKU-2", 2) == 1
+    sales = await kit.published()
+    assert [(sale["external_id"], sale["revision"]) for sale in sales] == [("1", 1), ("2", 1), ("1", 2)]
+    assert [(line["sku"], line["quantity"]) for line in sales[-1]["lines"]] == [("SKU-1", 1), ("SKU-2", 6)]
+    assert sales[-1]["unresolved"] == []
+    assert await kit.count("alerts", "resolved_at IS NULL") == 0
+
+
+async def test_malformed_json_is_stored_and_dead_lettered_and_the_rest_goes_on(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.link(shop, "SKU-1")
+    await kit.deliver(shop, b'{"id": 1, "customer": {"email": "ana@example.com"')
+    await kit.deliver(shop, b"\xff\xfe")
+    await kit.deliver(shop, {"id": 5, "currency": "BRL"})
+    await kit.deliver(shop, shopify_order())
+    await kit.absorb()
+    assert await statuses(kit) == [(1, "paid")]
+    letters = await kit.service.dead_letters.listed("loja", "open", None, 10)
+    assert len(letters) == 3
+    assert {letter["stream"] for letter in letters} == {"channels.intake"}
+    told = json.dumps([dict(letter) for letter in letters], default=str)
+    assert "ana@example.com" not in told
+    assert "updated_at is no ISO 8601 moment" in told
+    await kit.service.dead_letters.discard(letters[0]["id"], "junk")
+    async with kit.service.pool.acquire() as database:
+        await store.follow_discards(database, "channels.intake")
+    assert await kit.count("intake", "state = 'poisoned'") == 2
+
+
+async def test_nothing_personal_is_published_but_on_the_stream_for_it(kit: Kit) -> None:
+    shop = await kit.connect()
+    hub = await kit.connect(connector="skyhub", account="casa")
+    await kit.deliver(shop, shopify_order(lines={"SKU-1": 1, "SKU-9": 1}))
+    await kit.deliver(hub, skyhub_order(), topic="queue")
+    await kit.deliver(hub, b'{"code": "Ana Souza"', topic="queue")
+    await kit.absorb()
+    rows = await kit.service.pool.fetch("SELECT topic, key, headers, payload FROM outbox")
+    open_text = " ".join(
+        f"{row['key']} {row['headers']} {row['payload'].decode()}"
+        for row in rows
+        if row["topic"] != "channels.buyers.v1"
+    )
+    for table in ("intake", "intake_orders", "buyers", "alerts", "dead_letters"):
+        open_text += " ".join(str(dict(row)) for row in await kit.service.pool.fetch(f"SELECT * FROM {table}"))
+    for word in PERSONAL:
+        assert word not in open_text
+    buyers = await kit.published("channels.buyers.v1")
+    assert sorted(buyer["name"] for buyer in buyers) == ["Ana Souza", "Ana Souza"]
+
+
+async def test_a_changed_buyer_is_reported_again_and_the_same_one_is_not(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.deliver(shop, shopify_order(status="pending", minute=0))
+    await kit.deliver(shop, shopify_order(status="paid", minute=1))
+    await kit.absorb()
+    await kit.deliver(shop, shopify_order(status="paid", minute=2, buyer="Ana Lima"))
+    await kit.absorb()
+    buyers = await kit.published("channels.buyers.v1")
+    assert [buyer["name"] for buyer in buyers] == ["Ana Souza", "Ana Lima"]
+    assert len({buyer["customer_ref"] for buyer in buyers}) == 1
+    assert await kit.count("buyers", "erase_at IS NOT NULL") == 0
+    await kit.deliver(shop, shopify_order(minute=3, cancelled=True, buyer="Ana Lima"))
+    await kit.absorb()
+    assert await kit.count("buyers", "erase_at IS NOT NULL") == 1
+
+
+async def test_two_companies_with_the_same_external_id_never_meet(kit: Kit) -> None:
+    mine = await kit.connect(tenant="loja", base_url="http://127.0.0.1:9")
+    theirs = await kit.connect(tenant="outra", base_url="http://127.0.0.2:9")
+    assert mine.connection_id != theirs.connection_id
+    await kit.link(mine, "SKU-1")
+    await kit.deliver(mine, shopify_order(status="pending", minute=0))
+    await kit.deliver(theirs, shopify_order(status="paid", minute=5, buyer="Bia Reis"))
+    await kit.absorb()
+    sales = await kit.published()
+    assert [(sale["status"], sale["revision"]) for sale in sales] == [("awaiting_payment", 1), ("paid", 1)]
+    assert sales[0]["order_id"] != sales[1]["order_id"]
+    assert sales[0]["customer_ref"] != sales[1]["customer_ref"]
+    assert [sale["lines"][0]["sku"] for sale in sales] == ["SKU-1", None]
+    tenants = await kit.service.pool.fetch("SELECT key FROM outbox WHERE topic = 'channels.sales.v1' ORDER BY seq")
+    assert [row["key"].partition(":")[0] for row in tenants] == ["loja", "outra"]
+
+
+async def test_what_comes_while_a_connection_is_paused_is_kept_and_absorbed_later(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.service.pool.execute("UPDATE connections SET state = 'paused', version = version + 1")
+    await kit.intake.registry.refresh(kit.service.pool)
+    await kit.deliver(shop, shopify_order())
+    await kit.absorb()
+    assert await kit.published() == []
+    await kit.service.pool.execute("UPDATE connections SET state = 'live', version = version + 1")
+    await kit.intake.registry.refresh(kit.service.pool)
+    await kit.absorb()
+    assert await statuses(kit) == [(1, "paid")]
+
+
+async def test_an_order_is_found_and_erased_by_its_id(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.deliver(shop, shopify_order(1))
+    await kit.deliver(shop, shopify_order(2))
+    await kit.absorb()
+    order_id = (await kit.published())[0]["order_id"]
+    async with kit.service.transaction() as tx:
+        assert await store.erase_order(tx.connection, "outra", order_id) == (0, 0)
+        assert await store.erase_order(tx.connection, "loja", order_id) == (1, 1)
+        left = await store.list_bodies(tx.connection, "loja", None, None, 10)
+    assert [body["order_id"] == order_id for body in left] == [False]
+    assert await kit.count("intake_orders") == 2
+
+
+async def test_old_bodies_are_forgotten_and_waiting_ones_are_not(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.deliver(shop, shopify_order(1))
+    await kit.absorb()
+    await kit.deliver(shop, shopify_order(2))
+    await kit.service.pool.execute("UPDATE intake SET received_at = received_at - interval '31 days'")
+    now = kit.service.clock()
+    async with kit.service.transaction() as tx:
+        assert await store.prune(tx.connection, now - timedelta(days=30), now) == (1, 0)
+    assert await kit.count("intake", "state = 'new'") == 1
+
+
+async def test_adding_a_connection_again_doubles_nothing(kit: Kit) -> None:
+    first = await kit.connect()
+    again = await kit.connect(live=False)
+    assert asdict(again) == asdict(first)
+    changed = await kit.connect(credentials={"access_token": "other", "webhook_secret": "shop secret"}, live=False)
+    assert (changed.connection_id, changed.state) == (first.connection_id, "draft")
+    assert await kit.count("connections") == 1
