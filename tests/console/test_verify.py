@@ -92,8 +92,10 @@ async def test_books_that_add_up_are_proved(database: str) -> None:
             },
         ),
         (
-            "ALTER TABLE stock DROP CONSTRAINT stock_damaged_check; "
-            "UPDATE stock SET damaged = -1 WHERE tenant = 'demo'",
+            (
+                "ALTER TABLE stock DROP CONSTRAINT stock_damaged_check; "
+                "UPDATE stock SET damaged = -1 WHERE tenant = 'demo'"
+            ),
             {
                 "every counter is the sum of its movements": [
                     "demo A at main, pool shared, damaged: counter -1, movements 0"
