@@ -65,14 +65,17 @@ class MessageType:
     since: str = SINCE_FIRST
     upcast: Callable[[Any], Message] | None = None
     downcast: Callable[[Any], Message] | None = None
+    name: str = field(init=False)
+    """The CloudEvents type: `saldo.<owner>.<message in kebab case>.v<major>`."""
 
-    @property
-    def name(self) -> str:
-        """The CloudEvents type: `saldo.<owner>.<message in kebab case>.v<major>`."""
-        return f"saldo.{self.stream.owner}.{kebab(self.model.__name__)}.v{self.stream.major}"
+    def __post_init__(self) -> None:
+        name = f"saldo.{self.stream.owner}.{kebab(self.model.__name__)}.v{self.stream.major}"
+        object.__setattr__(self, "name", name)
 
     def aggregate(self, message: Message) -> str:
         """The aggregate that `message` is about: the key without the tenant."""
+        if len(self.key) == 1:
+            return str(getattr(message, self.key[0]))
         return ":".join(str(getattr(message, name)) for name in self.key)
 
 
@@ -95,6 +98,8 @@ class Catalogue:
     by_name: Mapping[str, MessageType] = field(init=False, repr=False)
     by_model: Mapping[type[Message], MessageType] = field(init=False, repr=False)
     streams: Mapping[str, Stream] = field(init=False, repr=False)
+    older: Mapping[str, MessageType] = field(init=False, repr=False)
+    """The major before, by the name of the type it is the predecessor of."""
 
     def __post_init__(self) -> None:
         by_name = {entry.name: entry for entry in self.types}
@@ -107,6 +112,12 @@ class Catalogue:
         object.__setattr__(self, "by_name", by_name)
         object.__setattr__(self, "by_model", {entry.model: entry for entry in self.types})
         object.__setattr__(self, "streams", streams)
+        older = {}
+        for entry in self.types:
+            stem, major = split_type(entry.name)
+            if f"{stem}.v{major + 1}" in by_name:
+                older[f"{stem}.v{major + 1}"] = entry
+        object.__setattr__(self, "older", older)
 
     def of(self, message: Message) -> MessageType:
         """The type of `message`. Raises `KeyError` with the way out where it is not in the catalogue."""
@@ -121,7 +132,7 @@ class Catalogue:
         """`message` in every major that is published: the newest first, then each older one by its downcaster."""
         entry = self.of(message)
         published = [(entry, message)]
-        while (older := self._older(entry)) and older.downcast:
+        while (older := self.older.get(entry.name)) and older.downcast:
             message = older.downcast(message)
             entry = older
             published.append((entry, message))
@@ -137,10 +148,6 @@ class Catalogue:
     def types_of(self, stream: str) -> list[MessageType]:
         """Every type that travels on `stream`."""
         return [entry for entry in self.types if entry.stream.name == stream]
-
-    def _older(self, entry: MessageType) -> MessageType | None:
-        stem, major = split_type(entry.name)
-        return self.by_name.get(f"{stem}.v{major - 1}")
 
 
 def _on(stream: Stream, key: tuple[str, ...], *models: type[Message]) -> Iterable[MessageType]:
