@@ -66,9 +66,7 @@ async def send_all(
             )
             stream = entry.stream
             _, topic, key, _, payload, _, _ = encoded(envelope, message, stream.name, 1, personal=stream.personal)
-            waiting.append(
-                await producer.send(topic, value=payload, key=key.encode(), headers=envelope.to_headers())
-            )
+            waiting.append(await producer.send(topic, value=payload, key=key.encode(), headers=envelope.to_headers()))
         for acknowledged in waiting:
             await acknowledged
     finally:

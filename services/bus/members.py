@@ -7,6 +7,7 @@ Such a connection goes straight to PostgreSQL, not through a pooler. It is pinge
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any, Final, final
 from zlib import crc32
 
@@ -27,8 +28,9 @@ class Holder:
     counts as lost.
     """
 
-    def __init__(self, dsn: str, purpose: str) -> None:
+    def __init__(self, dsn: str, purpose: str, session: Mapping[str, str] | None = None) -> None:
         self._dsn, self._class_id = dsn, crc32(purpose.encode()) - 2**31
+        self._session = {**SESSION, "idle_session_timeout": "20s", **(session or {})}
         self._pings: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
         self.connection: Any = None
@@ -38,7 +40,7 @@ class Holder:
         """Connect; raises `OSError` or asyncpg's errors while PostgreSQL is not there."""
         self.lost = lost = asyncio.Event()  # A new one: the session that was closed reports its end late.
         self.connection = await asyncpg.connect(
-            self._dsn, timeout=10, command_timeout=15, server_settings={**SESSION, "idle_session_timeout": "20s"}
+            self._dsn, timeout=10, command_timeout=15, server_settings=self._session
         )
         self.connection.add_termination_listener(lambda _: lost.set())
         self._pings = asyncio.create_task(self._ping())

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, final
+from typing import Final, NamedTuple, final
 from zlib import crc32
 
 from opentelemetry.trace import Span
 from pydantic_core import to_json
 
-from contracts.catalogue import Catalogue, MessageType
+from contracts.catalogue import Catalogue, MessageType, split_type
 from contracts.envelope import TENANT_PATTERN, Envelope, Message
 from services.bus.failures import Poison
 from services.bus.tracing import Tracing
@@ -18,12 +18,19 @@ RECORD_LIMIT_BYTES: Final = 900_000
 """Below the broker's default `message.max.bytes` (1,048,588): one record that the broker refuses would make the
 idempotent producer fail every later send to that partition."""
 
-_INSERT: Final = """
-INSERT INTO outbox (event_id, topic, key, headers, payload, shard, personal)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::smallint[], $7::boolean[])
-"""
+_COLUMNS: Final = ("event_id", "topic", "key", "headers", "payload", "shard", "personal")
 
 Row = tuple[str, str, str, str, bytes, int, bool]
+
+
+class _Plan(NamedTuple):
+    """What is the same for every message of a type; looked up once, not once a message."""
+
+    entry: MessageType
+    type_name: str
+    topic: str
+    personal: bool
+    is_alone: bool  # no older major is published beside it
 
 
 @final
@@ -32,43 +39,51 @@ class Outbox:
 
     def __init__(self, source: str, catalogue: Catalogue, tracing: Tracing, shards: int) -> None:
         self._source, self._catalogue, self._tracing, self._shards = source, catalogue, tracing, shards
+        names = catalogue.by_name
+        self._plans = {
+            entry.model: _Plan(entry, name, entry.stream.name, entry.stream.personal, _older(name) not in names)
+            for name, entry in names.items()
+        }
 
     async def write(self, tx: Transaction, spans: Mapping[str, Span]) -> int:
-        """One insert for everything that was published in `tx`, in order; returns the number of rows.
+        """One COPY for everything that was published in `tx`, in order; returns the number of rows.
 
-        Raises `Poison` for a publication that no broker would take.
+        Raises `Poison` for a publication that no broker would take, `KeyError` for one that is not in the catalogue.
         """
         rows = [row for publication in tx.publications for row in self._rows(publication, tx.now, spans)]
         if rows:
-            await tx.connection.execute(_INSERT, *map(list, zip(*rows, strict=True)))
+            await tx.connection.copy_records_to_table("outbox", records=rows, columns=_COLUMNS)
         return len(rows)
 
     def _rows(self, publication: Publication, now: datetime, spans: Mapping[str, Span]) -> list[Row]:
-        return [
-            self._row(publication, entry, message, now, spans)
-            for entry, message in self._catalogue.publications(publication.message)
-        ]
+        message = publication.message
+        plan = self._plans.get(type(message))
+        if plan and plan.is_alone:
+            return [self._row(publication, plan, message, now, spans)]
+        majors = self._catalogue.publications(message)
+        return [self._row(publication, self._plans[entry.model], cast, now, spans) for entry, cast in majors]
 
     def _row(
-        self, publication: Publication, entry: MessageType, message: Message, now: datetime, spans: Mapping[str, Span]
+        self, publication: Publication, plan: _Plan, message: Message, now: datetime, spans: Mapping[str, Span]
     ) -> Row:
-        stream, causes = entry.stream, publication.causes
-        aggregate = entry.aggregate(message)
-        traceparent = self._tracing.created(
-            stream.name, entry.name, publication.event_id, publication.correlation_id, causes, spans
-        )
+        causes, event_id, flow = publication.causes, publication.event_id, publication.correlation_id
         envelope = Envelope(
-            id=publication.event_id,
-            type=entry.name,
+            id=event_id,
+            type=plan.type_name,
             source=self._source,
             time=now,
-            subject=aggregate,
+            subject=plan.entry.aggregate(message),
             tenant=publication.tenant,
-            correlation_id=publication.correlation_id,
+            correlation_id=flow,
             causation_id=causes[0].event_id if causes else "",
-            traceparent=traceparent,
+            traceparent=self._tracing.created(plan.topic, plan.type_name, event_id, flow, causes, spans),
         )
-        return encoded(envelope, message, stream.name, self._shards, personal=stream.personal)
+        return encoded(envelope, message, plan.topic, self._shards, personal=plan.personal)
+
+
+def _older(type_name: str) -> str:
+    stem, major = split_type(type_name)
+    return f"{stem}.v{major - 1}"
 
 
 def encoded(envelope: Envelope, message: Message, topic: str, shards: int, *, personal: bool) -> Row:
