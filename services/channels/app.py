@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from contracts.channels.v1 import RefetchSale, ResendBuyer
+from contracts.inventory.v1 import ItemChanged, StockLevelChanged
 from services.bus import BusSettings, Service, Subscription
 from services.channels import handlers
 from services.channels.admin import Channels
@@ -16,14 +17,20 @@ from services.channels.intake.door import Door
 from services.channels.intake.pull import keep_loop, pull_loop
 from services.channels.linking import link_loop
 from services.channels.settings import ChannelsSettings
+from services.channels.stock.handlers import take_items, take_levels
+from services.channels.stock.push import Sender
+from services.channels.stock.reconcile import Reconciler
+from services.channels.stock.settings import StockSettings
 
 
-def build(bus: BusSettings, settings: ChannelsSettings) -> Service:
+def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) -> Service:
     """The channels service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
     registry = Registry(vault)
     intake = Intake(settings, registry, vault)
     channels = Channels(intake)
+    sender = Sender(registry, intake.dirtied, stock)
+    reconciler = Reconciler(registry, intake.dirtied, stock)
 
     async def door_loop(service: Service) -> None:
         await Door(service, intake).run()
@@ -38,6 +45,14 @@ def build(bus: BusSettings, settings: ChannelsSettings) -> Service:
                 handles=(ResendBuyer, RefetchSale),
                 handler=partial(handlers.obey, intake=intake),
             ),
+            Subscription(
+                stream="inventory.levels.v1",
+                handles=(StockLevelChanged,),
+                handler=partial(take_levels, intake.dirtied, stock.low_stock),
+            ),
+            Subscription(
+                stream="inventory.items.v1", handles=(ItemChanged,), handler=partial(take_items, intake.dirtied)
+            ),
         ],
         loops=[
             registry.run,
@@ -45,7 +60,9 @@ def build(bus: BusSettings, settings: ChannelsSettings) -> Service:
             partial(absorb_loop, intake=intake),
             partial(pull_loop, intake=intake),
             partial(keep_loop, intake=intake),
-            link_loop,
+            partial(link_loop, intake=intake),
+            sender.run,
+            reconciler.run,
         ],
         announcers={"channels.connections.v1": announce_connections},
         routers=[channels.router],
@@ -55,4 +72,4 @@ def build(bus: BusSettings, settings: ChannelsSettings) -> Service:
 
 
 if __name__ == "__main__":
-    build(BusSettings(), ChannelsSettings()).main()
+    build(BusSettings(), ChannelsSettings(), StockSettings()).main()

@@ -15,6 +15,7 @@ from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import ChannelListing
 from services.channels.intake import store as intake_store
 from services.channels.intake.absorb import links_of, republish_waiting
+from services.channels.intake.context import Intake
 from services.channels.stock import store as stock
 from services.channels.stock.store import ListingRow
 
@@ -90,7 +91,7 @@ async def unlinked_known(connection: Database, connection_id: str, limit: int) -
     return [ListingRow(**dict(row)) for row in rows]
 
 
-async def link_loop(service: "Service") -> None:
+async def link_loop(service: "Service", intake: Intake) -> None:
     """Link adverts by their text as soon as the item is known, whichever came first."""
     while True:
         async with service.pool.acquire() as database:
@@ -100,4 +101,5 @@ async def link_loop(service: "Service") -> None:
             async with service.transaction() as tx:
                 await intake_store.absorb_lock(tx.connection)
                 await link_by_text(tx, connection)
+            intake.dirtied.set()
         await asyncio.sleep(_LOOK_S)

@@ -120,6 +120,7 @@ async def _absorb(service: "Service", intake: Intake, limit: int, only: int | No
         await _set_aside(tx, [(one.new, one.error) for one in reads if one.error])
         service.faults.point("intake.absorb.before")
     service.faults.point("intake.absorb.after")
+    intake.dirtied.set()
     if asked:
         intake.wanted.set()
     return len(bodies)

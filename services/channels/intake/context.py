@@ -13,17 +13,22 @@ from services.channels.connections.registry import Registry
 from services.channels.connections.store import Connection
 from services.channels.intake.store import Body
 from services.channels.settings import ChannelsSettings
+from services.channels.stock.wake import Wake
 
 
 @dataclass(slots=True)
 class Intake:
-    """Made once by `app.py`. `arrived` wakes the absorber, `wanted` the loops that read orders again."""
+    """Made once by `app.py`.
+
+    `arrived` wakes the absorber, `wanted` the loops that read orders again, `dirtied` the senders of stock.
+    """
 
     settings: ChannelsSettings
     registry: Registry
     vault: Vault
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    dirtied: Wake = field(default_factory=Wake)
     customer_keys: dict[str, bytes] = field(default_factory=dict)
 
     def seal(
