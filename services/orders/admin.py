@@ -1,7 +1,6 @@
 """Read-only questions about orders, for the console and for people."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import asyncpg
@@ -101,5 +100,5 @@ def _shown(row: asyncpg.Record) -> dict[str, Any]:
         "changed_at": row["changed_at"],
         "demand_revision": order.demand.revision if order.demand else None,
         "answered_revision": order.answer.revision if order.answer else None,
-        "lines": [asdict(line) for line in standing(order)],
+        "lines": [line._asdict() for line in standing(order)],
     }

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Annotated, Literal, TypeAlias, final
+from typing import Annotated, Literal, NamedTuple, TypeAlias, final
 
 from pydantic import Discriminator
 
@@ -231,7 +231,10 @@ def _word(sale: SaleReported) -> SaleStatus:
 
 
 def _settle(before: Order | None, heard: Order, now: datetime, *, again: bool = False) -> Decision:
-    demand = _demand(heard, again=again or (heard.expired and heard.paid))
+    again = again or (heard.expired and heard.paid)
+    # An answer alone changes what is asked for only where goods wait to leave.
+    told = before is not None and before.sale is heard.sale and not heard.left
+    demand = None if told and not again else _demand(heard, again=again)
     after = replace(heard, demand=demand, expired=False) if demand else heard
     state = _state(after)
     facts = _facts(before, after, state, now)
@@ -424,9 +427,7 @@ def _factors(line: DemandLine, parts: Iterable[LineOutcome]) -> list[int]:
     ]
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where one line stands, in units of its own SKU. ordered = cancelled + reserved + short + open.
 
     `reserved` includes what has since been shipped; `open` waits for an answer of inventory or for a mapping.

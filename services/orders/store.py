@@ -76,8 +76,8 @@ async def insert_orders(
             units_short, units_open, payment_due, body, connection_id, external_id, sold_at, changed_at
         )
         SELECT *, $16 FROM unnest(
-            $1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
-            $10::int[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::timestamptz[]
+            $1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[],
+            $9::bigint[], $10::bigint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::timestamptz[]
         )
         """,
         *_columns(orders, payment_default),
@@ -96,8 +96,8 @@ async def update_orders(
             units_reserved = new.units_reserved, units_short = new.units_short, units_open = new.units_open,
             payment_due = new.payment_due, body = new.body, changed_at = $13
         FROM unnest(
-            $1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
-            $10::int[], $11::timestamptz[], $12::text[]
+            $1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[],
+            $9::bigint[], $10::bigint[], $11::timestamptz[], $12::text[]
         ) AS new (
             tenant, order_id, state, version, sale_revision, units_ordered, units_cancelled, units_reserved,
             units_short, units_open, payment_due, body
