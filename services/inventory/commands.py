@@ -35,6 +35,7 @@ from services.inventory.ledger import (
     Line,
     Location,
     Sku,
+    age,
 )
 
 StockCommand: TypeAlias = PutItem | PutLocation | ReceiveStock | AdjustStock | CountStock | TransferStock
@@ -267,7 +268,7 @@ def _lose(ledger: Ledger, sku: Sku, location: str, quantity: int) -> None:
         for unit, units in line.units.items()
         if unit[:2] == (RESERVED, location) and units
     ]
-    reserved.sort(key=lambda found: (found[0].order.sold_at, found[0].order.order_id, found[0].line_id), reverse=True)
+    reserved.sort(key=lambda found: (age(found[0]), found[1]), reverse=True)
     for line, pool in reserved:
         units = min(quantity, line.units[RESERVED, location, pool, ""])
         if units:

@@ -60,6 +60,8 @@ def meet(ledger: Ledger, kits: Kits, demand: OrderDemand, cause: tuple[str, str,
                 ledger.changed_lines.setdefault(part, set()).update(part.units)
             claimed[part] = part.claimed()
             older[part] = _approach(ledger, part, line)
+    if len(order.lines) > 1:
+        order.lines = dict(sorted(order.lines.items()))
     for key, part in order.lines.items():
         if key not in wanted and (before := part.claimed()):
             claimed[part] = before
@@ -71,6 +73,9 @@ def meet(ledger: Ledger, kits: Kits, demand: OrderDemand, cause: tuple[str, str,
         ledger.expire(order)
     ledger.fill()
     ledger.end()
+    for key in [key for key, part in order.lines.items() if not part.units]:
+        # Nothing was ever done for this line, so nothing of it is stored either.
+        del order.lines[key]
 
 
 def expire(ledger: Ledger, order: Order, trigger: int) -> None:

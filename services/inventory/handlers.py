@@ -62,8 +62,12 @@ async def allocate(events: Sequence[Received[OrderDemand]], tx: Transaction) -> 
     kits: dict[str, dict[str, tuple[tuple[str, int], ...]]] = {event.tenant: {} for event in events}
     for (tenant, sku), parts in composed.items():
         kits[tenant][sku] = tuple(parts)
-    # Only an order that was met before can free anything, and only a revision above its first changes it.
-    again = [event for event in events if event.message.revision > 1]
+    # A first revision frees nothing, unless its goods have come back already.
+    again = [
+        event
+        for event in events
+        if event.message.revision > 1 or any(line.shipped or line.returned for line in event.message.lines)
+    ]
     freeing = _exploded(again, kits)
     if again:
         freeing |= await store.skus_of_orders(connection, {_order_key(event) for event in again})
@@ -187,7 +191,7 @@ async def gather(
     locked |= {key: Order(order_id=key[1]) for key in inserted}
     owners = {tenant for tenant, _ in found} | {tenant for tenant, _ in orders} | set(tenants)
     locations = await store.read_locations(connection, owners)
-    ledgers = {owner: Ledger(tx.now, {}, {}, locations[owner]) for owner in owners}
+    ledgers = {owner: Ledger(tx.now, {}, {}, locations[owner]) for owner in sorted(owners)}
     for (tenant, code), sku in found.items():
         ledgers[tenant].skus[code] = sku
     for (tenant, order_id), order in locked.items():

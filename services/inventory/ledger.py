@@ -76,7 +76,7 @@ class Order:
     received_at: datetime = LONG_AGO
     cause: tuple[str, str, str] = ("", "", "")
     lines: "dict[tuple[str, str, str], Line]" = field(default_factory=dict)
-    """By line id, the SKU that was sold, and the physical SKU."""
+    """By line id, the SKU that was sold, and the physical SKU; sorted, so that a batch does what its events would."""
 
 
 @final
@@ -313,7 +313,7 @@ class Ledger:
             if not sku.shorts:
                 continue
             if not sku.shorts_sorted:
-                sku.shorts.sort(key=_age)
+                sku.shorts.sort(key=age)
                 sku.shorts_sorted = True
             for line in sku.shorts:
                 if not any(quantity for account, quantity in sku.counters.items() if account[2] == AVAILABLE):
@@ -357,11 +357,12 @@ class Ledger:
 
     def list_short(self, line: Line) -> None:
         """Remember a line that misses something, for what becomes available later in the batch."""
-        if line.short and not line.listed:
+        if line.short:
             sku = self.skus[line.sku]
-            line.listed = True
-            sku.shorts.append(line)
             sku.shorts_sorted = False
+            if not line.listed:
+                line.listed = True
+                sku.shorts.append(line)
 
     def _touch(self, sku: Sku, account: Account) -> None:
         place = account[:2]
@@ -470,7 +471,7 @@ class Ledger:
                 returned += quantity if origin else 0
         possible = self._possible(line) if short else ()
         return OutcomeLine(
-            line.line_id, line.sku, reserved, short, shipped, returned, tuple(locations.items()), possible
+            line.line_id, line.sku, reserved, short, shipped, returned, tuple(sorted(locations.items())), possible
         )
 
     def _possible(self, line: Line) -> tuple[str, ...]:
@@ -491,5 +492,6 @@ def _nearness(order: Order, pool: str) -> int:
     return 0 if pool == order.pool else 1 if pool == SHARED_POOL else 2
 
 
-def _age(line: Line) -> tuple[datetime, str, str, str]:
-    return line.order.sold_at, line.order.order_id, line.line_id, line.sku
+def age(line: Line) -> tuple[datetime, str, str, str]:
+    """Shortfalls are filled in this order, reservations that are lost to a count in the reverse one."""
+    return line.order.sold_at, line.order.order_id, line.line_id, line.sold_sku
