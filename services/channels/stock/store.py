@@ -331,7 +331,8 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
                     $8::timestamptz[], $9::timestamptz[])
                 AS t (tenant, stock_record, order_id, line_id, revision, net, held, sold_at, received_at)
             JOIN stock_records r USING (tenant, stock_record) JOIN record_skus s USING (tenant, stock_record)
-            LEFT JOIN own_sales o USING (tenant, order_id, line_id, sku)
+            LEFT JOIN own_sales o
+                ON (o.tenant, o.order_id, o.line_id, o.sku) = (t.tenant, t.order_id, t.line_id, s.sku)
             WHERE o.revision IS NULL OR o.revision < t.revision
         ), kept AS (
             INSERT INTO own_sales AS o (tenant, order_id, line_id, sku, stock_record, revision, asked, asked_max, held,
@@ -487,7 +488,8 @@ async def open_propagation(connection: Database, causes: Sequence[SaleCause]) ->
             AS c (tenant, sku, epoch, version, order_id, line_id, sale_revision, outcome, sold_connection_id, sold_at,
                 received_at, event_id, correlation_id, traceparent)
         JOIN record_skus s USING (tenant, sku) JOIN stock_records r USING (tenant, stock_record)
-        LEFT JOIN own_sales o USING (tenant, order_id, line_id, sku)
+        LEFT JOIN own_sales o ON o.tenant = c.tenant AND o.order_id = c.order_id AND o.line_id = c.line_id
+            AND o.sku = c.sku
         WHERE r.known IS NOT NULL AND o.stock_record IS DISTINCT FROM s.stock_record
         ON CONFLICT DO NOTHING
         """,

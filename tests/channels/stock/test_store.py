@@ -1,0 +1,215 @@
+"""Levels, items, listings and own sales on a real database."""
+
+import asyncio
+
+import pytest
+
+from contracts.inventory.v1 import CauseOutcome, Component, ItemChanged
+from services.bus import Received
+from services.channels.stock import handlers, store
+from services.channels.stock.store import LinkConflict
+from tests.channels.stock.conftest import Desk, row
+
+pytestmark = pytest.mark.asyncio
+
+
+async def tallies(desk: Desk) -> list[tuple[str, int, int, int]]:
+    rows = await desk.work.pool.fetch("SELECT sku, factor, heard, decided FROM record_skus ORDER BY stock_record, sku")
+    return [tuple(each) for each in rows]
+
+
+async def item(desk: Desk, sku: str, version: int = 1, **components: int) -> None:
+    parts = tuple(Component(sku=name, quantity=quantity) for name, quantity in components.items())
+    changed = ItemChanged(sku=sku, version=version, name=sku, components=parts)
+    envelope = desk.event("x", 1, version=1).envelope
+    async with desk.work.transaction() as tx:
+        await handlers.take_items(desk.wake, [Received(changed, envelope, f"{desk.tenant}:{sku}")], tx)
+
+
+async def test_importing_again_doubles_nothing(desk: Desk) -> None:
+    shop = desk.open()
+    for _ in range(2):
+        await shop.put(row("a", "A"), row("a", "A", listing="second advert"))
+    assert await desk.work.pool.fetchval("SELECT count(*) FROM stock_records") == 1
+    assert await desk.work.pool.fetchval("SELECT count(*) FROM listings") == 2
+    assert await tallies(desk) == [("A", 1, 0, 0)]
+
+
+async def test_an_import_without_sku_keeps_the_link_a_person_made(desk: Desk) -> None:
+    shop = desk.open()
+    await shop.put(row("a"))
+    async with desk.work.transaction() as tx:
+        assert await store.link_listing(tx.connection, desk.tenant, shop.connection_id, "a", "A", 6)
+    await shop.put(row("a"))
+    async with desk.work.transaction() as tx:
+        found = await store.sku_for_item(tx.connection, desk.tenant, shop.connection_id, ["a", "b"])
+    assert {key: (link.sku, link.pack) for key, link in found.items()} == {"a": ("A", 6)}
+    assert await tallies(desk) == [("A", 6, 0, 0)]
+
+
+async def test_adverts_of_one_number_must_agree(desk: Desk) -> None:
+    shop = desk.open()
+    with pytest.raises(LinkConflict, match="one number"):
+        await shop.put(row("a", "A"), row("a", "B", listing="second advert"))
+
+
+async def test_a_level_heard_twice_counts_once(desk: Desk) -> None:
+    azul, verde = desk.open("azul"), desk.open("verde", compares=False)
+    await azul.put(row("a", "A"))
+    await verde.put(row("v", "A"))
+    await desk.level("A", 20)
+    await verde.push()
+    await azul.sell("order-1", "a")
+    event = desk.event("A", 19, desk.cause(azul, "order-1", 1), version=2)
+    await desk.levels(event, event)
+    await desk.levels(event)
+    assert sorted(await tallies(desk)) == [("A", 1, 0, 0), ("A", 1, 1, 1)]
+    assert await desk.work.pool.fetchval("SELECT count(*) FROM propagation") == 1
+    assert await desk.work.pool.fetchval("SELECT sold FROM levels") == 1
+
+
+async def test_an_older_level_changes_nothing(desk: Desk) -> None:
+    await desk.level("A", 5, version=9)
+    await desk.level("A", 8, version=7)
+    assert await desk.work.pool.fetchval("SELECT version FROM levels") == 9
+
+
+async def test_a_batch_equals_its_events_one_by_one(desk: Desk) -> None:
+    shop = desk.open()
+    await shop.put(row("a", "A"), row("b", "B"))
+    for number in range(3):
+        await shop.sell(f"order-{number}", "a")
+    events = [desk.event("A", 20 - n, desk.cause(shop, f"order-{n}", 1), version=n + 1) for n in range(3)]
+    await desk.levels(*events)
+    together = await tallies(desk)
+    await desk.work.pool.execute("TRUNCATE levels, propagation; UPDATE record_skus SET decided = 0")
+    for event in events:
+        await desk.levels(event)
+    assert await tallies(desk) == together
+    assert sorted(together) == [("A", 1, 3, 3), ("B", 1, 0, 0)]
+
+
+async def test_shortfalls_count_as_decided_and_fills_count_for_nothing(desk: Desk) -> None:
+    shop = desk.open()
+    await shop.put(row("a", "A"))
+    await shop.sell("order-1", "a", 3)
+    await desk.level("A", 0, desk.cause(shop, "order-1", 1), desk.cause(shop, "order-1", 2, CauseOutcome.SHORT))
+    await desk.level("A", 0, desk.cause(shop, "order-1", 2, CauseOutcome.FILLED))
+    assert await tallies(desk) == [("A", 1, 3, 3)]
+
+
+@pytest.mark.parametrize(("restores", "left"), [(True, 0), (False, 2)])
+async def test_a_cancel_lowers_the_counts_only_where_the_channel_restores(
+    desk: Desk, restores: bool, left: int
+) -> None:
+    shop = desk.open(restores_on_cancel=restores)
+    await shop.put(row("a", "A"))
+    await shop.sell("order-1", "a", 2)
+    await desk.level("A", 18, desk.cause(shop, "order-1", 2))
+    await shop.sell("order-1", "a", 2, revision=2, cancelled=2)
+    await desk.level("A", 20, desk.cause(shop, "order-1", -2, CauseOutcome.RELEASED))
+    assert await tallies(desk) == [("A", 1, left, left)]
+
+
+async def test_an_own_sale_heard_again_counts_once(desk: Desk) -> None:
+    shop = desk.open()
+    await shop.put(row("a", "A"))
+    for _ in range(2):
+        await shop.sell("order-1", "a", 2)
+    await shop.sell("order-1", "a", 3, revision=3)
+    await shop.sell("order-1", "a", 9, revision=2)
+    assert await tallies(desk) == [("A", 1, 3, 0)]
+
+
+async def test_a_pack_and_a_kit_take_units_of_their_skus(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await item(desk, "KIT", A=2, B=1)
+    await shop.put(row("k", "KIT", pack=3), row("p", "A", pack=6))
+    await desk.level("A", 60)
+    await desk.level("B", 9)
+    await shop.push()
+    assert shop.channel.numbers == {("k", "1"): 3, ("p", "1"): 10}
+    await shop.sell("order-1", "k", 1, pack=3)
+    rows = await desk.work.pool.fetch("SELECT sku, asked FROM own_sales ORDER BY sku")
+    assert [tuple(each) for each in rows] == [("A", 6), ("B", 3)]
+
+
+async def test_a_changed_kit_takes_other_skus_and_dirties_its_records(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await item(desk, "KIT", A=2)
+    await shop.put(row("k", "KIT"))
+    await desk.level("A", 60)
+    await desk.level("B", 7)
+    await shop.push()
+    await item(desk, "KIT", 2, B=1)
+    await shop.push()
+    assert shop.channel.numbers["k", "1"] == 7
+    await item(desk, "KIT", 1, A=2)
+    assert await shop.push() == 0
+
+
+async def test_stock_that_a_channel_holds_is_shown_by_that_channel_alone_and_where_it_says_so(desk: Desk) -> None:
+    azul, verde = desk.open("azul", compares=False), desk.open("verde", compares=False)
+    await azul.put(row("a", "A"))
+    await azul.put(row("f", "A"), locations=["1"])
+    await verde.put(row("v", "A"))
+    await desk.level("A", 20, held_by=azul.connection_id)
+    await azul.push()
+    await verde.push()
+    assert azul.channel.numbers == {("a", "1"): 0, ("f", "1"): 20}
+    assert verde.channel.numbers == {("v", "1"): 0}
+
+
+async def test_two_companies_never_meet(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    other = Desk(desk.work, "outra-loja", desk.settings, desk.now)
+    theirs = other.open(compares=False)
+    await theirs.put(row("a", "A"))
+    await desk.level("A", 20)
+    await theirs.push()
+    await shop.push()
+    assert (shop.channel.numbers, theirs.channel.numbers) == ({("a", "1"): 20}, {})
+
+
+async def test_a_level_that_comes_while_a_number_is_computed_is_not_lost(desk: Desk) -> None:
+    """The record's row is locked before its inputs are read: a level waits, or is seen."""
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    await desk.level("A", 20)
+    async with desk.work.transaction() as tx:
+        claimed = await store.claim(tx.connection, desk.tenant, shop.connection_id, 1, 10, 60, tx.now)
+        task = asyncio.create_task(desk.level("A", 4))
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        inputs = await store.inputs(tx.connection, desk.tenant, claimed, 0, tx.now)
+        record = inputs[shop.record("a")]
+        assert record is not None
+        assert record.parts[0].available == 20
+    await task
+    assert (await shop.row("a"))["wanted_seq"] > claimed[0].seq
+
+
+async def test_levels_claims_and_own_sales_at_once_never_lock_each_other_out(desk: Desk) -> None:
+    shops = [desk.open(name, compares=False) for name in ("azul", "verde", "rosa")]
+    skus = "ABCDEFGH"
+    for shop in shops:
+        await shop.put(*[row(sku.lower(), sku) for sku in skus])
+
+    async def levels() -> None:
+        for version in range(1, 15):
+            await desk.levels(*[desk.event(sku, 100 - version, version=version) for sku in reversed(skus)])
+
+    async def sales(number: int) -> None:
+        for sku in skus if number % 2 else reversed(skus):
+            await shops[number].sell(f"order-{number}-{sku}", sku.lower())
+
+    await asyncio.gather(levels(), *[sales(number) for number in range(3)], *[shop.push() for shop in shops])
+    decided = [
+        desk.event(sku, 83, *[desk.cause(shops[n], f"order-{n}-{sku}", 1) for n in range(3)], version=20)
+        for sku in skus
+    ]
+    await desk.levels(*decided)
+    for shop in shops:
+        await shop.push()
+        assert set(shop.channel.numbers.values()) == {83}
