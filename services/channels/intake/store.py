@@ -311,7 +311,7 @@ async def complete_poll(connection: Database, connection_id: str, begun_at: date
     """A poll begun at `begun_at` has returned everything changed before, and all of it is stored."""
     await connection.execute(
         """
-        UPDATE polls SET begun_at = $2, finished_at = greatest($2, $3),
+        UPDATE polls SET begun_at = $2, finished_at = greatest($2::timestamptz, $3::timestamptz),
             through_intake_id = (SELECT coalesce(max(intake_id), 0) FROM intake WHERE connection_id = $1)
         WHERE connection_id = $1
         """,
