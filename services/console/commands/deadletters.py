@@ -114,7 +114,7 @@ def list_consumers(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, j
         rows = [
             {"service": name, **one} for name in sorted(client.endpoints.admin) for one in client.get(name, "consumers")
         ]
-        output.listing(rows, ("service", "stream", "group", "lag", "braked", "reason"), json_wanted=json_wanted)
+        output.listing(rows, ("service", "stream", "group", "behind", "braked", "reason"), json_wanted=json_wanted)
 
 
 @consumers.command()

@@ -55,7 +55,7 @@ class View:
         for service in self.admin.endpoints.admin:
             with contextlib.suppress(AdminError):
                 consumers = await asyncio.to_thread(self.admin.get, service, "consumers")
-                self.lag[service] = sum(one["lag"] or 0 for one in consumers)
+                self.lag[service] = sum(sum(one["lag"].values()) for one in consumers)
                 outbox = await asyncio.to_thread(self.admin.get, service, "outbox")
                 self.outbox_age_s[service] = outbox["oldest_age_s"]
 
