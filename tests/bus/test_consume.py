@@ -179,7 +179,7 @@ _STATE = (
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given_events=events, cuts=st.lists(st.integers(1, 6), min_size=12, max_size=12))
 async def test_a_batch_equals_its_records_one_by_one(database, given_events, cuts):
     """Tables, facts and the last state per key; duplicates, poison and broken bodies among the events."""
