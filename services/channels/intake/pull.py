@@ -12,7 +12,7 @@ import structlog
 from opentelemetry.trace import SpanKind
 
 from services.bus import Cause
-from services.bus.failures import waited
+from services.bus.failures import describe, waited
 from services.bus.members import Holder
 from services.channels import ids
 from services.channels.alerts import Alert, raise_alerts, resolve_alerts
@@ -65,7 +65,8 @@ async def _follow(service: "Service", intake: Intake, tasks: dict[str, tuple[Ope
         await _end(running)
         for task in failed:
             if not task.cancelled() and (failure := task.exception()):
-                raise failure
+                # It begins again at the next look; other connections go on meanwhile.
+                _log.error("pulling failed", connection=connection_id, error=describe(failure), exc_info=failure)
     for connection_id, entry in live.items():
         if connection_id not in tasks:
             tasks[connection_id] = (
