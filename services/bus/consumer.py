@@ -271,6 +271,7 @@ class Consumer:
 
     async def load_brake(self) -> None:
         """At the start: a brake of another build is released, one of this build holds from the first record."""
+        self.halted, self.waiting, self.braked = "", "", False
         await self._work.pool.execute(
             "DELETE FROM brakes WHERE consumer = $1 AND stream = $2 AND build <> $3",
             self.name, self.stream, self._work.settings.build,

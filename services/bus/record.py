@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, Final, NamedTuple, Protocol, final
 
 from pydantic_core import from_json, to_json
 
@@ -18,6 +18,9 @@ from services.bus.failures import Halt, describe
 from services.bus.transaction import Received
 
 Aggregate = Callable[[str, Mapping[str, str]], str]
+
+KEY_LIMIT: Final = 500
+"""Characters. PostgreSQL indexes at most 2,704 bytes, and a record that cannot even be buried would stop its stream."""
 
 
 class Record(Protocol):
@@ -136,13 +139,16 @@ class Reader:
         headers, fault = _decoded(record.headers)
         try:
             key = None if record.key is None else record.key.decode()
+            if key and "\x00" in key:
+                key, fault = key.replace("\x00", "\\0"), "key holds NUL"
         except UnicodeDecodeError:
             key, fault = record.key.decode(errors="backslashreplace") if record.key else None, "key is not UTF-8"
         incoming = Incoming(record, Verdict.UNREADABLE, key, None, headers)
-        if not key:
-            return self._judged(incoming, Verdict.REFUSED, "record has no key: key it tenant:aggregate")
+        if not key or len(key) > KEY_LIMIT:
+            cause = f"record has a key of more than {KEY_LIMIT} characters" if key else "record has no key"
+            return self._judged(incoming, Verdict.REFUSED, f"{cause}: key it tenant:aggregate")
         try:
-            incoming.aggregate = self._aggregate(key, headers)
+            incoming.aggregate = self._aggregate(key, headers)[:KEY_LIMIT].replace("\x00", "\\0")
         except Exception:  # noqa: BLE001 - an aggregate that cannot be named is the key's
             incoming.aggregate = key
         if fault:
@@ -151,6 +157,8 @@ class Reader:
             envelope = Envelope.from_headers(headers)
         except EnvelopeInvalid as invalid:
             return self._judged(incoming, Verdict.UNREADABLE, str(invalid))
+        if len(envelope.id) + len(envelope.source) > KEY_LIMIT or "\x00" in envelope.id + envelope.source:
+            return self._judged(incoming, Verdict.UNREADABLE, "ce_id or ce_source holds NUL or is too long")
         incoming.identity = (envelope.time.date(), envelope.source, envelope.id)
         found = self._entries.get(envelope.type)
         if found is None:

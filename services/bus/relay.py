@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
-import asyncpg
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
@@ -104,7 +103,7 @@ class Relay:
                 self.reason = f"outbox shard {self._shard} stopped: {refused}"
                 _log.critical("relay stopped", shard=self._shard, reason=self.reason)
                 await stop.wait()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError) as failure:
+            except Exception as failure:  # noqa: BLE001 - whatever the clients raise, the rows are still there
                 self.reason = f"outbox shard {self._shard} waits: {describe(failure)}"
                 _log.warning("relay waits", shard=self._shard, error=describe(failure))
                 await backoff.wait()

@@ -204,8 +204,8 @@ class Service:
                 slot = await claim_slot(holder, self.settings.replicas, self.stopping)
                 if slot is not None:
                     await self._member(slot, holder, backoff)
-            except _LOST as failure:
-                _log.warning("not consuming", error=describe(failure))
+            except Exception as failure:  # noqa: BLE001 - whatever the client raises, a service goes on consuming
+                _log.warning("not consuming", error=describe(failure), exc_info=not isinstance(failure, _LOST))
                 await backoff.wait()
             finally:
                 await holder.close()

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import secrets
+from collections import deque
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -211,6 +212,35 @@ async def test_a_person_resumes_a_braked_consumer_and_it_goes_on_where_it_stood(
     assert await value(database, "SELECT count(*) FROM entries") == 5
 
 
+async def test_a_twentieth_of_the_last_thousand_records_brakes_too(database):
+    streams = make_streams()
+    async with by_hand(database, streams) as (_, consumer):
+        consumer._hold_brake = _released
+        [event] = [consumer.reader.read(one, datetime.now(UTC)) for one in log(streams, [record(streams, "a")])]
+        consumer._taken = 999
+        assert not any([await consumer._brakes(event, KeyError()) for _ in range(60)])
+        consumer._taken, consumer._poisoned = 1_000, deque(list(consumer._poisoned)[:48], 1_000)
+        assert [await consumer._brakes(event, KeyError()) for _ in range(2)] == [False, True]
+
+
+async def test_what_postgres_cannot_hold_in_a_key_is_buried_all_the_same(database):
+    streams = make_streams()
+    odd = record(streams, "a")
+    records = [
+        Sent(b"acme:\x00", odd.value, odd.headers),
+        record(streams, "b", event_id="e\x00"),
+        record(streams, "c", event_id="e" * 100_000),
+        Sent(b"acme:" + b"k" * 100_000, odd.value, odd.headers),
+        record(streams, "d" * 400, correlation_id="\x00" * 2_000),
+        record(streams, "e", 5),
+    ]
+    async with by_hand(database, streams) as (_, consumer):
+        await consumer.take(log(streams, records))
+        assert not consumer.halted
+    assert await amounts(database, "e") == [5]
+    assert await value(database, "SELECT count(*) FROM dead_letters") == 4
+
+
 async def test_foreign_and_unkeyed_records_do_not_brake(database):
     streams = make_streams()
     foreign = [record(streams, f"a{n}", n, type_name="saldo.stranger.spoke.v1") for n in range(BRAKE_KEYS + 5)]
@@ -267,6 +297,9 @@ async def test_the_payload_of_other_streams_is_shown_on_request(database):
         assert '"amount": 5' in shown["payload"]
         assert (await service.dead_letters.listed("acme", "open", None, 10))[0]["id"] == letter
         assert await service.dead_letters.listed("other", "open", None, 10) == []
+
+
+async def _released() -> None: ...
 
 
 async def _one(database: str, statement: str) -> bool:
