@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contracts.catalogue import CATALOGUE, Catalogue, MessageType, Stream, StreamKind
-from contracts.schema import component_schemas, render
+from contracts.schema import component_schemas, released, render, version_key
 
 BINDING_VERSION: Final = "0.5.0"
 HOUR_MS: Final = 3_600_000
@@ -30,7 +30,6 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "inventory.levels.v1": ("channels",),
     "inventory.reservations.v1": ("orders",),
     "inventory.stock-commands.v1": ("inventory",),
-    "orders.orders.v1": ("channels",),
 }
 """Which services of this project subscribe to a stream."""
 
@@ -54,14 +53,18 @@ HEADERS: Final[Mapping[str, Any]] = {
 }
 
 
-def asyncapi_document(catalogue: Catalogue = CATALOGUE, version: str = "0.1.0") -> dict[str, Any]:
-    """The whole document: a channel per stream, a message per type, an operation per service and stream."""
+def asyncapi_document(catalogue: Catalogue = CATALOGUE) -> dict[str, Any]:
+    """The whole document: a channel per stream, a message per type, an operation per service and stream.
+
+    Its version is that of the newest released schema.
+    """
+    versions = {version for entry in catalogue.types for version in released("schemas", entry.name)}
     payloads, schemas = component_schemas(catalogue)
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Saldo",
-            "version": version,
+            "version": max(versions, key=version_key),
             "description": "One stock, many marketplaces: what the services say to each other.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 import services.inventory
 import services.orders
-from contracts.channels.v1 import SaleReported
+from contracts.channels.v1 import SaleReported, SaleStatus
 from contracts.envelope import Message
 from contracts.inventory.v1 import Component, OrderDemand, PutItem, PutLocation, ReceiveStock
 from services.bus import Transaction
 from services.inventory.handlers import allocate, obey_commands
 from services.orders import store
-from services.orders.domain import Order, standing
+from services.orders.domain import LEFT, Order, standing
 from services.orders.handlers import advance
 from services.orders.settings import OrdersSettings
 from tests.orders.given import COMPONENTS, KIT, NOW
@@ -106,6 +106,24 @@ async def converse(both: Connections, snapshots: list[SaleReported], late: int) 
     return sent
 
 
+def expected(newest: SaleReported) -> dict[str, dict[str, int]]:
+    """What the counters must come to, read off the newest snapshot alone, with enough stock of everything."""
+    stock = {sku: dict.fromkeys(COUNTERS, 0) for sku in STOCK}
+    for line in newest.lines:
+        asked = 0 if newest.status is SaleStatus.CANCELLED else line.quantity - line.cancelled
+        whole = newest.status is SaleStatus.RETURNED and not any(other.returned for other in newest.lines)
+        back = asked if whole else line.returned
+        for sku, factor in COMPONENTS.get(line.sku or "", {line.sku or "": 1}).items():
+            if sku in stock and newest.status in LEFT:
+                stock[sku]["shipped"] += factor * (asked - back)
+                stock[sku]["inbound"] += factor * back
+            elif sku in stock:
+                stock[sku]["reserved"] += factor * asked
+    for sku, counters in stock.items():
+        counters["available"] = STOCK[sku] + PLENTY[sku] - sum(counters.values())
+    return stock
+
+
 DATABASE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -120,6 +138,7 @@ async def test_with_enough_stock_the_two_end_the_same_whatever_the_sequence(
     order, stock, _ = await run(both, snapshots, 1, PLENTY)
     again, stock_again, sent = await run(both, shuffled, late, PLENTY)
 
+    assert stock == expected(snapshots[-1])
     assert again.state == order.state
     assert standing(again) == standing(order)
     assert stock_again == stock
