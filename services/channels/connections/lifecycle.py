@@ -14,7 +14,7 @@ from services.channels.connections import store
 from services.channels.connections.credentials import SealBroken, Vault
 from services.channels.connections.store import Connection
 from services.channels.connectors import CONNECTORS
-from services.channels.connectors.connector import Traits
+from services.channels.connectors.connector import Limit, Traits
 
 ENVIRONMENTS = ("sandbox", "test", "production")
 
@@ -60,11 +60,35 @@ def check_new(new: NewConnection) -> None:
     allowed = {*traits.credentials, *traits.credentials_optional}
     if unknown := sorted(set(new.credentials) - allowed):
         raise Refused(f"credentials not known to {new.connector}: {', '.join(unknown)}")
+    _check_settings(traits, new.settings)
+
+
+def _check_settings(traits: Traits, settings: Mapping[str, str]) -> None:
     known = {*traits.settings, *(f"limit.{endpoint}" for endpoint in traits.limits)}
-    if unknown := sorted(set(new.settings) - known):
-        raise Refused(
-            f"settings not known to {new.connector}: {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
-        )
+    if unknown := sorted(set(settings) - known):
+        names = ", ".join(sorted(known))
+        raise Refused(f"settings not known to {traits.connector}: {', '.join(unknown)}; it knows {names}")
+    if not settings.get("unpaid_deadline_h", "0").isdecimal():
+        raise Refused("setting unpaid_deadline_h must be a whole number of hours, 0 for no deadline")
+    limits_of(traits, settings)
+
+
+def limits_of(traits: Traits, settings: Mapping[str, str]) -> dict[str, Limit]:
+    """The documented limits, each replaced by the setting `limit.<endpoint>` = `<rate per s>/<burst>` where given.
+
+    Raises `Refused` where such a setting is no pair of numbers above zero.
+    """
+    limits = dict(traits.limits)
+    for endpoint in traits.limits:
+        if text := settings.get(f"limit.{endpoint}"):
+            try:
+                rate, burst = (float(part) for part in text.split("/"))
+            except ValueError:
+                rate = burst = 0.0
+            if rate <= 0 or burst <= 0:
+                raise Refused(f"setting limit.{endpoint} must be <rate per s>/<burst>, such as 2/40")
+            limits[endpoint] = Limit(rate, burst)
+    return limits
 
 
 def seal_credentials(vault: Vault, tenant: str, connection_id: str, values: Mapping[str, str]) -> dict[str, bytes]:

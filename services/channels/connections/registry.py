@@ -16,11 +16,11 @@ from contracts.channels.v1 import ConnectionState
 from services.channels import http
 from services.channels.connections import store
 from services.channels.connections.credentials import SealBroken, Vault
-from services.channels.connections.lifecycle import Refused, open_credentials
+from services.channels.connections.lifecycle import Refused, limits_of, open_credentials
 from services.channels.connections.limiter import Limiter
 from services.channels.connections.store import Connection
 from services.channels.connectors import CONNECTORS
-from services.channels.connectors.connector import Connector, Limit, Session, Traits
+from services.channels.connectors.connector import Connector, Session
 
 if TYPE_CHECKING:
     from services.bus import Service
@@ -40,24 +40,6 @@ class Open:
     @property
     def live(self) -> bool:
         return self.connection.state is ConnectionState.LIVE
-
-
-def limits_of(traits: Traits, settings: Mapping[str, str]) -> dict[str, Limit]:
-    """The documented limits, each replaced by the setting `limit.<endpoint>` = `<rate per s>/<burst>` where given.
-
-    Raises `Refused` where such a setting is no pair of numbers above zero.
-    """
-    limits = dict(traits.limits)
-    for endpoint in traits.limits:
-        if text := settings.get(f"limit.{endpoint}"):
-            try:
-                rate, burst = (float(part) for part in text.split("/"))
-            except ValueError:
-                rate = burst = 0.0
-            if rate <= 0 or burst <= 0:
-                raise Refused(f"setting limit.{endpoint} must be <rate per s>/<burst>, such as 2/40")
-            limits[endpoint] = Limit(rate, burst)
-    return limits
 
 
 def open_session(

@@ -144,7 +144,7 @@ def read(intake: Intake, new: NewBody) -> Read:
 
 def to_order(entry: Open, body: bytes) -> ChannelOrder:
     """Map a body, with the deadline that this connection gives to unpaid orders. Raises `ValueError`."""
-    hours = entry.connection.settings.get("unpaid_deadline_h") or entry.connector.traits.unpaid_deadline_h
+    hours = entry.connection.settings.get("unpaid_deadline_h", entry.connector.traits.unpaid_deadline_h)
     return domain.with_deadline(entry.connector.to_order(body), int(hours))
 
 
@@ -295,9 +295,9 @@ async def _report_buyers(tx: Transaction, intake: Intake, accepted: Sequence[Acc
         cause = Cause("", one.row.order_id, one.read.new.body.traceparent)
         tx.publish(report, tenant=one.row.tenant, cause=cause, correlation_id=one.row.order_id)
     final = [order_id for order_id, one in newest.items() if one.order.status in domain.FINAL]
-    erase_at = tx.now + timedelta(days=intake.settings.buyer_keep_days)
-    await store.set_erase_at(tx.connection, final, erase_at)
-    await store.set_erase_at(tx.connection, sorted(set(newest) - set(final)), None)
+    if final or known:
+        erase_at = tx.now + timedelta(days=intake.settings.buyer_keep_days)
+        await store.set_erase_at(tx.connection, final, sorted(set(newest) - set(final)), erase_at)
 
 
 async def _set_aside(tx: Transaction, bad: Sequence[tuple[NewBody, str]]) -> None:

@@ -32,7 +32,7 @@ _LOOK_S: Final = 0.5
 _REFUSED_PAUSE_S: Final = 30.0
 _SUBSCRIBE_EVERY: Final = timedelta(minutes=10)
 _QUEUE_NOTE_EVERY: Final = timedelta(seconds=1)
-_LEASE: Final = timedelta(seconds=60)
+LEASE: Final = timedelta(seconds=60)
 _PAGE: Final = 100
 _KEEP_EVERY_S: Final = 30.0
 
@@ -240,13 +240,13 @@ async def refetch(service: "Service", intake: Intake, entry: Open) -> None:
     connection_id = entry.connection.connection_id
     while True:
         async with service.pool.acquire() as database:
-            wanted = await store.claim_fetch(database, connection_id, service.clock(), _LEASE)
+            wanted = await store.claim_fetch(database, connection_id, service.clock(), LEASE)
         if wanted is None:
             if await waited(intake.wanted, _LOOK_S):
                 intake.wanted.clear()
             continue
         try:
-            await _fetch_one(service, intake, entry, wanted)
+            await fetch_one(service, intake, entry, wanted)
         except Throttled as throttled:
             await asyncio.sleep(throttled.retry_after_s)
         except Rejected as rejected:
@@ -263,7 +263,8 @@ async def refetch(service: "Service", intake: Intake, entry: Open) -> None:
                 await raise_alerts(database, [alert], service.clock())
 
 
-async def _fetch_one(service: "Service", intake: Intake, entry: Open, wanted: store.Fetch) -> None:
+async def fetch_one(service: "Service", intake: Intake, entry: Open, wanted: store.Fetch) -> None:
+    """Read one order and store it together with the note of what that answers."""
     connection = entry.connection
     attributes = {"saldo.connection": connection.connection_id, "saldo.tenant": connection.tenant}
     causes = (Cause("", wanted.order_id, wanted.traceparent),) if wanted.traceparent else ()

@@ -405,15 +405,16 @@ async def save_buyers(connection: Database, buyers: Sequence[Buyer]) -> None:
     )
 
 
-async def set_erase_at(connection: Database, order_ids: Sequence[str], erase_at: datetime | None) -> None:
-    """When the buyers of final orders are to be forgotten; None while an order is open again."""
+async def set_erase_at(connection: Database, final: Sequence[str], still_open: Sequence[str], at: datetime) -> None:
+    """Buyers of final orders are to be forgotten at `at`, or when it was said first; those of open ones are kept."""
     await connection.execute(
         """
-        UPDATE buyers SET erase_at = $2::timestamptz
-        WHERE order_id = ANY($1::text[]) AND (erase_at IS NULL) <> ($2::timestamptz IS NULL)
+        UPDATE buyers SET erase_at = CASE WHEN order_id = ANY($1::text[]) THEN $3::timestamptz END
+        WHERE order_id = ANY($1::text[]) AND erase_at IS NULL OR order_id = ANY($2::text[]) AND erase_at IS NOT NULL
         """,
-        order_ids,
-        erase_at,
+        final,
+        still_open,
+        at,
     )
 
 

@@ -1,0 +1,251 @@
+"""The life of a connection, and what its limits make of its calls."""
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from contracts.channels.v1 import ConnectionState
+from services.channels import ids
+from services.channels.admin import Channels
+from services.channels.connections import lifecycle
+from services.channels.connections.lifecycle import NewConnection, Refused, limits_of
+from services.channels.connections.limiter import Limiter
+from services.channels.connectors import CONNECTORS
+from services.channels.connectors.connector import Limit
+from tests.channels.conftest import Kit, shopify_order
+
+CREDENTIALS = {"access_token": "token", "webhook_secret": "secret"}
+
+
+def new(**changes: Any) -> NewConnection:
+    given = {
+        "tenant": "loja",
+        "connector": "shopify",
+        "environment": "sandbox",
+        "account": "azul",
+        "base_url": "http://127.0.0.1:9",
+        "credentials": CREDENTIALS,
+        "settings": {},
+    }
+    return NewConnection(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"tenant": "Loja Azul"}, "tenant"),
+        ({"connector": "amazon"}, "shopify, skyhub"),
+        ({"environment": "staging"}, "environment"),
+        ({"account": ""}, "account"),
+        ({"base_url": "ftp://x"}, "base_url"),
+        ({"base_url": "http://user@x"}, "base_url"),
+        ({"base_url": "http://x", "environment": "test"}, "https"),
+        ({"credentials": {"access_token": "token"}}, "webhook_secret"),
+        ({"credentials": {**CREDENTIALS, "password": "hidden"}}, "password"),
+        ({"settings": {"colour": "red"}}, "colour"),
+        ({"settings": {"limit.rest": "fast"}}, "limit.rest"),
+    ],
+)
+def test_what_cannot_be_a_connection_is_refused_with_the_field(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(Refused, match=named) as refused:
+        lifecycle.check_new(new(**changes))
+    assert "hidden" not in str(refused.value)
+
+
+def test_ids_are_derived_and_hold_companies_apart() -> None:
+    first = ids.connection_id("loja", "shopify", "sandbox", "azul")
+    assert first == ids.connection_id("loja", "shopify", "sandbox", "azul")
+    others = {
+        ids.connection_id("outra", "shopify", "sandbox", "azul"),
+        ids.connection_id("loja", "shopify", "test", "azul"),
+        ids.connection_id("lojashopify", "", "sandbox", "azul"),
+        ids.connection_id("loja", "shopify", "sandbox", 'azul","'),
+    }
+    assert len(others | {first}) == 5
+    assert ids.order_id("loja", first, "1") != ids.order_id("loja", next(iter(others)), "1")
+
+
+async def add(kit: Kit, **changes: Any) -> Any:
+    async with kit.service.transaction() as tx:
+        return await lifecycle.add(tx, kit.vault, new(**changes))
+
+
+async def step(kit: Kit, name: str, connection: Any) -> Any:
+    async with kit.service.transaction() as tx:
+        if name == "validate":
+            return await lifecycle.mark_validated(tx, connection.connection_id, connection.version)
+        move = {"enable": lifecycle.enable, "pause": lifecycle.pause}[name]
+        return await move(tx, connection.connection_id, connection.tenant)
+
+
+@pytest.mark.asyncio
+async def test_production_cannot_go_live_and_a_draft_neither(kit: Kit) -> None:
+    draft = await add(kit)
+    with pytest.raises(Refused, match="saldo connection validate"):
+        await step(kit, "enable", draft)
+    real = await step(kit, "validate", await add(kit, environment="production", base_url="https://azul.example"))
+    with pytest.raises(Refused, match="onboarding"):
+        await step(kit, "enable", real)
+    assert await kit.count("connections", "state = 'live'") == 0
+
+
+@pytest.mark.asyncio
+async def test_two_connections_never_own_one_account(kit: Kit) -> None:
+    mine = await step(kit, "enable", await step(kit, "validate", await add(kit)))
+    theirs = await step(kit, "validate", await add(kit, tenant="outra"))
+    with pytest.raises(Refused, match=mine.connection_id):
+        await step(kit, "enable", theirs)
+    await step(kit, "pause", mine)
+    with pytest.raises(Refused, match="owns this account"):
+        await step(kit, "enable", theirs)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await kit.service.pool.execute("UPDATE connections SET state = 'live'")
+
+
+@pytest.mark.asyncio
+async def test_every_step_is_announced_with_traits_and_without_secrets(kit: Kit) -> None:
+    draft = await add(kit)
+    live = await step(kit, "enable", await step(kit, "validate", draft))
+    await step(kit, "pause", live)
+    told = await kit.published("channels.connections.v1")
+    assert [(one["version"], one["state"]) for one in told] == [
+        (1, "draft"),
+        (2, "validated"),
+        (3, "live"),
+        (4, "paused"),
+    ]
+    assert (told[0]["quantity_trait"], told[0]["reserves_unpaid"]) == ("absolute", True)
+    assert "token" not in json.dumps(told)
+    async with kit.service.transaction() as tx:
+        assert await lifecycle.announce_connections(tx, None, "", 1) == draft.connection_id
+        assert await lifecycle.announce_connections(tx, None, draft.connection_id, 1) is None
+    assert len(await kit.published("channels.connections.v1")) == 5
+
+
+@pytest.mark.asyncio
+async def test_a_connection_changed_while_it_was_validated_is_not_validated(kit: Kit) -> None:
+    draft = await add(kit)
+    await add(kit, credentials={**CREDENTIALS, "access_token": "another"})
+    with pytest.raises(Refused, match="validate it again"):
+        await step(kit, "validate", draft)
+
+
+@pytest.mark.asyncio
+async def test_a_pause_keeps_the_session_and_other_credentials_do_not(kit: Kit) -> None:
+    shop = await kit.connect()
+    before = kit.intake.registry.get(shop.connection_id)
+    assert before is not None
+    await step(kit, "pause", shop)
+    await kit.intake.registry.refresh(kit.service.pool)
+    paused = kit.intake.registry.get(shop.connection_id)
+    assert paused is not None
+    assert paused.session is before.session
+    assert (paused.connection.state, paused.live) == (ConnectionState.PAUSED, False)
+    await kit.connect(credentials={"access_token": "new", "webhook_secret": "new"})
+    changed = kit.intake.registry.get(shop.connection_id)
+    assert changed is not None
+    assert changed.session is not before.session
+    assert before.session.http.is_closed
+
+
+@pytest.mark.asyncio
+async def test_admin_shows_no_secret_and_refuses_in_words(kit: Kit) -> None:
+    channels = Channels(kit.intake)
+    channels.serve(kit.service)
+    app = FastAPI()
+    app.include_router(channels.router)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as client:
+        body = {
+            "connector": "shopify",
+            "account": "azul",
+            "base_url": "http://127.0.0.1:9",
+            "credentials": {"access_token": "hidden token", "webhook_secret": "hidden secret"},
+        }
+        added = await client.post("/connections?tenant=loja", json=body)
+        connection_id = added.json()["connection_id"]
+        told = added.text + (await client.get(f"/connections/{connection_id}?tenant=loja")).text
+        told += (await client.get("/connections?tenant=loja")).text
+        assert "hidden" not in told
+        refused = await client.post(f"/connections/{connection_id}/enable?tenant=loja")
+        assert (refused.status_code, "validate" in refused.json()["detail"]) == (409, True)
+        unreachable = await client.post(f"/connections/{connection_id}/validate?tenant=loja")
+        assert "cannot be reached" in unreachable.json()["problems"][0]
+        for path in ("", "/listings"):
+            assert (await client.get(f"/connections/{connection_id}{path}?tenant=outra")).status_code == 404
+        assert (await client.get("/connections?tenant=outra")).json() == {"connections": []}
+        bad = await client.post("/connections?tenant=loja", json={**body, "settings": {"limit.rest": "fast"}})
+        assert (bad.status_code, "limit.rest" in bad.json()["detail"]) == (409, True)
+
+        shop = await kit.connect(account="verde")
+        await kit.deliver(shop, b"{")
+        await kit.deliver(shop, shopify_order())
+        await kit.absorb()
+        poisoned = (await client.get("/intake?tenant=loja&state=poisoned")).json()["intake"]
+        assert len(poisoned) == 1
+        replayed = await client.post(f"/intake/{poisoned[0]['intake_id']}/replay?tenant=loja")
+        assert replayed.status_code == 200
+        await kit.absorb()
+        assert await kit.count("intake", "state = 'poisoned'") == 1
+        assert await kit.count("dead_letters", "state = 'open'") == 1
+        order_id = (await kit.published())[0]["order_id"]
+        found = (await client.get(f"/intake?tenant=loja&order_id={order_id}")).json()["intake"]
+        shown = await client.get(f"/intake/{found[0]['intake_id']}/body?tenant=loja")
+        assert json.loads(shown.json()["body"])["id"] == 1
+        assert (await client.get(f"/intake/{found[0]['intake_id']}/body?tenant=outra")).status_code == 404
+        erased = await client.post("/intake/erase?tenant=loja", json={"order_id": order_id})
+        assert erased.json() == {"order_id": order_id, "bodies": 1, "buyers": 1}
+
+
+def test_limits_are_settings_with_the_documented_ones_as_defaults() -> None:
+    traits = CONNECTORS["shopify"].traits
+    assert limits_of(traits, {}) == traits.limits
+    assert limits_of(traits, {"limit.rest": "4/80"})["rest"] == Limit(4.0, 80.0)
+    for wrong in ("fast", "1", "0/1", "1/-1", "1/2/3"):
+        with pytest.raises(Refused, match=r"limit\.rest"):
+            limits_of(traits, {"limit.rest": wrong})
+
+
+class Clock:
+    """A clock that moves when somebody sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        monkeypatch.setattr(asyncio, "sleep", self.sleep)
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    async def sleep(self, pause_s: float) -> None:
+        self.now_s += pause_s
+
+
+@pytest.mark.asyncio
+async def test_a_bucket_lets_a_burst_go_and_then_keeps_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    limiter = Limiter({"rest": Limit(2.0, 4.0)}, clock)
+    left = []
+    for _ in range(8):
+        await limiter.acquire("rest")
+        left.append(clock.now_s)
+    assert left == [0, 0, 0, 0, 0.5, 1.0, 1.5, 2.0]
+    await limiter.acquire("unlimited")
+    assert clock.now_s == 2.0
+
+
+@pytest.mark.asyncio
+async def test_a_bucket_follows_what_the_channel_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    limiter = Limiter({"graphql": Limit(100.0, 1000.0)}, clock)
+    limiter.observed("graphql", available=20.0, restore_per_s=50.0)
+    await limiter.acquire("graphql", 20.0)
+    assert clock.now_s == 0
+    await limiter.acquire("graphql", 10.0)
+    assert clock.now_s == pytest.approx(0.2)
+    limiter.throttled("graphql", 3.0)
+    await limiter.acquire("graphql", 10.0)
+    assert clock.now_s == pytest.approx(3.2)

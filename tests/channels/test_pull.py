@@ -1,0 +1,206 @@
+"""Queues, repair polls, single reads and commands, against the sandboxes."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from contracts.channels.v1 import RefetchSale, ResendBuyer
+from contracts.envelope import Envelope
+from services.bus import Received
+from services.channels import handlers
+from services.channels.connections.registry import Open
+from services.channels.connectors.connector import Fetched, Session
+from services.channels.intake import pull, store
+from services.sandbox.client import SandboxClient
+from tests.channels.conftest import START, Kit, shopify_order, skyhub_order
+from tests.sandbox.running import TOKEN, Sandbox
+
+pytestmark = pytest.mark.asyncio
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Sandbox]]:
+    running = {}
+    for name in ("shopify", "skyhub"):
+        running[name] = Sandbox(name, tmp_path_factory.mktemp(name) / "books.sqlite")
+        running[name].start()
+    yield running
+    for sandbox in running.values():
+        sandbox.stop()
+
+
+@pytest_asyncio.fixture
+async def shopify(sandboxes: dict[str, Sandbox]) -> AsyncIterator[SandboxClient]:
+    async with SandboxClient(sandboxes["shopify"].base_url, TOKEN) as control:
+        yield control
+
+
+@pytest_asyncio.fixture
+async def skyhub(sandboxes: dict[str, Sandbox]) -> AsyncIterator[SandboxClient]:
+    async with SandboxClient(sandboxes["skyhub"].base_url, TOKEN) as control:
+        yield control
+
+
+async def opened(kit: Kit, control: SandboxClient, connector: str, **settings: Any) -> tuple[Open, str]:
+    name = f"loja-{next(_names)}"
+    told = await control.put_shop(name, **settings)
+    await control.put_products(name, [{"sku": "SKU-1", "title": "t", "quantity": 100, "price_minor": 1990}])
+    connection = await kit.connect(
+        connector=connector, account=name, base_url=told["base_url"], credentials=told["credentials"]
+    )
+    entry = kit.intake.registry.get(connection.connection_id)
+    assert entry is not None
+    return entry, name
+
+
+async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
+    """Return once `condition` holds."""
+    for _ in range(3000):
+        if await condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came about")
+
+
+async def states(kit: Kit) -> list[tuple[int, str]]:
+    await kit.absorb()
+    return [(sale["revision"], sale["status"]) for sale in await kit.published()]
+
+
+async def test_a_queue_is_emptied_and_what_dies_before_the_acknowledgement_comes_again_and_doubles_nothing(
+    kit: Kit, skyhub: SandboxClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, name = await opened(kit, skyhub, "skyhub", queue_redelivery_ms=1)
+    bought = await skyhub.buy(name, {"SKU-1": 2}, pay="later")
+    acknowledge = entry.connector.acknowledge
+
+    async def dies(session: Session, fetched: Fetched) -> None:
+        # By now it has to be ours for good.
+        assert await kit.count("intake") == 1
+        raise ConnectionError("the process is gone")
+
+    monkeypatch.setattr(type(entry.connector), "acknowledge", staticmethod(dies))
+    with pytest.raises(ConnectionError):
+        await pull.empty_queue(kit.service, kit.intake, entry)
+    monkeypatch.setattr(type(entry.connector), "acknowledge", staticmethod(acknowledge))
+    assert await pull.empty_queue(kit.service, kit.intake, entry) >= 1
+    assert await pull.empty_queue(kit.service, kit.intake, entry) == 0
+    assert await states(kit) == [(1, "awaiting_payment")]
+    await skyhub.pay(name, bought["order_id"])
+    assert await pull.empty_queue(kit.service, kit.intake, entry) == 1
+    await skyhub.cancel(name, bought["order_id"])
+    assert await pull.empty_queue(kit.service, kit.intake, entry) == 1
+    assert await states(kit) == [(1, "awaiting_payment"), (2, "paid"), (3, "cancelled")]
+
+
+async def test_a_repair_poll_brings_lost_pushes_and_nothing_that_is_known(kit: Kit, shopify: SandboxClient) -> None:
+    entry, name = await opened(kit, shopify, "shopify")
+    for _ in range(3):
+        await shopify.buy(name, {"SKU-1": 1})
+    begun_at = kit.service.clock()
+    assert await pull.repair(kit.service, kit.intake, entry, begun_at) == 3
+    assert await states(kit) == [(1, "paid")] * 3
+    assert await pull.repair(kit.service, kit.intake, entry, begun_at) == 0
+    assert await kit.count("intake") == 3
+
+
+async def test_a_complete_poll_is_recorded_and_an_unclean_end_of_a_queue_makes_it_unsure(
+    kit: Kit, skyhub: SandboxClient
+) -> None:
+    entry, _ = await opened(kit, skyhub, "skyhub")
+    connection_id = entry.connection.connection_id
+
+    async def polled() -> Any:
+        async with kit.service.pool.acquire() as database:
+            return await store.polled_until(database, connection_id)
+
+    async def run_until(condition: Any) -> None:
+        running = asyncio.create_task(pull.pull(kit.service, kit.intake, entry))
+        await eventually(condition)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+    await run_until(polled)
+    assert await kit.count("polls", "open_since IS NULL AND finished_at >= begun_at") == 1
+    await kit.service.pool.execute("UPDATE polls SET open_since = now(), begun_at = NULL, finished_at = NULL")
+    looked = itertools.count()
+
+    async def a_while() -> bool:
+        return next(looked) > 30
+
+    await run_until(a_while)
+    assert await polled() is None
+    assert await kit.count("polls", "open_since IS NOT NULL") == 1
+
+
+def received(message: Any, tenant: str = "loja") -> Received[Any]:
+    return Received(message, Envelope("e1", "t", "s", START, "", tenant, message.order_id), "k")
+
+
+async def test_an_overdue_order_is_read_again_and_a_person_alerted(kit: Kit, shopify: SandboxClient) -> None:
+    entry, name = await opened(kit, shopify, "shopify")
+    bought = await shopify.buy(name, {"SKU-1": 1}, pay="later")
+    await pull.repair(kit.service, kit.intake, entry, kit.service.clock())
+    assert await states(kit) == [(1, "awaiting_payment")]
+    await shopify.pay(name, bought["order_id"])
+    order_id = (await kit.published())[0]["order_id"]
+    command = received(RefetchSale(order_id=order_id, reason="unpaid past its deadline"))
+    async with kit.service.transaction() as tx:
+        await handlers.obey([command, command], tx, kit.intake)
+    running = asyncio.create_task(pull.refetch(kit.service, kit.intake, entry))
+    await eventually(partial(kit.count, "intake_orders", "fetched_seq = notified_seq AND notified_seq > 0"))
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert await states(kit) == [(1, "awaiting_payment"), (2, "paid")]
+    assert await kit.count("alerts", "kind = 'order_overdue' AND resolved_at IS NULL") == 1
+
+
+async def test_a_refund_points_to_its_order_which_is_fetched(kit: Kit, shopify: SandboxClient) -> None:
+    entry, name = await opened(kit, shopify, "shopify")
+    bought = await shopify.buy(name, {"SKU-1": 3})
+    await shopify.refund(name, bought["order_id"], {"SKU-1": 1})
+    await kit.deliver(entry.connection, {"id": 9, "order_id": int(bought["order_id"])}, topic="refunds/create")
+    await kit.absorb()
+    assert await kit.published() == []
+    async with kit.service.pool.acquire() as database:
+        wanted = await store.claim_fetch(database, entry.connection.connection_id, kit.service.clock(), pull.LEASE)
+    assert wanted is not None
+    await pull.fetch_one(kit.service, kit.intake, entry, wanted)
+    await kit.absorb()
+    sale = (await kit.published())[0]
+    assert [(line["quantity"], line["cancelled"] + line["returned"]) for line in sale["lines"]] == [(3, 1)]
+
+
+async def test_a_buyer_is_reported_again_while_kept_and_only_to_its_own_company(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.deliver(shop, shopify_order())
+    await kit.absorb()
+    order_id = (await kit.published())[0]["order_id"]
+    send = partial(handlers.obey, intake=kit.intake)
+    async with kit.service.transaction() as tx:
+        await send([received(ResendBuyer(order_id=order_id)), received(ResendBuyer(order_id=order_id), "outra")], tx)
+    buyers = await kit.published("channels.buyers.v1")
+    assert [buyer["name"] for buyer in buyers] == ["Ana Souza", "Ana Souza"]
+    assert buyers[0] == buyers[1]
+    async with kit.service.transaction() as tx:
+        await store.erase_order(tx.connection, "loja", order_id)
+        await send([received(ResendBuyer(order_id=order_id))], tx)
+    assert len(await kit.published("channels.buyers.v1")) == 2
+
+
+async def test_overlapping_bodies_of_two_channels_keep_their_own_ways(kit: Kit) -> None:
+    shop, hub = await kit.connect(), await kit.connect(connector="skyhub", account="casa")
+    await kit.deliver(hub, skyhub_order(kind="CANCELED"), topic="queue")
+    await kit.deliver(shop, shopify_order(status="pending"))
+    await kit.deliver(hub, skyhub_order(kind="APPROVED"), topic="queue")
+    await kit.deliver(shop, shopify_order(status="paid", minute=1))
+    assert await states(kit) == [(1, "cancelled"), (1, "awaiting_payment"), (2, "paid")]
