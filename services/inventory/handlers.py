@@ -28,7 +28,7 @@ from services.inventory import store
 from services.inventory.announce import level_message, movement_message, report_message
 from services.inventory.commands import StockCommand, Warehouse, obey
 from services.inventory.domain import Kits, expire, explode, meet
-from services.inventory.ledger import COUNTED, Ledger, Line, Movement, Order, Outcome, Sku
+from services.inventory.ledger import COUNTED, Ledger, Line, Movement, Order, Outcome, Sku, Unit
 from services.inventory.store import Key
 
 Command: TypeAlias = (
@@ -39,6 +39,7 @@ Command: TypeAlias = (
     | Received[CountStock]
     | Received[TransferStock]
 )
+Row: TypeAlias = tuple[object, ...]
 Concerned: TypeAlias = Callable[[], Awaitable[set[Key]]]
 """Orders that may be given or lose units, as of now."""
 
@@ -46,12 +47,12 @@ Concerned: TypeAlias = Callable[[], Awaitable[set[Key]]]
 @final
 @dataclass(slots=True)
 class Gathered:
-    """What is locked, and the ledger of each tenant over it. `inserted` are the orders that this batch has added."""
+    """What is locked, and the ledger of each tenant over it. `added` are the orders that were not known."""
 
     ledgers: dict[str, Ledger]
     skus: dict[Key, Sku]
     orders: dict[Key, Order]
-    inserted: set[Key] = field(default_factory=set)
+    added: set[Key] = field(default_factory=set)
 
 
 async def allocate(events: Sequence[Received[OrderDemand]], tx: Transaction) -> None:
@@ -78,7 +79,7 @@ async def allocate(events: Sequence[Received[OrderDemand]], tx: Transaction) -> 
         orders={_order_key(event) for event in events},
         skus=_exploded(events, kits),
         concerned=(lambda: store.short_orders(connection, freeing)) if freeing else None,
-        new=_newest(events),
+        new={_order_key(event) for event in events},
     )
     for trigger, event in enumerate(events):
         cause = event.cause
@@ -164,7 +165,7 @@ async def gather(
     orders: set[Key],
     skus: set[Key],
     concerned: Concerned | None = None,
-    new: Mapping[Key, Order] | None = None,
+    new: Collection[Key] = (),
     tenants: Collection[str] = (),
 ) -> Gathered:
     """Lock orders, then SKUs, then read.
@@ -174,10 +175,8 @@ async def gather(
     """
     connection = tx.connection
     orders = orders | (await concerned() if concerned else set())
-    inserted = await store.insert_orders(connection, new) if new else set()
-    known = orders - inserted
-    locked = await store.lock_orders(connection, known) if known else {}
-    reserved = await store.read_reservations(connection, known) if known else []
+    locked = await store.lock_orders(connection, orders) if orders else {}
+    reserved = await store.read_reservations(connection, locked) if locked else []
     wanted = skus | {(row["tenant"], row["sku"]) for row in reserved}
     found = await store.lock_skus(connection, wanted) if wanted else {}
     late = await concerned() - orders if concerned else set()
@@ -188,7 +187,8 @@ async def gather(
         found |= await store.lock_skus(connection, more, nowait=True)
     if found:
         await store.read_stock(connection, found)
-    locked |= {key: Order(order_id=key[1]) for key in inserted}
+    added = {key: Order(order_id=key[1]) for key in new if key not in locked}
+    locked |= added
     owners = {tenant for tenant, _ in found} | {tenant for tenant, _ in orders} | set(tenants)
     locations = await store.read_locations(connection, owners)
     ledgers = {owner: Ledger(tx.now, {}, {}, locations[owner]) for owner in sorted(owners)}
@@ -197,7 +197,7 @@ async def gather(
     for (tenant, order_id), order in locked.items():
         ledgers[tenant].orders[order_id] = order
     _attach_lines(ledgers, reserved)
-    return Gathered(ledgers, found, locked, inserted)
+    return Gathered(ledgers, found, locked, set(added))
 
 
 async def apply(tx: Transaction, gathered: Gathered, causes: Sequence[Cause]) -> None:
@@ -219,16 +219,7 @@ async def apply(tx: Transaction, gathered: Gathered, causes: Sequence[Cause]) ->
     ]
     for movement_id, tenant, movement in movements:
         tx.publish(movement_message(movement, movement_id, tx), tenant=tenant, cause=causes[movement.trigger])
-    changed = [
-        (tenant, order)
-        for tenant, ledger in ledgers.items()
-        for order in ledger.changed_orders
-        if (tenant, order.order_id) not in gathered.inserted or order.expired
-    ]
-    if changed:
-        await store.update_orders(connection, changed)
-    if rows := [row for tenant, ledger in ledgers.items() for row in _reservation_rows(tenant, ledger)]:
-        await store.write_reservations(connection, rows)
+    await _write_orders(tx, gathered)
     if stock := [row for tenant, ledger in ledgers.items() for row in _stock_rows(tenant, ledger)]:
         await store.write_stock(connection, stock)
     versions = [
@@ -238,6 +229,26 @@ async def apply(tx: Transaction, gathered: Gathered, causes: Sequence[Cause]) ->
         await store.write_versions(connection, versions)
     if movements:
         await store.insert_movements(connection, movements, tx.now)
+
+
+async def _write_orders(tx: Transaction, gathered: Gathered) -> None:
+    changed = {
+        (tenant, order.order_id): order
+        for tenant, ledger in gathered.ledgers.items()
+        for order in ledger.changed_orders
+    }
+    lines: tuple[list[Row], list[Row]] = ([], [])
+    for tenant, ledger in gathered.ledgers.items():
+        for line, units in ledger.changed_lines.items():
+            lines[(tenant, line.order.order_id) in gathered.added].extend(_reservation_rows(tenant, line, units))
+    if known := {key: order for key, order in changed.items() if key not in gathered.added}:
+        await store.update_orders(tx.connection, known)
+    if added := {key: order for key, order in changed.items() if key in gathered.added}:
+        await store.insert_orders(tx.connection, added)
+    if lines[False]:
+        await store.write_reservations(tx.connection, lines[False])
+    if lines[True]:
+        await store.insert_reservations(tx.connection, lines[True])
 
 
 async def _warehouses(
@@ -304,32 +315,6 @@ def _exploded(events: Iterable[Received[OrderDemand]], kits: Mapping[str, Kits])
     }
 
 
-def _newest(events: Iterable[Received[OrderDemand]]) -> dict[Key, Order]:
-    """Each order as it will stand if it is new: with the newest of its demands."""
-    newest: dict[Key, Received[OrderDemand]] = {}
-    for event in events:
-        key = _order_key(event)
-        if key not in newest or newest[key].message.revision < event.message.revision:
-            newest[key] = event
-    orders = {}
-    for key, event in newest.items():
-        demand, cause = event.message, event.cause
-        orders[key] = Order(
-            order_id=demand.order_id,
-            revision=demand.revision,
-            sale_revision=demand.sale_revision,
-            connection_id=demand.connection_id,
-            pool=demand.pool,
-            policy=demand.shortfall_policy.value,
-            all_or_nothing=demand.all_or_nothing,
-            hold_until=demand.hold_until,
-            sold_at=demand.sold_at,
-            received_at=demand.received_at,
-            cause=(cause.event_id, cause.correlation_id, cause.traceparent),
-        )
-    return orders
-
-
 def _attach_lines(ledgers: Mapping[str, Ledger], rows: Iterable[asyncpg.Record]) -> None:
     for row in rows:
         ledger = ledgers[row["tenant"]]
@@ -371,17 +356,16 @@ def _location_key(event: Command) -> Key:
     return event.tenant, event.message.location
 
 
-def _reservation_rows(tenant: str, ledger: Ledger) -> Iterable[tuple[object, ...]]:
-    for line, units in ledger.changed_lines.items():
-        order = line.order
-        for unit in units:
-            yield (
-                tenant, order.order_id, line.line_id, line.sold_sku, line.sku, *unit, line.units[unit], line.per_unit,
-                line.location, order.sold_at,
-            )  # fmt: skip
+def _reservation_rows(tenant: str, line: Line, units: Iterable[Unit]) -> Iterable[Row]:
+    order = line.order
+    for unit in units:
+        yield (
+            tenant, order.order_id, line.line_id, line.sold_sku, line.sku, *unit, line.units[unit], line.per_unit,
+            line.location, order.sold_at,
+        )  # fmt: skip
 
 
-def _stock_rows(tenant: str, ledger: Ledger) -> Iterable[tuple[object, ...]]:
+def _stock_rows(tenant: str, ledger: Ledger) -> Iterable[Row]:
     for sku in ledger.skus.values():
         for location, pool in sku.changed_places:
             yield (

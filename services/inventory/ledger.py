@@ -419,6 +419,11 @@ class Ledger:
 
     def _places(self, sku: Sku, line: Line) -> Iterator[Place]:
         order, reach = line.order, _REACH.get(line.order.policy, 1)
+        if len(sku.places) == 1 and line.location is None:  # The usual case, without sorting.
+            [(location, pool)] = sku.places
+            if self.held_by(location) is None and (reach >= 2 or _nearness(order, pool) < 2):
+                yield location, pool
+            return
         if line.location is not None:
             if self.held_by(line.location) not in (None, order.connection_id):
                 return

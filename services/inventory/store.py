@@ -20,6 +20,18 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyn
 Key: TypeAlias = tuple[str, str]
 """Tenant, and order id, SKU or location."""
 
+_ORDER_COLUMNS = (
+    "tenant", "order_id", "revision", "sale_revision", "connection_id", "pool", "policy", "all_or_nothing",
+    "hold_until", "expired", "sold_at", "received_at", "event_id", "correlation_id", "traceparent",
+)  # fmt: skip
+_RESERVATION_COLUMNS = (
+    "tenant", "order_id", "line_id", "sold_sku", "sku", "state", "location", "pool", "origin", "quantity", "per_unit",
+    "only_location", "sold_at",
+)  # fmt: skip
+_MOVEMENT_COLUMNS = (
+    "movement_id", "tenant", "sku", "from_location", "from_pool", "from_state", "to_location", "to_pool", "to_state",
+    "quantity", "cause", "line", "epoch", "sku_version", "effective_at", "at",
+)  # fmt: skip
 _LOCK_ORDERS = """
 SELECT orders.* FROM orders
 JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
@@ -37,28 +49,17 @@ def columns(rows: Iterable[Sequence[Any]], width: int) -> list[list[Any]]:
     return found or [[] for _ in range(width)]
 
 
-async def insert_orders(connection: Connection, orders: Mapping[Key, Order]) -> set[Key]:
-    """Add orders that are new, which locks them; returns which were. Keys are inserted sorted."""
-    rows = await connection.fetch(
-        """
-        INSERT INTO orders (
-            tenant, order_id, revision, sale_revision, connection_id, pool, policy, all_or_nothing, hold_until, expired,
-            sold_at, received_at, event_id, correlation_id, traceparent
-        )
-        SELECT * FROM unnest(
-            $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::boolean[],
-            $9::timestamptz[], $10::boolean[], $11::timestamptz[], $12::timestamptz[], $13::text[], $14::text[],
-            $15::text[]
-        )
-        ON CONFLICT DO NOTHING
-        RETURNING tenant, order_id
-        """,
-        *columns((_order_row(tenant, order) for (tenant, _), order in sorted(orders.items(), key=_by_key)), 15),
+async def insert_orders(connection: Connection, orders: Mapping[Key, Order]) -> None:
+    """Add orders that are new. COPY, because it costs a fraction of an insert's arrays; their key refuses one that has
+    come in between, and the transaction is tried again."""
+    await connection.copy_records_to_table(
+        "orders",
+        records=[_order_row(tenant, order) for (tenant, _), order in sorted(orders.items(), key=_by_key)],
+        columns=_ORDER_COLUMNS,
     )
-    return {(row["tenant"], row["order_id"]) for row in rows}
 
 
-async def update_orders(connection: Connection, orders: Iterable[tuple[str, Order]]) -> None:
+async def update_orders(connection: Connection, orders: Mapping[Key, Order]) -> None:
     """Write the newest demand of orders that are locked."""
     await connection.execute(
         """
@@ -77,7 +78,7 @@ async def update_orders(connection: Connection, orders: Iterable[tuple[str, Orde
         )
         WHERE orders.tenant = new.tenant AND orders.order_id = new.order_id
         """,
-        *columns((_order_row(tenant, order) for tenant, order in orders), 15),
+        *columns((_order_row(tenant, order) for (tenant, _), order in orders.items()), 15),
     )
 
 
@@ -437,6 +438,11 @@ async def read_since(connection: Connection, counts: Sequence[tuple[str, CountSt
     return [Since(row["change"], row["corrected"]) for row in rows]
 
 
+async def insert_reservations(connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Write where units of lines of new orders are."""
+    await connection.copy_records_to_table("reservations", records=rows, columns=_RESERVATION_COLUMNS)
+
+
 async def write_reservations(connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:
     """Write where units of order lines are."""
     await connection.execute(
@@ -489,19 +495,10 @@ async def insert_movements(
     connection: Connection, movements: Iterable[tuple[str, str, Movement]], now: datetime
 ) -> None:
     """Append to the ledger (movement id, tenant, movement). The key refuses a movement booked twice."""
-    await connection.execute(
-        """
-        INSERT INTO movements (
-            movement_id, tenant, sku, from_location, from_pool, from_state, to_location, to_pool, to_state, quantity,
-            cause, line, epoch, sku_version, effective_at, at
-        )
-        SELECT *, $16::timestamptz FROM unnest(
-            $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-            $10::bigint[], $11::text[], $12::text[], $13::integer[], $14::bigint[], $15::timestamptz[]
-        )
-        """,
-        *columns(((name, tenant, m[0], *m[1], *m[2], *m[3:9]) for name, tenant, m in movements), 15),
-        now,
+    await connection.copy_records_to_table(
+        "movements",
+        records=[(name, tenant, m[0], *m[1], *m[2], *m[3:9], now) for name, tenant, m in movements],
+        columns=_MOVEMENT_COLUMNS,
     )
 
 
