@@ -111,7 +111,7 @@ async def claims_on(connection: Connection, tenant: str, sku: str, state: str, l
     """Order lines that hold (`reserved`) or miss (`short`) units of a SKU, the oldest sale first."""
     return await connection.fetch(
         """
-        SELECT order_id, line_id, sold_sku, location, pool, quantity, reservations.sold_at, connection_id,
+        SELECT order_id, line_id, sold_sku, location, reservations.pool, quantity, reservations.sold_at, connection_id,
                correlation_id, traceparent
         FROM reservations JOIN orders USING (tenant, order_id)
         WHERE tenant = $1 AND sku = $2 AND state = $3 AND quantity > 0
@@ -148,11 +148,11 @@ async def order_lines(connection: Connection, tenant: str, order_id: str) -> lis
     """Where the units of an order's lines are."""
     return await connection.fetch(
         """
-        SELECT order_id, revision, connection_id, expired, hold_until, line_id, sold_sku, sku, state, location, pool,
-               origin, quantity, per_unit
+        SELECT order_id, revision, connection_id, expired, hold_until, line_id, sold_sku, sku, state, location,
+               reservations.pool, origin, quantity, per_unit
         FROM orders JOIN reservations USING (tenant, order_id)
         WHERE tenant = $1 AND order_id = $2
-        ORDER BY line_id, sold_sku, sku, state, location, pool, origin
+        ORDER BY line_id, sold_sku, sku, state, location, reservations.pool, origin
         """,
         tenant,
         order_id,
