@@ -1,5 +1,8 @@
 """Propagation is measured from book to book; resurrected units and the ideal sender follow their definitions."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from services.console.demo import propagation
 from services.console.demo.acceptance import match
 from services.console.demo.accounts import settle
@@ -97,6 +100,23 @@ def test_an_ideal_sender_waits_only_for_the_documented_limits() -> None:
     batching = SendLimits(requests_per_s=1, burst=1, max_batch=2)
     assert ideal_delays_ms([(0, "w"), (10, "x"), (20, "y"), (30, "z")], batching) == [0, 990, 980, 1970]
     assert ideal_delays_ms([], tight) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20_000), st.sampled_from("abcdef")), max_size=60),
+    st.floats(0.3, 50),
+    st.integers(1, 20),
+    st.integers(1, 4),
+)
+def test_an_ideal_sender_ends_and_answers_every_change_at_any_time_of_the_clock(
+    trace: list[tuple[int, str]], rate: float, burst: int, max_batch: int
+) -> None:
+    limits = SendLimits(rate, burst, max_batch)
+    since_1970 = [(1_790_000_000_000 + moment, record) for moment, record in trace]
+    delays = ideal_delays_ms(since_1970, limits)
+    assert len(delays) == len(trace)
+    assert all(delay >= 0 for delay in delays)
+    assert delays == ideal_delays_ms(trace, limits)
 
 
 def test_waiting_changes_of_one_record_leave_in_one_write() -> None:

@@ -164,11 +164,13 @@ def ideal_delays_ms(trace: Iterable[tuple[int, str]], limits: SendLimits) -> lis
     It knows of a change at once, its requests take no time, and each carries as many waiting records as the channel
     takes; only the documented rate and burst hold it back.
     """
-    events = sorted(trace)
-    tokens, refilled_ms = limits.burst, float(events[0][0]) if events else 0.0
+    changes = sorted(trace)
+    # Counted from the first change: milliseconds since 1970 are too large for a double to add a microsecond to.
+    events = [(changed_ms - changes[0][0], record) for changed_ms, record in changes]
+    tokens, refilled_ms = limits.burst, 0.0
     waiting: dict[str, list[int]] = {}
     delays: list[float] = []
-    index, now_ms = 0, refilled_ms
+    index, now_ms = 0, 0.0
     while index < len(events) or waiting:
         if not waiting:
             now_ms = max(now_ms, float(events[index][0]))
@@ -177,7 +179,7 @@ def ideal_delays_ms(trace: Iterable[tuple[int, str]], limits: SendLimits) -> lis
             index += 1
         tokens = min(limits.burst, tokens + (now_ms - refilled_ms) * limits.requests_per_s / 1000)
         refilled_ms = now_ms
-        if tokens < 1 - 1e-9:
+        if tokens < 1 - 1e-6:
             now_ms += (1 - tokens) * 1000 / limits.requests_per_s
             continue
         tokens -= 1
