@@ -114,7 +114,7 @@ class Kafka:
             return
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         argv = self._java_argv(
-            "kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", "server.properties"
+            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", "server.properties"
         )
         formatting = await asyncio.create_subprocess_exec(
             *argv,
