@@ -89,7 +89,7 @@ def bus_router(
     @router.get("/consumers")
     async def list_consumers() -> list[dict[str, Any]]:
         return [
-            {"stream": stream, "group": one.group_id, "reason": one.reason, "braked": one.braked, "lag": one.lag}
+            {"stream": stream, "group": one.group_id, "reason": one.reason, "braked": one.braked, "lag": one.lags()}
             for stream, one in consumers.items()
         ]
 

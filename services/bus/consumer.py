@@ -95,7 +95,7 @@ class Consumer:
         self.braked = False
         self.subscriber: Any = None
         self.progress_at = time.monotonic()
-        self.lag: dict[int, int] = {}
+        self._next: dict[TopicPartition, int] = {}
         self._work, self._seal = work, seal
         self._taken = 0
         self._poisoned: deque[tuple[int, datetime, str]] = deque(maxlen=BRAKE_RECORDS)
@@ -107,7 +107,7 @@ class Consumer:
 
     async def take(self, records: Sequence[Record]) -> None:
         """Bring a batch to its end and commit its offsets; returns without the commit only when stopped."""
-        began = time.perf_counter()
+        began, self.progress_at = time.perf_counter(), time.monotonic()
         try:
             if self.braked:
                 await self._hold_brake()
@@ -316,10 +316,18 @@ class Consumer:
             # The group was rebalanced meanwhile: the records come again and the inbox knows them.
             self._work.metrics.commit_failures.labels(self.stream).inc()
             _log.warning("offsets not committed", stream=self.stream, error=describe(failure))
-        for position, offset in offsets.items():
-            with contextlib.suppress(AssertionError):  # aiokafka's way to say that the partition is no longer ours
-                self.lag[position.partition] = lag = max(0, (kafka.highwater(position) or offset) - offset)
-                self._work.metrics.lag.labels(self.stream, position.partition).set(lag)
+        self._next.update(offsets)
+        self.lags()
+
+    def lags(self) -> dict[int, int]:
+        """How many records each assigned partition is behind, as far as it was read from; also sets the gauge."""
+        kafka = self.subscriber and self.subscriber.consumer
+        lags = {}
+        for position in kafka.assignment() & self._next.keys() if kafka else ():
+            lag = max(0, (kafka.highwater(position) or 0) - self._next[position])
+            lags[position.partition] = lag
+            self._work.metrics.lag.labels(self.stream, position.partition).set(lag)
+        return lags
 
     @property
     def reason(self) -> str:
@@ -329,7 +337,7 @@ class Consumer:
         kafka = self.subscriber and self.subscriber.consumer
         if not kafka or not kafka.assignment():
             return "no partition assigned"
-        idle_s, lag = time.monotonic() - self.progress_at, sum(self.lag.values())
+        idle_s, lag = time.monotonic() - self.progress_at, sum(self.lags().values())
         return f"no progress for {idle_s:.0f} s with lag {lag}" if lag and idle_s > STALL_S else ""
 
 

@@ -195,7 +195,7 @@ class DeadLetters:
         if event.received is None:
             raise Poison(event.error)
         consumer = self._consumers[event.record.topic]
-        spans.update(self._work.tracing.processing(consumer.group_id, consumer.stream, [event.received], 0))
+        spans.update(self._work.tracing.processing(consumer.group_id, consumer.stream, [event.received], None))
         await consumer.handler([event.received], tx)
 
     async def _locked(self, connection: Any, letter_id: str) -> Any:

@@ -283,6 +283,8 @@ class Service:
             self.metrics.parked_keys.set(row["parked"])
             self.metrics.dead_letters.set(row["open"])
             self._outbox_age_s = float(row["age_s"])
+            for consumer in self._consumers.values():
+                consumer.lags()
             if row["parked"]:
                 await self.dead_letters.drain_stalled()
             if round_ % int(3600 / KEEP_EVERY_S) == 0:

@@ -54,6 +54,17 @@ def traceparent_of(context: SpanContext) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
+def _about(operation: str, stream: str, message_id: str, type_name: str, correlation_id: str) -> dict[str, str]:
+    return {
+        SYSTEM: "kafka",
+        OPERATION: operation,
+        DESTINATION: stream,
+        MESSAGE_ID: message_id,
+        EVENT_TYPE: type_name,
+        CONVERSATION: correlation_id,
+    }
+
+
 @final
 class Tracing:
     """Creates the spans of one service. Without collector and without path it only hands contexts on."""
@@ -107,31 +118,23 @@ class Tracing:
         with trace.use_span(span, end_on_exit=True, record_exception=False):
             yield Cause(first.event_id, correlation_id, traceparent_of(span.get_span_context()))
 
-    def processing(self, group: str, stream: str, events: Iterable[Received[Any]], start_ns: int) -> dict[str, Span]:
+    def processing(
+        self, group: str, stream: str, events: Iterable[Received[Any]], start_ns: int | None
+    ) -> dict[str, Span]:
         """A span for every sampled event of a batch, by event id; the caller ends them after the commit."""
         if not self.records:
             return {}
-        return {
-            event.envelope.id: self._start(
-                f"process {stream}",
-                SpanKind.CONSUMER,
-                context_of(event.envelope.traceparent),
-                (),
-                {
-                    SYSTEM: "kafka",
-                    DESTINATION: stream,
-                    OPERATION: "process",
-                    GROUP: group,
-                    MESSAGE_ID: event.envelope.id,
-                    EVENT_TYPE: event.envelope.type,
-                    CONVERSATION: event.envelope.correlation_id,
-                    TENANT: event.tenant,
-                },
-                start_ns,
-            )
-            for event in events
-            if is_sampled(event.envelope.traceparent)
-        }
+        spans = {}
+        for event in events:
+            envelope = event.envelope
+            if is_sampled(envelope.traceparent):
+                attributes = _about("process", stream, envelope.id, envelope.type, envelope.correlation_id)
+                attributes |= {GROUP: group, TENANT: event.tenant}
+                parent = context_of(envelope.traceparent)
+                spans[envelope.id] = self._start(
+                    f"process {stream}", SpanKind.CONSUMER, parent, (), attributes, start_ns
+                )
+        return spans
 
     def created(
         self,
@@ -146,20 +149,8 @@ class Tracing:
         parent, links = self._lineage(causes, open_spans) if self.records else (None, ())
         if parent is None:
             return causes[0].traceparent if causes else ""
-        span = self._start(
-            f"create {stream}",
-            SpanKind.PRODUCER,
-            parent,
-            links,
-            {
-                SYSTEM: "kafka",
-                DESTINATION: stream,
-                OPERATION: "create",
-                MESSAGE_ID: event_id,
-                EVENT_TYPE: type_name,
-                CONVERSATION: correlation_id,
-            },
-        )
+        attributes = _about("create", stream, event_id, type_name, correlation_id)
+        span = self._start(f"create {stream}", SpanKind.PRODUCER, parent, links, attributes)
         span.end()
         return traceparent_of(span.get_span_context())
 
