@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 import pytest_asyncio
 
@@ -34,6 +35,17 @@ class ServerAddresses:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # No test asserts on time: a busy machine is not a wrong answer.
+    hypothesis.settings.register_profile(
+        "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+    hypothesis.settings.load_profile("untimed")
+    # The embedded servers are supervised by a thread of this process. When it draws from the global generator while
+    # Hypothesis builds an example, Hypothesis takes that for a strategy's doing.
+    config.addinivalue_line(
+        "filterwarnings",
+        "ignore:Do not use the `random` module inside strategies:hypothesis.errors.HypothesisDeprecationWarning",
+    )
     given = [name for name in ("KAFKA_BOOTSTRAP_SERVERS", "POSTGRES_DSN") if os.environ.get(name)]
     if len(given) == 1:
         raise pytest.UsageError(f"only {given[0]} is set: set KAFKA_BOOTSTRAP_SERVERS and POSTGRES_DSN, or neither")
