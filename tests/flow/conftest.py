@@ -1,0 +1,79 @@
+"""One running system for all tests in this folder, and a company of its own for each.
+
+Always the embedded stack, whatever servers the other tests run on: what is tested here is the supervisor with the
+services as processes, and kills of them.
+"""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from deploy.local import stack
+from services.console import instance
+from services.console.client import Admin
+from services.console.demo.evidence import Plan
+from services.sandbox.client import SandboxClient
+from tests.flow.company import Company, Opener, System
+
+ENVIRONMENT = {
+    # A request that timed out is executed a second later here, not five; records are read again soon, and often.
+    "SALDO_STOCK_LATE_EXECUTION_S": "2",
+    "SALDO_STOCK_RECONCILE_EVERY_S": "0.3",
+    "SALDO_STOCK_REREAD_AFTER_S": "3",
+    "SALDO_BACKOFF_CAP_S": "1",
+    "SALDO_ABSORB_IDLE_S": "0.1",
+}
+SHOP_SETTINGS: Mapping[str, Any] = {"webhook_retry_s": [0.3] * 30, "queue_redelivery_ms": 2000}
+
+
+def pytest_report_header() -> str:
+    return "flow tests: the embedded stack, with every service as a process"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(pytest_report_header())
+
+
+@pytest.fixture(scope="session")
+def system() -> Iterator[System]:
+    """Kafka, PostgreSQL, two sandbox marketplaces and all services."""
+    folder = Path(tempfile.mkdtemp(prefix="saldo-flow-"))
+    folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
+    try:
+        with stack.start_attached(stack.Stack(folder, environment=ENVIRONMENT)) as running:
+            yield System(folder, instance.read_endpoints(running.endpoints, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest_asyncio.fixture
+async def open_company(system: System) -> AsyncIterator[Opener]:
+    """`await open_company(plan, shops)` with shops such as `{"azul": "shopify", "norte": "skyhub"}`.
+
+    The company's shops are named `<tenant>-<name>` and stand in `company.shops` in that order; they show the opening
+    stock when it returns.
+    """
+    async with AsyncExitStack() as opened:
+        sandboxes = {
+            name: await opened.enter_async_context(SandboxClient(address.base_url, address.token))
+            for name, address in system.endpoints.sandboxes.items()
+        }
+
+        async def open_(plan: Plan, shops: Mapping[str, str], tenant: str = "", **settings: Any) -> Company:
+            tenant = tenant or f"flow-{secrets.token_hex(4)}"
+            company = Company(system, tenant, plan, Admin(system.endpoints, tenant), sandboxes)
+            opened.push_async_callback(company.close)
+            await company.put_stock()
+            for name, marketplace in shops.items():
+                await company.open_shop(marketplace, f"{tenant}-{name}", **{**SHOP_SETTINGS, **settings})
+            await company.until_opening_is_shown()
+            return company
+
+        yield open_
