@@ -129,13 +129,16 @@ def _composition(order: Order, kits: Kits, line: DemandLine) -> tuple[tuple[str,
 
 def _approach(ledger: Ledger, line: Line, wanted: DemandLine) -> int:
     """Book what left and came back, then keep what is asked for; returns what was short before and still is."""
-    shipped = sum(part.quantity for part in wanted.shipped) * line.per_unit
+    asked = 0 if line.order.expired else max(0, wanted.ordered - wanted.cancelled) * line.per_unit
+    if not (line.units or wanted.shipped or wanted.returned):
+        ledger.ask(line, asked)  # The usual case: a line that is heard of for the first time.
+        return 0
+    shipped = 0
     if wanted.shipped or wanted.returned or line.left():
         left_before, returned_before = line.left(), _returned(line)
         shipped = _book_departures(ledger, line, wanted)
         ledger.because(line, line.left() - left_before, CauseOutcome.SHIPPED)
         ledger.because(line, _returned(line) - returned_before, CauseOutcome.RETURNED)
-    asked = 0 if line.order.expired else max(0, wanted.ordered - wanted.cancelled) * line.per_unit
     return _keep(ledger, line, max(asked, shipped))
 
 
