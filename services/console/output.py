@@ -1,14 +1,25 @@
 """How `saldo` prints: tables for people, JSON where asked for, errors on stderr."""
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
-errors = Console(stderr=True)
+WIDTH_OF_FILES = 200
+"""Columns where the output goes to a file or a pipe: nothing is broken that somebody may search for."""
+
+
+def _width(stream: TextIO) -> int | None:
+    """The terminal's own width (None) in a terminal, or as `COLUMNS` says."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_FILES
+
+
+console = Console(width=_width(sys.stdout))
+errors = Console(stderr=True, width=_width(sys.stderr))
 
 
 def as_json(value: Any) -> None:

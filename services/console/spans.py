@@ -118,8 +118,13 @@ def tree(spans: Iterable[Span], correlation_id: str) -> list[Node]:
         return node
 
     roots = [span for span in by_id.values() if span.trace_id in own and span.parent_id not in by_id]
+    # A push that covers several sales lies in the trace of the first and carries the name of another: that trace is no
+    # root of ours, it is reached by links. Where a flow is received its order is not known yet, so it has no name.
     mine = [
-        span for span in roots if span.correlation_id == correlation_id or _leads_to(span, children, correlation_id)
+        span
+        for span in roots
+        if span.correlation_id == correlation_id
+        or (not span.correlation_id and _leads_to(span, children, correlation_id))
     ]
     return [
         grow(span, linked=False)

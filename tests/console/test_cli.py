@@ -299,4 +299,10 @@ def test_json_is_not_adorned(saldo: Saldo, listener: Listener) -> None:
     listener.say("GET", "connections", {"connections": [CONNECTION | {"account": "[bold]loja[/]"}]})
     printed = saldo("connection", "list", "--json")
     assert json.loads(printed.out)[0]["account"] == "[bold]loja[/]"
-    assert "[bold]loja" in saldo("connection", "list").out
+    assert "[bold]loja[/]" in saldo("connection", "list").out
+
+
+def test_consumers_are_listed_with_what_they_are_behind(saldo: Saldo, listener: Listener) -> None:
+    told = {"stream": "channels.sales.v1", "group": "g", "reason": "", "braked": False, "lag": {"0": 3, "1": 4}}
+    listener.say("GET", "consumers", [told])
+    assert [row["behind"] for row in saldo("consumer", "list", "--json").json] == [7, 7, 7]

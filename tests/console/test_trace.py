@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
         pass
     with inventory.span("level", [other, reserved], kind=SpanKind.PRODUCER) as level:
         pass
-    with channels.span("push", [level]):
+    with channels.span("push", [level], correlation_id="mine"):
         pass
     channels.close()
     inventory.close()

@@ -112,7 +112,9 @@ def list_consumers(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, j
     """Every consumer with its lag and whether it is braked."""
     with admin(tenant, instance) as client:
         rows = [
-            {"service": name, **one} for name in sorted(client.endpoints.admin) for one in client.get(name, "consumers")
+            {"service": name, **one, "behind": sum(one["lag"].values())}
+            for name in sorted(client.endpoints.admin)
+            for one in client.get(name, "consumers")
         ]
         output.listing(rows, ("service", "stream", "group", "behind", "braked", "reason"), json_wanted=json_wanted)
 
