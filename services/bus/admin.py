@@ -131,20 +131,12 @@ class AdminServer(uvicorn.Server):
     """Uvicorn inside our loop; signals belong to the service."""
 
     def __init__(self, app: FastAPI, settings: BusSettings) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                host=settings.admin_host,
-                port=settings.admin_port,
-                ssl_certfile=settings.admin_tls_certificate,
-                ssl_keyfile=settings.admin_tls_key,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=2,
-            )
-        )
+        config = uvicorn.Config(
+            app, host=settings.admin_host, port=settings.admin_port, ssl_certfile=settings.admin_tls_certificate,
+            ssl_keyfile=settings.admin_tls_key, log_config=None, access_log=False, lifespan="off", ws="none",
+            timeout_graceful_shutdown=2,
+        )  # fmt: skip
+        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

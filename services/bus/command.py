@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from contracts.catalogue import CATALOGUE, Catalogue
 from contracts.envelope import Envelope, Message
@@ -10,31 +11,13 @@ from services.bus.outbox import encoded
 from services.bus.relay import new_producer
 
 
-async def send(
-    bootstrap: str,
-    message: Message,
-    *,
-    tenant: str,
-    command_id: str,
-    source: str = "console",
-    correlation_id: str = "",
-    sampled: bool = True,
-    catalogue: Catalogue = CATALOGUE,
-) -> None:
-    """Send one command and wait until all in-sync replicas have it.
+async def send(bootstrap: str, message: Message, *, tenant: str, command_id: str, **options: Any) -> None:
+    """Send one command and wait until all in-sync replicas have it; `options` are those of `send_all`.
 
     `command_id` is made by the caller before the first try and is the event id: sent again after an unknown outcome, it
     books nothing twice. A flow starts here, so this is where it is sampled. Raises aiokafka's errors.
     """
-    await send_all(
-        bootstrap,
-        [(command_id, message)],
-        tenant=tenant,
-        source=source,
-        correlation_id=correlation_id,
-        sampled=sampled,
-        catalogue=catalogue,
-    )
+    await send_all(bootstrap, [(command_id, message)], tenant=tenant, **options)
 
 
 async def send_all(

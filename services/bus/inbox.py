@@ -64,22 +64,11 @@ async def dead_letter(connection: Any, letter_id: str, consumer: str, event: Inc
     """Write the dead letter of a record; False if this very record has one already."""
     headers, record = event.headers, event.record
     inserted = await connection.fetchval(
-        _DEAD_LETTER,
-        letter_id,
-        consumer,
-        record.topic,
-        record.partition,
-        record.offset,
-        _text(event.key),
-        event.aggregate,
-        _text(headers.get("ce_id")),
-        _text(headers.get("ce_type")),
-        _text(headers.get("ce_tenant")),
-        _text(error),
-        _text(headers.get("traceparent")) or "",
-        correlation_id(event),
+        _DEAD_LETTER, letter_id, consumer, record.topic, record.partition, record.offset, _text(event.key),
+        event.aggregate, _text(headers.get("ce_id")), _text(headers.get("ce_type")), _text(headers.get("ce_tenant")),
+        _text(error), _text(headers.get("traceparent")) or "", correlation_id(event),
         seal.sealed(record.topic, pack(record)),
-    )
+    )  # fmt: skip
     return inserted is not None
 
 

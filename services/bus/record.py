@@ -8,8 +8,9 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, Final, NamedTuple, Protocol, final
+from typing import Any, Final, NamedTuple, TypeAlias, final
 
+from aiokafka import ConsumerRecord
 from pydantic_core import from_json, to_json
 
 from contracts.catalogue import Catalogue, MessageType, split_type
@@ -23,23 +24,6 @@ KEY_LIMIT: Final = 500
 """Characters. PostgreSQL indexes at most 2,704 bytes, and a record that cannot even be buried would stop its stream."""
 
 
-class Record(Protocol):
-    """What is read of aiokafka's `ConsumerRecord`, and what `Packed` keeps of it."""
-
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
-
-
 class Packed(NamedTuple):
     """A record taken out of the log, kept whole: null and non-UTF-8 parts included."""
 
@@ -49,6 +33,9 @@ class Packed(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]]
+
+
+Record: TypeAlias = "Packed | ConsumerRecord[Any, Any]"
 
 
 def pack(record: Record) -> bytes:

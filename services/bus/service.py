@@ -143,12 +143,8 @@ class Service:
             if await self._prepare():
                 relaying = [asyncio.create_task(relay.run(relay_stop)) for relay in self._relays]
                 consuming = asyncio.create_task(self._consume())
-                background = [
-                    asyncio.create_task(
-                        self._supervised(loop.__qualname__ if hasattr(loop, "__qualname__") else "loop", loop)
-                    )
-                    for loop in (Service._keep, Service._announce, *self._loops)
-                ]
+                tasks = (Service._keep, Service._announce, *self._loops)
+                background = [asyncio.create_task(self._supervised(task)) for task in tasks]
                 self.started.set()
                 _log.info("started", service=self.name, build=self.settings.build)
                 await self.stopping.wait()
@@ -257,14 +253,14 @@ class Service:
 
         return subscriber
 
-    async def _supervised(self, name: str, loop: Loop) -> None:
+    async def _supervised(self, loop: Loop) -> None:
         backoff = Backoff(self.stopping, 30.0)
         while not self.stopping.is_set():
             try:
                 await loop(self)
                 return
             except Exception as failure:  # noqa: BLE001 - a loop of the service may fail with anything; it begins again
-                _log.error("loop failed, it begins again", loop=name, error=describe(failure), exc_info=True)
+                _log.error("loop failed, it begins again", loop=repr(loop), error=describe(failure), exc_info=True)
                 await backoff.wait()
 
     async def _keep(self) -> None:

@@ -137,14 +137,9 @@ class Tracing:
         return spans
 
     def created(
-        self,
-        stream: str,
-        type_name: str,
-        event_id: str,
-        correlation_id: str,
-        causes: Sequence[Cause],
+        self, stream: str, type_name: str, event_id: str, correlation_id: str, causes: Sequence[Cause],
         open_spans: Mapping[str, Span],
-    ) -> str:
+    ) -> str:  # fmt: skip
         """The `traceparent` that a new event travels with: of its own creation span if a cause is sampled."""
         parent, links = self._lineage(causes, open_spans) if self.records else (None, ())
         if parent is None:
@@ -170,23 +165,12 @@ class Tracing:
         return (sampled[0], sampled[1:]) if sampled else (None, ())
 
     def _start(
-        self,
-        name: str,
-        kind: SpanKind,
-        parent: SpanContext | None,
-        links: Sequence[SpanContext],
-        attributes: Mapping[str, Any],
-        start_ns: int | None = None,
-    ) -> Span:
+        self, name: str, kind: SpanKind, parent: SpanContext | None, linked: Sequence[SpanContext],
+        attributes: Mapping[str, Any], start_ns: int | None = None,
+    ) -> Span:  # fmt: skip
         context = trace.set_span_in_context(NonRecordingSpan(parent)) if parent else None
-        return self._tracer.start_span(
-            name,
-            context=context,
-            kind=kind,
-            attributes=attributes,
-            links=[Link(link) for link in links],
-            start_time=start_ns,
-        )
+        links = [Link(one) for one in linked]
+        return self._tracer.start_span(name, context, kind, attributes, links, start_ns)
 
 
 _SPANS_TABLE: Final = """
