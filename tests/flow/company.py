@@ -141,12 +141,19 @@ class Company:
         )
 
     async def open_shop(
-        self, marketplace: str, name: str, *, account: str = "", packs: Mapping[str, int] | None = None, **settings: Any
+        self,
+        marketplace: str,
+        name: str,
+        *,
+        account: str = "",
+        host: str = "127.0.0.1",
+        packs: Mapping[str, int] | None = None,
+        **settings: Any,
     ) -> Shop:
         """Open a shop with every item on sale, connect it, link its adverts, and go live.
 
         `packs` gives adverts of their own, by SKU, that sell so many units at once; such an advert has the SKU text
-        `<sku>-PACK`.
+        `<sku>-PACK`. `host` is the name under which the connection knows the sandbox.
         """
         sandbox = self.sandboxes[marketplace]
         told = await sandbox.put_shop(name, **settings)
@@ -159,7 +166,7 @@ class Company:
                 "connector": marketplace,
                 "environment": "sandbox",
                 "account": account or name,
-                "base_url": told["base_url"],
+                "base_url": told["base_url"].replace("127.0.0.1", host),
                 "credentials": told["credentials"],
                 "settings": {{"shopify": "location", "skyhub": "store"}[marketplace]: told["locations"][0]},
             },
