@@ -35,6 +35,8 @@ CREATE TABLE stock_records (
     -- When what `known` says of unheard sales was seen at the channel, and whether it is an upper bound.
     seen_at timestamptz,
     guessed boolean NOT NULL DEFAULT false,
+    -- Fewer sales than thought were unheard here: the records that share a SKU have to be computed again.
+    tell_others boolean NOT NULL DEFAULT false,
     lane smallint NOT NULL DEFAULT 1 CHECK (lane IN (0, 1)),
     next_at timestamptz NOT NULL DEFAULT '-infinity',
     claimed_until timestamptz,
@@ -56,6 +58,7 @@ CREATE TABLE stock_records (
 ) WITH (fillfactor = 60);
 CREATE INDEX stock_records_due ON stock_records (tenant, connection_id, lane, next_at)
     WHERE wanted_seq > accepted_seq;
+CREATE INDEX stock_records_tell ON stock_records (tenant) WHERE tell_others;
 CREATE INDEX stock_records_suspect ON stock_records (tenant, connection_id) WHERE suspect;
 
 -- Adverts. Many may show the number of one record.
@@ -73,7 +76,8 @@ CREATE INDEX listings_record ON listings (tenant, stock_record);
 
 -- Which physical SKUs one unit of a record takes (pack × kit component), with the record's own sales in units of the
 -- SKU: `heard` taken in, `decided` by inventory, both net of cancels that the channel restored. The part of its own
--- sales that inventory had not heard of is max(0, unheard_until − decided).
+-- sales that inventory has not heard of is max(0, min(unheard, unheard_until − decided)) for other records' numbers,
+-- and heard − decided + slack for its own.
 CREATE TABLE record_skus (
     tenant text NOT NULL,
     stock_record text NOT NULL,
@@ -81,7 +85,9 @@ CREATE TABLE record_skus (
     factor int NOT NULL CHECK (factor > 0),
     heard bigint NOT NULL DEFAULT 0,
     decided bigint NOT NULL DEFAULT 0,
+    unheard bigint NOT NULL DEFAULT 0,
     unheard_until bigint NOT NULL DEFAULT 0,
+    slack bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, stock_record, sku),
     FOREIGN KEY (tenant, stock_record) REFERENCES stock_records
 ) WITH (fillfactor = 60);
@@ -110,7 +116,7 @@ CREATE TABLE items (
 );
 
 -- A channel's own order lines per physical SKU, in units of the SKU: `asked` is what stands after cancels, `asked_max`
--- the most that ever stood, `decided` what inventory has reserved or found short net of releases.
+-- the most that was ever sold on the line, `decided` what inventory has reserved or found short net of releases.
 CREATE TABLE own_sales (
     tenant text NOT NULL,
     order_id text NOT NULL,

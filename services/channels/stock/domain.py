@@ -149,9 +149,29 @@ def capture(record: Record, unheard: Mapping[str, int] | None = None) -> dict[st
     }
 
 
-def unheard_until(baselines: Sequence[Baseline], sku: str) -> int:
-    """The count of decided units at which nothing of this record is unheard any more; the largest of what may stand."""
-    return max((b.tallies[sku].unheard + b.tallies[sku].decided for b in baselines if sku in b.tallies), default=0)
+def unheard_bounds(baselines: Sequence[Baseline], sku: str) -> tuple[int, int]:
+    """The unheard units captured last, and the count of decided units at which nothing of them is unheard any more.
+
+    What is still unheard is max(0, min(first, second − decided now)): the estimate less what was decided since, which a
+    cancel never raises. Of several numbers that may stand at the channel the largest counts.
+    """
+    tallies = [baseline.tallies[sku] for baseline in baselines if sku in baseline.tallies]
+    return (
+        max((tally.unheard for tally in tallies), default=0),
+        max((tally.unheard + tally.decided for tally in tallies), default=0),
+    )
+
+
+def unheard_slack(baselines: Sequence[Baseline], sku: str) -> int:
+    """What makes heard − decided + slack this record's own unheard units, as `unheard_now` expects them unread."""
+    tallies = [baseline.tallies[sku] for baseline in baselines if sku in baseline.tallies]
+    return max((tally.unheard - tally.heard + tally.decided for tally in tallies), default=0)
+
+
+def still_unheard(baselines: Sequence[Baseline], sku: str, decided: int) -> int:
+    """A record's own unheard units as other records have to take them off."""
+    captured, until = unheard_bounds(baselines, sku)
+    return max(0, min(captured, until - decided))
 
 
 def expected(record: Record, baseline: Baseline) -> int:
@@ -179,21 +199,26 @@ def ambiguous(record: Record, baseline: Baseline) -> bool:
 
 
 def unheard_now(record: Record, observed: Observed | None) -> dict[str, int]:
-    """This record's own unheard units by SKU: u' = max(0, (X − q) + u − (S_now − S)).
+    """This record's own unheard units by SKU: u' = (X − q) + u − (S_now − S).
 
     q is what was read, or what the channel is expected to show. Where the outcome of a write is unknown, the largest
     over all numbers that may stand there. Without any number: the own orders taken in and not yet decided.
+
+    Used as max(0, u'). What is captured may go below zero by own cancels heard and not yet given back by inventory,
+    since the channel has put them back already: forgotten, they would look like unheard sales once they are decided.
     """
     units: dict[str, int] = {}
     for part in record.parts:
-        found = [0 if observed and record.baselines else part.pending]
+        seen = (observed.tallies.get(part.sku) if observed else None) or Tally(0, part.decided, part.heard)
+        given_back = min(0, seen.heard - seen.decided)
+        looked = observed is not None and bool(record.baselines)
+        found = [given_back if looked or not part.pending else part.pending]
         for baseline in record.baselines:
             tally = baseline.tallies.get(part.sku)
             if tally is None:
                 continue
             number = observed.number if observed else expected(record, baseline)
-            decided = observed.tallies[part.sku].decided if observed else part.decided
-            found.append((baseline.number - number) * part.factor + tally.unheard - (decided - tally.decided))
+            found.append((baseline.number - number) * part.factor + tally.unheard - (seen.decided - tally.decided))
         units[part.sku] = max(found)
     return units
 
@@ -201,7 +226,7 @@ def unheard_now(record: Record, observed: Observed | None) -> dict[str, int]:
 def _shown(record: Record, unheard: Mapping[str, int]) -> int:
     return min(
         shown(
-            part.available - part.elsewhere - unheard.get(part.sku, 0),
+            part.available - part.elsewhere - max(0, unheard.get(part.sku, 0)),
             factor=part.factor,
             buffer=record.buffer,
             cap=record.cap,
@@ -216,7 +241,8 @@ def _held(record: Record) -> int:
 
 
 def _decided(record: Record) -> int:
-    return max(part.decided // part.factor for part in record.parts)
+    """Own units that are behind us; a sale that was cancelled before it was decided is, where nothing is restored."""
+    return max(max(part.decided, part.heard - part.pending) // part.factor for part in record.parts)
 
 
 def braked(record: Record, number: int) -> int:
@@ -253,7 +279,7 @@ def _plan_absolute(record: Record, manner: Manner, observed: Observed | None, *,
     if observed is not None:
         # What was seen is dated before the read, so that nothing decided meanwhile counts twice.
         tallies = {
-            sku: Tally(unheard[sku], seen.decided, seen.heard, seen.pending, seen.sold)
+            sku: Tally(unheard.get(sku, 0), seen.decided, seen.heard, seen.pending, seen.sold)
             for sku, seen in observed.tallies.items()
         }
         if number == observed.number:
@@ -350,27 +376,23 @@ def read_back(record: Record, manner: Manner, observed: Observed) -> tuple[Findi
 
 
 def heal(record: Record) -> tuple[Baseline, int] | None:
-    """Set what is still held to be unheard to nothing, because a complete poll of the orders begun after it was seen
-    has explained all there is and inventory has decided it.
+    """Set u' to nothing, because a complete poll of the orders begun after it was seen has explained all there is and
+    inventory has decided it.
 
-    Returns the baseline and how many units remain unexplained (drift), or None where there is nothing to heal or an
-    own order is not decided yet.
+    Returns the baseline and how many units remain unexplained (drift), or None where there is nothing to heal, an own
+    order is not decided yet, or only a read can tell what stands at the channel.
     """
-    if record.known is None or record.attempts or any(part.pending for part in record.parts):
+    known = record.known
+    if known is None or record.attempts or any(part.pending for part in record.parts) or ambiguous(record, known):
         return None
-    tallies = dict(record.known.tallies)
-    unexplained = 0
-    for part in record.parts:
-        tally = tallies.get(part.sku)
-        if tally is None:
-            continue
-        # What was decided since explains as much; u − (S_now − S) is what is left, and becomes 0.
-        explained = min(tally.unheard, max(0, part.decided - tally.decided))
-        unexplained = max(unexplained, -(-(tally.unheard - explained) // part.factor))
-        tallies[part.sku] = Tally(explained, tally.decided, tally.heard, min(tally.pending, explained), tally.sold)
-    if not unexplained:
+    units = unheard_now(record, None)
+    unexplained = max(
+        -(-max(units[part.sku], still_unheard((known,), part.sku, part.decided)) // part.factor)
+        for part in record.parts
+    )
+    if unexplained <= 0:
         return None
-    return Baseline(record.known.number, tallies), unexplained
+    return Baseline(expected(record, known), capture(record)), unexplained
 
 
 BRAKE_RECORDS_MIN: Final = 20

@@ -324,8 +324,12 @@ class Pusher:
                 await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each in unknown], tx.now)
             again = await store.relock(tx.connection, self.tenant, list(seen), tx.now)
             before = {each.stock_record: each for each, _ in reads}
-            # What was just refused is not standing anywhere: only attempts from before this claim count.
-            again = [replace(each, attempts=before[each.stock_record].attempts) for each in again]
+            # What was just refused stands nowhere: only attempts from before this claim count. The number covers what
+            # was wanted before the read, since decisions that came during it may be counted as unheard as well.
+            again = [
+                replace(each, attempts=before[each.stock_record].attempts, seq=before[each.stock_record].seq)
+                for each in again
+            ]
             return await self._decide(tx, again, seen)
 
     async def _read(self, reads: Sequence[tuple[Claimed, Record]]) -> Mapping[tuple[str, str], int] | None:

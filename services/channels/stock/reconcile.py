@@ -80,6 +80,9 @@ class Reconciler:
                 tx.connection, tenant, connection_id, limit, _LEASE_S, tx.now - before, tx.now
             ),
         )
+        async with service.transaction() as tx:
+            await store.tell_others(tx.connection, tenant)
+        self._wake.set()
 
     async def _read_back(
         self,
@@ -124,7 +127,6 @@ class Reconciler:
             missing = {each.stock_record for each in claimed} - {each.stock_record for each in settled}
             settled += [_back(each, tx.now) for each in claimed if each.stock_record in missing]
             await store.settle(tx.connection, tenant, settled, tx.now)
-        self._wake.set()
 
     def _found(
         self,
@@ -203,10 +205,6 @@ class Reconciler:
                 if not each.guessed:
                     _report_unexplained(tx, each, record, units, seen_at)
             await store.settle(tx.connection, tenant, settled, tx.now)
-            if healed:
-                await store.dirty_others(tx.connection, tenant, healed)
-        if healed:
-            self._wake.set()
         return len(healed)
 
     async def _prune(self, service: "Service") -> None:
@@ -219,12 +217,12 @@ class Reconciler:
 
 
 def _report_unexplained(tx: Transaction, each: Claimed, record: Record, units: int, seen_at: datetime) -> None:
-    wanted = record.known.number if record.known else 0
+    observed = domain.expected(record, record.known) if record.known else 0
     drift = DriftFound(
         connection_id=each.connection_id,
         stock_record=each.stock_record,
-        wanted=wanted,
-        observed=wanted - units,
+        wanted=observed + units,
+        observed=observed,
         since=seen_at,
         suspected_cause="the number was lowered at the channel, and no order explains it",
     )

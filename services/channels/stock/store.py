@@ -325,11 +325,12 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
     changed = await connection.fetch(
         """
         WITH told AS (
-            SELECT t.*, s.sku, t.net * s.factor / r.pack AS asked, r.restores_on_cancel, o.asked AS asked_before,
+            SELECT t.*, s.sku, t.net * s.factor / r.pack AS asked,
+                t.gross * s.factor / r.pack AS lowered, r.restores_on_cancel, o.asked AS asked_before,
                 o.asked_max AS max_before
             FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::bool[],
-                    $8::timestamptz[], $9::timestamptz[])
-                AS t (tenant, stock_record, order_id, line_id, revision, net, held, sold_at, received_at)
+                    $8::timestamptz[], $9::timestamptz[], $10::int[])
+                AS t (tenant, stock_record, order_id, line_id, revision, net, held, sold_at, received_at, gross)
             JOIN stock_records r USING (tenant, stock_record) JOIN record_skus s USING (tenant, stock_record)
             LEFT JOIN own_sales o
                 ON (o.tenant, o.order_id, o.line_id, o.sku) = (t.tenant, t.order_id, t.line_id, s.sku)
@@ -337,14 +338,14 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         ), kept AS (
             INSERT INTO own_sales AS o (tenant, order_id, line_id, sku, stock_record, revision, asked, asked_max, held,
                 sold_at, received_at)
-            SELECT tenant, order_id, line_id, sku, stock_record, revision, asked, asked, held, sold_at, received_at
-            FROM told
+            SELECT tenant, order_id, line_id, sku, stock_record, revision, asked, lowered, held, sold_at,
+                received_at FROM told
             ON CONFLICT (tenant, order_id, line_id, sku) DO UPDATE SET revision = excluded.revision,
-                asked = excluded.asked, asked_max = greatest(o.asked_max, excluded.asked), held = excluded.held
+                asked = excluded.asked, asked_max = greatest(o.asked_max, excluded.asked_max), held = excluded.held
         ), heard AS (
             SELECT tenant, stock_record, sku, sum(CASE
                 WHEN restores_on_cancel THEN asked - coalesce(asked_before, 0)
-                ELSE greatest(0, asked - coalesce(max_before, 0)) END)::bigint AS units
+                ELSE greatest(0, lowered - coalesce(max_before, 0)) END)::bigint AS units
             FROM told GROUP BY tenant, stock_record, sku
         )
         UPDATE record_skus s SET heard = s.heard + h.units FROM heard h
@@ -360,6 +361,7 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         [sale.status in _STILL_RESERVED for _, _, sale, _ in rows],
         [sale.sold_at for _, _, sale, _ in rows],
         [sale.received_at for _, _, sale, _ in rows],
+        [line.quantity for _, _, _, line in rows],
     )
     dirty = sorted({(row["tenant"], row["stock_record"]) for row in changed})
     await connection.execute(
@@ -747,8 +749,9 @@ async def inputs(
                 AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.asked > o.decided), 0)::bigint AS pending,
             coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o WHERE o.tenant = s.tenant
                 AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held), 0)::bigint AS held,
-            coalesce((SELECT sum(greatest(0, e.unheard_until - e.decided)) FROM record_skus e WHERE e.tenant = s.tenant
-                AND e.sku = s.sku AND e.stock_record <> s.stock_record), 0)::bigint AS elsewhere,
+            coalesce((SELECT sum(greatest(0, least(e.unheard, e.unheard_until - e.decided)))
+                FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku
+                AND e.stock_record <> s.stock_record), 0)::bigint AS elsewhere,
             coalesce((SELECT sum(o.asked) FROM record_skus e JOIN own_sales o USING (tenant, stock_record, sku)
                 WHERE e.tenant = s.tenant AND e.sku = s.sku AND o.received_at > $3), 0)::float
                 / (s.factor * (SELECT count(*) FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku))
@@ -869,24 +872,64 @@ async def keep_attempts(connection: Database, tenant: str, attempts: Sequence[At
 async def _remember_unheard(
     connection: Database, tenant: str, standing: Sequence[tuple[str, Sequence[Baseline]]], *, raise_only: bool
 ) -> None:
-    """Keep up to which count of decided units something of a record is unheard, for the other records' numbers."""
+    """Keep what is held to be unheard of a record, for the other records' numbers.
+
+    Where it falls by anything else than a decision (which dirties them all), the record is marked, and `tell_others`
+    dirties those that share a SKU in a transaction of its own: taking their locks here could meet somebody who holds
+    them and waits for ours.
+    """
     rows = [
-        (stock_record, sku, domain.unheard_until(baselines, sku))
+        (stock_record, sku, *domain.unheard_bounds(baselines, sku), domain.unheard_slack(baselines, sku))
         for stock_record, baselines in standing
         for sku in sorted({sku for baseline in baselines for sku in baseline.tallies})
     ]
     await connection.execute(
         """
-        UPDATE record_skus s SET unheard_until = CASE WHEN $5 THEN greatest(s.unheard_until, u.units) ELSE u.units END
-        FROM unnest($2::text[], $3::text[], $4::bigint[]) AS u (stock_record, sku, units)
-        WHERE s.tenant = $1 AND s.stock_record = u.stock_record AND s.sku = u.sku
+        WITH told AS (
+            SELECT s.tenant, s.stock_record, s.sku, u.slack,
+                CASE WHEN $7 THEN greatest(s.unheard, u.unheard) ELSE u.unheard END AS unheard,
+                CASE WHEN $7 THEN greatest(s.unheard_until, u.until) ELSE u.until END AS until,
+                greatest(0, least(s.unheard, s.unheard_until - s.decided)) AS before, s.decided
+            FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+                AS u (stock_record, sku, unheard, until, slack)
+            JOIN record_skus s ON s.tenant = $1 AND s.stock_record = u.stock_record AND s.sku = u.sku
+        ), kept AS (
+            UPDATE record_skus s SET unheard = t.unheard, unheard_until = t.until, slack = t.slack FROM told t
+            WHERE s.tenant = t.tenant AND s.stock_record = t.stock_record AND s.sku = t.sku
+        )
+        UPDATE stock_records r SET tell_others = true
+        WHERE r.tenant = $1 AND r.stock_record IN (
+            SELECT stock_record FROM told WHERE greatest(0, least(unheard, until - decided)) < before)
         """,
         tenant,
         [row[0] for row in rows],
         [row[1] for row in rows],
         [row[2] for row in rows],
+        [row[3] for row in rows],
+        [row[4] for row in rows],
         raise_only,
     )
+
+
+async def tell_others(connection: Database, tenant: str) -> int:
+    """Dirty the records that share a SKU with one whose unheard sales turned out fewer; returns how many."""
+    status = await connection.execute(
+        """
+        WITH tellers AS (
+            SELECT stock_record FROM stock_records WHERE tenant = $1 AND tell_others
+        ), touched AS (
+            SELECT r.stock_record, r.stock_record IN (SELECT stock_record FROM tellers) AS teller
+            FROM stock_records r WHERE r.tenant = $1 AND r.stock_record IN (
+                SELECT o.stock_record FROM record_skus s JOIN record_skus o USING (tenant, sku)
+                WHERE s.tenant = $1 AND s.stock_record IN (SELECT stock_record FROM tellers)
+            ) ORDER BY r.stock_record FOR UPDATE
+        )
+        UPDATE stock_records r SET wanted_seq = r.wanted_seq + 1, tell_others = r.tell_others AND NOT t.teller
+        FROM touched t WHERE r.tenant = $1 AND r.stock_record = t.stock_record
+        """,
+        tenant,
+    )
+    return int(status.rpartition(" ")[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -1120,9 +1163,9 @@ async def claim_to_heal(
         """
         SELECT r.stock_record, r.seen_at FROM stock_records r
         WHERE r.tenant = $1 AND r.connection_id = $2 AND r.known IS NOT NULL AND NOT r.suspect AND r.seen_at < $3
-            AND (r.claimed_until IS NULL OR r.claimed_until < $4)
+            AND r.wanted_seq = r.accepted_seq AND (r.claimed_until IS NULL OR r.claimed_until < $4)
             AND EXISTS (SELECT FROM record_skus s WHERE s.tenant = r.tenant AND s.stock_record = r.stock_record
-                AND s.unheard_until > s.decided)
+                AND (least(s.unheard, s.unheard_until - s.decided) > 0 OR s.heard - s.decided + s.slack > 0))
         ORDER BY r.stock_record LIMIT $5
         """,
         tenant,
@@ -1136,24 +1179,6 @@ async def claim_to_heal(
     known = {row["stock_record"]: row for row in rows}
     claimed = await reclaim(connection, tenant, list(known), lease_s, now)
     return [(each, known[each.stock_record]["seen_at"]) for each in claimed]
-
-
-async def dirty_others(connection: Database, tenant: str, stock_records: Sequence[str]) -> None:
-    """Dirty every record that shares a SKU with these: what they held to be sold elsewhere has changed."""
-    await connection.execute(
-        """
-        WITH others AS (
-            SELECT r.tenant, r.stock_record FROM stock_records r WHERE r.tenant = $1 AND r.stock_record IN (
-                SELECT o.stock_record FROM record_skus s JOIN record_skus o USING (tenant, sku)
-                WHERE s.tenant = $1 AND s.stock_record = ANY($2::text[])
-            ) ORDER BY r.stock_record FOR UPDATE
-        )
-        UPDATE stock_records r SET wanted_seq = r.wanted_seq + 1 FROM others o
-        WHERE r.tenant = o.tenant AND r.stock_record = o.stock_record
-        """,
-        tenant,
-        stock_records,
-    )
 
 
 async def prune(connection: Database, before: datetime) -> int:

@@ -9,11 +9,11 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from contracts.channels.v1 import QuantityTrait
 from services.channels.stock import domain
-from services.channels.stock.domain import Baseline, Finding, Manner, Observed, Part, Plan, Record, Step, Tally
+from services.channels.stock.domain import Baseline, Finding, Manner, Observed, Part, Plan, Record, Step
 
 DEADLINE_S = 6.0
 """After this long a request whose outcome is unknown cannot be executed any more."""
@@ -57,6 +57,7 @@ class Listing:
     suspect_until: float = 0.0
     dirty: bool = True
     busy: bool = False
+    told: dict[str, int] = field(default_factory=dict)
     next_at: float = 0.0
 
     @property
@@ -105,7 +106,10 @@ class World:
 
     def at(self, after_s: float, what: Callable[[], None]) -> None:
         """Let something happen after a while."""
-        heapq.heappush(self._events, (self.now + after_s, next(self._count), what))
+        self._at(self.now + after_s, what)
+
+    def _at(self, moment: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (moment, next(self._count), what))
 
     def run(self, until_s: float) -> None:
         """Let time pass."""
@@ -218,8 +222,8 @@ class World:
             if listing.shop.restores:
                 listing.heard[sku] += (asked - line.asked) * factor
             else:
-                listing.heard[sku] += max(0, asked - line.heard) * factor
-        line.heard = max(line.heard, asked)
+                listing.heard[sku] += (line.units - line.heard) * factor
+        line.heard = line.units
         line.asked = asked
         self._count_pending(listing)
         self._wake(listing)
@@ -266,7 +270,7 @@ class World:
                         self._wake(listing)
 
         line_decided = self._line_decided
-        self.at(self.level_at[sku] - self.now, arrive)
+        self._at(self.level_at[sku], arrive)
 
     @property
     def _line_decided(self) -> dict[tuple[int, str], int]:
@@ -290,12 +294,13 @@ class World:
         """What the domain gets to see."""
 
         def elsewhere(sku: str) -> int:
-            return sum(
-                max(0, domain.unheard_until(self._baselines(other), sku) - other.decided[sku])
-                for shop in self.shops
-                for other in shop.listings
-                if other is not listing and sku in other.consumes
-            )
+            units = 0
+            for other in (o for shop in self.shops for o in shop.listings if o is not listing and sku in o.consumes):
+                left = domain.still_unheard(self._baselines(other), sku, other.decided[sku])
+                # What others were told is what they have to be told again when it falls.
+                other.told[sku] = max(other.told.get(sku, 0), left)
+                units += left
+            return units
 
         parts = tuple(
             Part(
@@ -343,7 +348,9 @@ class World:
         if not mine and self.now < listing.next_at:
             self.at(listing.next_at - self.now, lambda: self._push(listing))
             return
-        listing.dirty, listing.busy = False, True
+        if not mine:  # What came since a claim's first look leaves the record dirty.
+            listing.dirty = False
+        listing.busy = True
         record = self.record(listing)
         manner = listing.shop.manner
         if not self.rule:
@@ -419,6 +426,12 @@ class World:
 
     def _done(self, listing: Listing, wait_s: float = 0.0) -> None:
         listing.busy = False
+        for sku in listing.consumes:
+            left = domain.still_unheard(self._baselines(listing), sku, listing.decided[sku])
+            if left < listing.told.get(sku, 0):
+                for other in (o for s in self.shops for o in s.listings if o is not listing and sku in o.consumes):
+                    self._wake(other)
+            listing.told[sku] = left
         listing.next_at = self.now + wait_s
         if listing.dirty:
             self._wake(listing)
@@ -470,11 +483,3 @@ class World:
                 self._done(listing)
 
             self._read(listing, then)
-
-
-def tallies(**units: int) -> dict[str, Tally]:
-    """Decided units by SKU."""
-    return {sku: Tally(decided=decided) for sku, decided in units.items()}
-
-
-__all__ = ["Line", "Listing", "Shop", "World", "replace", "tallies"]

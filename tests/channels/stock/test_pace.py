@@ -1,0 +1,152 @@
+"""Lanes, breaker, waking, and the sender as a loop."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from services.channels.stock.breaker import Breaker, State
+from services.channels.stock.limiter import Lane, Turnstile
+from services.channels.stock.push import Sender
+from services.channels.stock.wake import Wake
+from tests.channels.stock.conftest import Desk, FreeLimiter, row
+
+pytestmark = pytest.mark.asyncio
+
+
+class Gate(FreeLimiter):
+    """Lets one request pass each time it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = asyncio.Semaphore(0)
+
+    async def acquire(self, endpoint: str, cost: float = 1.0) -> None:
+        await self.tokens.acquire()
+        await super().acquire(endpoint, cost)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is awaited has no event
+            await asyncio.sleep(0.005)
+
+
+async def test_a_lane_holds_the_token_of_its_next_write_before_it_collects() -> None:
+    free = FreeLimiter()
+    lane = Lane(Turnstile(free), urgent=True)
+    await lane.prepare()
+    assert free.acquired == []
+    lane.writing = True
+    await lane.acquire("write", 10)
+    lane.writing = False
+    await lane.prepare()
+    await lane.prepare()
+    await lane.acquire("write", 10)
+    assert free.acquired == [("write", 10), ("write", 10)]
+
+
+async def test_the_urgent_lane_goes_first() -> None:
+    gate = Gate()
+    turnstile = Turnstile(gate)
+    order: list[str] = []
+
+    async def take(lane: Lane, name: str) -> None:
+        await lane.acquire("write")
+        order.append(name)
+
+    urgent = asyncio.create_task(take(Lane(turnstile, urgent=True), "urgent"))
+    await asyncio.sleep(0)
+    normal = asyncio.create_task(take(Lane(turnstile, urgent=False), "normal"))
+    await asyncio.sleep(0)
+    gate.tokens.release()
+    gate.tokens.release()
+    await asyncio.gather(urgent, normal)
+    assert order == ["urgent", "normal"]
+
+
+async def test_what_becomes_dirty_while_the_token_is_awaited_travels_in_that_request(desk: Desk) -> None:
+    gate = Gate()
+    shop = desk.open(limiter=gate, compares=False)
+    await shop.put(row("a", "A"), row("b", "B"))
+    await desk.level("A", 50)
+    gate.tokens.release()
+    await shop.normal.push()
+    await desk.level("A", 40)
+    pushing = asyncio.create_task(shop.normal.push())
+    await asyncio.sleep(0.05)
+    await desk.level("B", 30)
+    gate.tokens.release()
+    await pushing
+    assert [sorted(write.item for write in batch) for batch in shop.channel.batches] == [["a"], ["a", "b"]]
+
+
+async def test_a_breaker_probes_after_a_pause_that_doubles() -> None:
+    clock = SimpleNamespace(now=0.0)
+    breaker = Breaker(lambda: clock.now, failures_max=2, open_s=1.0, cap_s=3.0)
+    breaker.failed()
+    assert breaker.state is State.CLOSED
+    pauses = []
+    for _ in range(3):
+        breaker.failed()
+        pauses.append(breaker.wait_s)
+        clock.now += breaker.wait_s
+        assert breaker.state is State.HALF_OPEN
+    assert pauses == [1.0, 2.0, 3.0]
+    breaker.succeeded()
+    assert breaker.state is State.CLOSED
+
+
+async def test_the_sender_follows_live_connections_and_the_wake(desk: Desk) -> None:
+    azul, verde = desk.open("azul", compares=False), desk.open("verde", compares=False)
+    for shop in (azul, verde):
+        await shop.put(row("a", "A"))
+    live = [azul.entry]
+    sender = Sender(SimpleNamespace(live=lambda: list(live)), desk.wake, desk.settings)
+    running = asyncio.create_task(sender.run(desk.work))
+    try:
+        await desk.level("A", 30)
+        await until(lambda: azul.channel.numbers == {("a", "1"): 30})
+        assert verde.channel.numbers == {}
+        live.append(verde.entry)
+        await until(lambda: verde.channel.numbers == {("a", "1"): 30})
+        live.remove(azul.entry)
+        await asyncio.sleep(0.3)
+        await desk.level("A", 20)
+        await until(lambda: verde.channel.numbers == {("a", "1"): 20})
+        assert azul.channel.numbers == {("a", "1"): 30}
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_lane_that_fails_is_started_again(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+
+    async def fail() -> None:
+        raise RuntimeError("a connector with a mistake")
+
+    shop.channel.during = fail
+    sender = Sender(SimpleNamespace(live=lambda: [shop.entry]), desk.wake, desk.settings)
+    running = asyncio.create_task(sender.run(desk.work))
+    try:
+        await desk.level("A", 30)
+        await until(lambda: shop.channel.during is None and len(shop.channel.batches) == 1)
+        desk.later(120)  # The claim's lease has run out.
+        desk.wake.set()
+        await until(lambda: shop.channel.numbers == {("a", "1"): 30})
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_wake_looks_again_because_its_transaction_commits_a_moment_later() -> None:
+    wake = Wake()
+    wake.set()
+    looks = 0
+    async with asyncio.timeout(20):
+        for _ in range(4):
+            await wake.wait(found=False)
+            looks += 1
+    assert looks == 4
