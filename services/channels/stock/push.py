@@ -49,7 +49,7 @@ _UNKNOWN_PAUSE_S: Final = 1.0
 _REJECTED_PAUSE_S: Final = 30.0
 _REFUSED_PAUSE_S: Final = 60.0
 _REFUSED_CAP_S: Final = 3600.0
-_LEASE_MARGIN_S: Final = 10.0
+_LEASE_MARGIN_S: Final = 3.0
 _PIPELINE_LAG_S: Final = 0.3
 """How long a sale typically takes from a channel's answer to our table, polling apart."""
 
@@ -94,7 +94,9 @@ class Pusher:
         self._manner = Manner(traits.quantity_trait, traits.compares, settings.low_stock, settings.risk_max)
         self._spacing = timedelta(milliseconds=max(traits.spacing_ms, settings.spacing_ms))
         self._lag_s = _PIPELINE_LAG_S + (traits.poll_interval_s / 2 if traits.intake == "queue" else 0.0)
-        self._lease_s = (traits.write_timeout_s + _LEASE_MARGIN_S) * _ROUNDS_MAX
+        # For one round, begun anew with the next: so long are the records of a process that died out of reach.
+        self._lease_s = traits.write_timeout_s + _LEASE_MARGIN_S
+        self._late_s = traits.write_timeout_s + settings.late_execution_s
 
     async def push(self) -> int:
         """Send what is due; returns how many records were claimed."""
@@ -104,7 +106,14 @@ class Pusher:
         limit = 1 if self._breaker.state is State.HALF_OPEN else self._traits.max_batch
         async with self._service.transaction() as tx:
             claimed = await store.claim(
-                tx.connection, self.tenant, self.connection_id, self._lane, limit, self._lease_s, tx.now
+                tx.connection,
+                self.tenant,
+                self.connection_id,
+                self._lane,
+                limit,
+                lease_s=self._lease_s,
+                late_s=self._late_s,
+                now=tx.now,
             )
             if not claimed:
                 return 0
@@ -322,7 +331,7 @@ class Pusher:
                     tx.connection, self.tenant, [self._refused(each, reason, tx.now) for each in unknown], tx.now
                 )
                 await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each in unknown], tx.now)
-            again = await store.relock(tx.connection, self.tenant, list(seen), tx.now)
+            again = await store.relock(tx.connection, self.tenant, list(seen), self._lease_s, tx.now)
             before = {each.stock_record: each for each, _ in reads}
             # What was just refused stands nowhere: only attempts from before this claim count. The number covers what
             # was wanted before the read, since decisions that came during it may be counted as unheard as well.
@@ -423,7 +432,7 @@ class Pusher:
         """The numbers may stand there or come to stand there later: a read after the deadline will tell."""
         _log.warning("outcome of a write is unknown", connection=self.connection_id, reason=reason, records=len(writes))
         now = self._service.clock()
-        until = now + timedelta(seconds=self._traits.write_timeout_s + self._settings.late_execution_s)
+        until = now + timedelta(seconds=self._late_s)
         await self._end(
             [
                 replace(

@@ -110,7 +110,7 @@ class Reconciler:
             again = {
                 each.stock_record: each
                 for each in await store.relock(
-                    tx.connection, tenant, [look.claimed.stock_record for look in looks], tx.now
+                    tx.connection, tenant, [look.claimed.stock_record for look in looks], _LEASE_S, tx.now
                 )
             }
             settled = []

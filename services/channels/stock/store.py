@@ -664,12 +664,21 @@ def _from_json(value: Mapping[str, Any]) -> Baseline:
 
 
 async def claim(
-    connection: Database, tenant: str, connection_id: str, lane: int, limit: int, lease_s: float, now: datetime
+    connection: Database,
+    tenant: str,
+    connection_id: str,
+    lane: int,
+    limit: int,
+    *,
+    lease_s: float,
+    late_s: float,
+    now: datetime,
 ) -> list[Claimed]:
     """Claim dirty records whose time has come. Each stays locked until the commit, so that what its number is computed
     from can be read in a following statement.
 
-    A record that still carries attempts was left in flight by a process that died: it is suspect.
+    A record that still carries attempts was left in flight by a process that died: it is suspect until `late_s` after
+    it was sent.
     """
     rows = await connection.fetch(
         """
@@ -680,7 +689,8 @@ async def claim(
             ORDER BY next_at, stock_record LIMIT $4 FOR UPDATE SKIP LOCKED
         )
         UPDATE stock_records r SET claimed_until = $5, claimed_seq = r.wanted_seq,
-            suspect_until = CASE WHEN r.attempts <> '[]' AND NOT r.suspect THEN $5 ELSE r.suspect_until END,
+            suspect_until = CASE WHEN r.attempts <> '[]' AND NOT r.suspect THEN r.sent_at + $7::interval
+                ELSE r.suspect_until END,
             suspect = r.suspect OR r.attempts <> '[]'
         FROM due WHERE r.tenant = due.tenant AND r.stock_record = due.stock_record
         RETURNING r.*
@@ -691,6 +701,7 @@ async def claim(
         limit,
         now + timedelta(seconds=lease_s),
         now,
+        timedelta(seconds=late_s),
     )
     return [_claimed(row, now) for row in rows]
 
@@ -717,7 +728,9 @@ async def reclaim(
     return [_claimed(row, now) for row in rows]
 
 
-async def relock(connection: Database, tenant: str, stock_records: Sequence[str], now: datetime) -> list[Claimed]:
+async def relock(
+    connection: Database, tenant: str, stock_records: Sequence[str], lease_s: float, now: datetime
+) -> list[Claimed]:
     """Lock records that this sender has claimed, for another round of the same claim; what came since is seen."""
     rows = await connection.fetch(
         """
@@ -725,11 +738,12 @@ async def relock(connection: Database, tenant: str, stock_records: Sequence[str]
             SELECT tenant, stock_record FROM stock_records WHERE tenant = $1 AND stock_record = ANY($2::text[])
             ORDER BY stock_record FOR UPDATE
         )
-        UPDATE stock_records r SET claimed_seq = r.wanted_seq FROM mine
+        UPDATE stock_records r SET claimed_until = $3, claimed_seq = r.wanted_seq FROM mine
         WHERE r.tenant = mine.tenant AND r.stock_record = mine.stock_record RETURNING r.*
         """,
         tenant,
         stock_records,
+        now + timedelta(seconds=lease_s),
     )
     return [_claimed(row, now) for row in rows]
 

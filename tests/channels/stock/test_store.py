@@ -178,7 +178,9 @@ async def test_a_level_that_comes_while_a_number_is_computed_is_not_lost(desk: D
     await shop.put(row("a", "A"))
     await desk.level("A", 20)
     async with desk.work.transaction() as tx:
-        claimed = await store.claim(tx.connection, desk.tenant, shop.connection_id, 1, 10, 60, tx.now)
+        claimed = await store.claim(
+            tx.connection, desk.tenant, shop.connection_id, 1, 10, lease_s=60, late_s=1, now=tx.now
+        )
         task = asyncio.create_task(desk.level("A", 4))
         await asyncio.sleep(0.1)
         assert not task.done()
