@@ -24,6 +24,9 @@ SESSION: Final = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "jit": "off",
+    # Every statement of a service is a look-up by key. A plan made while a table was new and empty, and kept by the
+    # prepared statement, would scan it for ever after.
+    "enable_seqscan": "off",
     "timezone": "UTC",
 }
 """Without these a frozen process holds its locks without end."""
