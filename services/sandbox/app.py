@@ -94,6 +94,7 @@ def main() -> None:
         server_header=False,
         proxy_headers=False,
         ws="none",
+        http="h11",  # It writes header names as Shopify does; the official client looks for them in that case.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=3,
     )

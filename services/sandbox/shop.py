@@ -58,7 +58,6 @@ class Refund:
     refund_id: int
     at_ms: int
     lines: list[tuple[int, int, bool]]
-    cancel: bool = False
 
 
 @dataclass(slots=True)
@@ -159,7 +158,7 @@ class Shop:
     def load_order(self, document: dict[str, Any]) -> None:
         lines = [Line(**line) for line in document["lines"]]
         refunds = [
-            Refund(refund["refund_id"], refund["at_ms"], [tuple(line) for line in refund["lines"]], refund["cancel"])
+            Refund(refund["refund_id"], refund["at_ms"], [tuple(line) for line in refund["lines"]])
             for refund in document["refunds"]
         ]
         order = Order(**{**document, "lines": lines, "refunds": refunds})
@@ -336,7 +335,7 @@ class Shop:
         if chosen:
             refund_id = stable_id(self.name, order.order_id, "refund", str(len(order.refunds)))
             moved = [(line.line_id, quantity, restock) for line, quantity, restock in chosen]
-            order.refunds.append(Refund(refund_id, now_ms, moved, cancel))
+            order.refunds.append(Refund(refund_id, now_ms, moved))
         return told
 
     def progress(self, order: Order, status: str, *, after: Sequence[str], now_ms: int) -> Refusal | None:

@@ -330,11 +330,10 @@ def _refund_object(account: Account, order: Order, refund: Refund) -> dict[str, 
 
     def line_object(row: tuple[int, int, bool]) -> dict[str, Any]:
         line_id, quantity, restock = row
-        kind = "NO_RESTOCK" if not restock else "CANCEL" if refund.cancel else "RETURN"
         return {
             "__typename": "RefundLineItem",
             "quantity": quantity,
-            "restockType": kind,
+            "restockType": shopify_objects.restock_type(restock).upper(),
             "restocked": restock,
             "lineItem": _line_object(account, by_id[line_id]),
         }

@@ -261,10 +261,9 @@ def financial_status(order: Order) -> str:
     return "refunded" if returned == sum(line.quantity for line in order.lines) else "partially_refunded"
 
 
-def _restock_type(given: Refund, restock: bool) -> str:
-    if not restock:
-        return "no_restock"
-    return "cancel" if given.cancel else "return"
+def restock_type(restock: bool) -> str:
+    """`return` is for units that have left the shop, and none ever leaves this one."""
+    return "cancel" if restock else "no_restock"
 
 
 def refund(account: Account, order: Order, given: Refund) -> dict[str, Any]:
@@ -275,7 +274,7 @@ def refund(account: Account, order: Order, given: Refund) -> dict[str, Any]:
             "line_item_id": line_id,
             "location_id": int(by_id[line_id].location) if restock else None,
             "quantity": quantity,
-            "restock_type": _restock_type(given, restock),
+            "restock_type": restock_type(restock),
             "subtotal": float(money(quantity * by_id[line_id].price_minor)),
             "total_tax": 0.0,
             "line_item": line_item(account, order, by_id[line_id]),
