@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -61,12 +62,16 @@ async def test_what_a_door_got_can_be_delivered_again_byte_for_byte(open_company
     azul, _ = company.shops
     external_id = await azul.buy({"CUP": 3})
     await company.until_order(azul, external_id, state="confirmed")
-    rows = await until(company.intake, lambda rows: len(rows) == 2, "the shop's own two webhooks")
+
+    async def pushed() -> list[dict[str, Any]]:
+        return [row for row in await company.intake() if row["topic"] != "poll"]
+
+    rows = await until(pushed, lambda rows: len(rows) == 2, "the shop's own two webhooks")
     for row in rows:
         raw = (await company.get("channels", f"intake/{row['intake_id']}/body"))["body"].encode()
         for _ in range(5):
             await _deliver(company, azul, raw, row["topic"], x_shopify_webhook_id=row["delivery_id"])
-    assert len(await company.intake()) == 2, "a delivery that is known was stored again"
+    assert len(await pushed()) == 2, "a delivery that is known was stored again"
     assert await company.stock("CUP") == (7, 3)
     await _assert_one_order(company, "confirmed")
 
