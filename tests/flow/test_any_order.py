@@ -128,8 +128,10 @@ async def test_an_old_snapshot_after_a_new_one_changes_nothing(open_company: Ope
     await azul.sandbox.refund(azul.name, external_id, {"CUP": 1}, restock=True)
     less = await azul.read_order(external_id)
     await _deliver(company, azul, less, "orders/updated")
-    order = await company.until_order(azul, external_id, state="confirmed")
     await company.until_shown({"CUP": 7})
+    # The repair poll may have seen the order before the refund, and answers to both snapshots are awaited.
+    await until(lambda: company.stock("CUP"), lambda stock: stock == (7, 3), "three units reserved")
+    order = await company.until_order(azul, external_id, state="confirmed")
     await _deliver(company, azul, whole, "orders/updated")
     await _deliver(company, azul, whole, "orders/paid")
     await _until_absorbed(company, 3)
