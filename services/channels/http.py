@@ -5,8 +5,10 @@ is checked after resolving, and the connection goes to exactly the address that 
 Forgery Prevention).
 """
 
+import functools
 import ipaddress
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -105,6 +107,12 @@ def require_public_url(url: httpx.URL) -> None:
     _require_public(url.host)
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all: reading the authorities' certificates takes the event loop's time."""
+    return ssl.create_default_context()
+
+
 def open_client(*, public_only: bool, timeout_s: float, max_bytes: int = ANSWER_MAX_BYTES) -> httpx.AsyncClient:
     """A client for one connection. `public_only` is for every environment but the sandbox; whoever opens it closes it.
 
@@ -116,11 +124,14 @@ def open_client(*, public_only: bool, timeout_s: float, max_bytes: int = ANSWER_
             limit=_CONNECTIONS_MAX,
             keepalive_timeout=_KEEPALIVE_S,
             resolver=_PublicResolver() if public_only else ThreadedResolver(),
+            ssl=_tls(),
         )
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     return httpx.AsyncClient(
-        transport=_Guarded(AiohttpTransport(client=session), public_only=public_only, max_bytes=max_bytes),
+        transport=_Guarded(
+            AiohttpTransport(client=session, verify=_tls()), public_only=public_only, max_bytes=max_bytes
+        ),
         timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
         headers={"accept-encoding": "identity", "user-agent": "saldo"},
         follow_redirects=False,

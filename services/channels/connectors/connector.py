@@ -23,9 +23,10 @@ class Limit:
 class Traits:
     """How a channel behaves, as far as the rest of the service has to know.
 
-    `intake` is `push` (webhooks, with a poll as repair) or `queue` (pulled and acknowledged). `orders_have_version`
-    says that `ChannelOrder.version` orders the snapshots of one order. `write_timeout_s` is the call's own deadline:
-    a read-back after an unknown outcome waits for it. `limits` are by endpoint name, as the connector calls them.
+    `intake` is `push` (webhooks, with a poll as repair), `queue` (pulled and acknowledged) or `poll` (only polled).
+    `orders_have_version` says that `ChannelOrder.version` orders the snapshots of one order. `write_timeout_s` is the
+    call's own deadline: a read-back after an unknown outcome waits for it. `limits` are by endpoint name, as the
+    connector calls them.
     """
 
     connector: str

@@ -101,8 +101,8 @@ class Shopify:
         write_timeout_s=10.0,
         spacing_ms=0,
         unpaid_deadline_h=0,
-        poll_interval_s=30.0,
-        poll_overlap_s=120.0,
+        poll_interval_s=10.0,
+        poll_overlap_s=20.0,
         limits={"graphql": Limit(100.0, 2000.0), "rest": Limit(2.0, 40.0)},
         credentials=("access_token", "webhook_secret"),
         # After a rotation Shopify signs with the old secret for up to an hour.

@@ -65,7 +65,7 @@ class Skyhub:
         write_timeout_s=10.0,
         spacing_ms=0,
         unpaid_deadline_h=120,
-        poll_interval_s=0.15,
+        poll_interval_s=0.25,
         # What the queue has handed out and not seen deleted is hidden for five minutes.
         poll_overlap_s=300.0,
         limits={
