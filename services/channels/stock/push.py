@@ -2,7 +2,7 @@
 
 Nothing waits in memory: a dirty record is a row, and a failed send leaves it dirty. Per connection two lanes run beside
 each other, the urgent one for zero and low stock. A lane holds the channel's token first, then claims what is dirty by
-then, computes the numbers under the records' locks, remembers them as attempts, commits, calls, and settles.
+then, computes the numbers from one snapshot, remembers them as attempts, commits, calls, and settles.
 """
 
 import asyncio
@@ -104,19 +104,22 @@ class Pusher:
             await asyncio.sleep(wait_s)
         await self._limiter.prepare()
         limit = 1 if self._breaker.state is State.HALF_OPEN else self._traits.max_batch
-        async with self._service.transaction() as tx:
+        # The claim is a lease, committed before anything is read: what changes from here on makes the record dirty
+        # again, and nobody who hears of a sale has to wait for a lock of ours.
+        async with self._service.pool.acquire() as connection:
             claimed = await store.claim(
-                tx.connection,
+                connection,
                 self.tenant,
                 self.connection_id,
                 self._lane,
                 limit,
                 lease_s=self._lease_s,
                 late_s=self._late_s,
-                now=tx.now,
+                now=self._service.clock(),
             )
-            if not claimed:
-                return 0
+        if not claimed:
+            return 0
+        async with self._service.transaction() as tx:
             causes = await store.causes_of(tx.connection, self.tenant, [c.stock_record for c in claimed], _LINKS_MAX)
             round_ = await self._decide(tx, claimed, {})
         self._service.faults.point("push.claimed")
@@ -130,7 +133,7 @@ class Pusher:
         return len(claimed)
 
     async def _decide(self, tx: Transaction, claimed: Sequence[Claimed], seen: Mapping[str, _Seen]) -> _Round:
-        """Compute numbers under the records' locks; settle what needs no call, remember what will be sent."""
+        """Compute numbers of claimed records; settle what needs no call, remember what will be sent."""
         records = await store.inputs(tx.connection, self.tenant, claimed, self._lag_s, tx.now)
         observed = {key: one.observed for key, one in seen.items()}
         plans = [
@@ -323,6 +326,15 @@ class Pusher:
             for each, record in reads
             if (each.item, each.location) in numbers
         }
+        async with self._service.pool.acquire() as connection:
+            again = await store.relock(connection, self.tenant, list(seen), self._lease_s, self._service.clock())
+        before = {each.stock_record: each for each, _ in reads}
+        # What was just refused stands nowhere: only attempts from before this claim count. The number covers what was
+        # wanted before the read, since decisions that came during it may be counted as unheard as well.
+        again = [
+            replace(each, attempts=before[each.stock_record].attempts, seq=before[each.stock_record].seq)
+            for each in again
+        ]
         async with self._service.transaction() as tx:
             unknown = [each for each, _ in reads if each.stock_record not in seen]
             if unknown:
@@ -331,14 +343,6 @@ class Pusher:
                     tx.connection, self.tenant, [self._refused(each, reason, tx.now) for each in unknown], tx.now
                 )
                 await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each in unknown], tx.now)
-            again = await store.relock(tx.connection, self.tenant, list(seen), self._lease_s, tx.now)
-            before = {each.stock_record: each for each, _ in reads}
-            # What was just refused stands nowhere: only attempts from before this claim count. The number covers what
-            # was wanted before the read, since decisions that came during it may be counted as unheard as well.
-            again = [
-                replace(each, attempts=before[each.stock_record].attempts, seq=before[each.stock_record].seq)
-                for each in again
-            ]
             return await self._decide(tx, again, seen)
 
     async def _read(self, reads: Sequence[tuple[Claimed, Record]]) -> Mapping[tuple[str, str], int] | None:

@@ -674,8 +674,8 @@ async def claim(
     late_s: float,
     now: datetime,
 ) -> list[Claimed]:
-    """Claim dirty records whose time has come. Each stays locked until the commit, so that what its number is computed
-    from can be read in a following statement.
+    """Claim dirty records whose time has come. What a number is computed from is read in a statement after the claim's
+    commit: it holds everything up to the claimed sequence, and what comes later makes the record dirty again.
 
     A record that still carries attempts was left in flight by a process that died: it is suspect until `late_s` after
     it was sent.
@@ -731,7 +731,7 @@ async def reclaim(
 async def relock(
     connection: Database, tenant: str, stock_records: Sequence[str], lease_s: float, now: datetime
 ) -> list[Claimed]:
-    """Lock records that this sender has claimed, for another round of the same claim; what came since is seen."""
+    """Lease records that this sender has claimed for another round of the same claim; what came since is seen."""
     rows = await connection.fetch(
         """
         WITH mine AS (
@@ -751,9 +751,9 @@ async def relock(
 async def inputs(
     connection: Database, tenant: str, claimed: Sequence[Claimed], lag_s: float, now: datetime
 ) -> dict[str, Record | None]:
-    """Everything the numbers of locked records are computed from, in one statement; None where a SKU has no level yet.
+    """Everything the numbers of claimed records are computed from, in one statement; None where a SKU has no level yet.
 
-    The records' locks keep out every handler that would change these rows, so that what is read fits together. `lag_s`
+    Handlers change these rows in one transaction each, so that one statement sees what fits together. `lag_s`
     is how long this channel's sales typically take to be heard.
     """
     rows = await connection.fetch(
