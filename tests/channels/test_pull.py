@@ -15,7 +15,7 @@ from contracts.envelope import Envelope
 from services.bus import Received
 from services.channels import handlers
 from services.channels.connections.registry import Open
-from services.channels.connectors.connector import Fetched, Session
+from services.channels.connectors.connector import Fetched, Session, Unreachable
 from services.channels.intake import pull, store
 from services.sandbox.client import SandboxClient
 from tests.channels.conftest import START, Kit, shopify_order, skyhub_order
@@ -111,10 +111,10 @@ async def test_a_repair_poll_brings_lost_pushes_and_nothing_that_is_known(kit: K
     assert await kit.count("intake") == 3
 
 
-async def test_a_complete_poll_is_recorded_and_an_unclean_end_of_a_queue_makes_it_unsure(
+async def test_what_an_unclean_end_left_hidden_in_the_queue_is_found_before_a_poll_is_complete(
     kit: Kit, skyhub: SandboxClient
 ) -> None:
-    entry, _ = await opened(kit, skyhub, "skyhub")
+    entry, name = await opened(kit, skyhub, "skyhub")
     connection_id = entry.connection.connection_id
 
     async def polled() -> Any:
@@ -131,14 +131,38 @@ async def test_a_complete_poll_is_recorded_and_an_unclean_end_of_a_queue_makes_i
     await run_until(polled)
     assert await kit.count("polls", "open_since IS NULL AND finished_at >= begun_at") == 1
     await kit.service.pool.execute("UPDATE polls SET open_since = now(), begun_at = NULL, finished_at = NULL")
-    looked = itertools.count()
+    await skyhub.buy(name, {"SKU-1": 3})
+    # The dying process got the order and kept nothing: the queue hides it for five minutes.
+    async for lost in entry.connector.receive(entry.session):
+        assert lost.external_id
+        break
+    await run_until(polled)
+    assert await kit.count("intake", "topic = 'poll'") == 1
+    assert await kit.count("polls", "open_since IS NULL AND finished_at >= begun_at") == 1
 
-    async def a_while() -> bool:
-        return next(looked) > 30
 
-    await run_until(a_while)
-    assert await polled() is None
-    assert await kit.count("polls", "open_since IS NOT NULL") == 1
+async def test_a_poll_of_a_queue_that_could_not_be_listed_is_not_complete(
+    kit: Kit, skyhub: SandboxClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, _ = await opened(kit, skyhub, "skyhub")
+    async with kit.service.pool.acquire() as database:
+        assert not await store.open_pull(database, entry.connection.connection_id, kit.service.clock())
+    listed = itertools.count()
+
+    async def unreachable(*_: Any) -> int:
+        next(listed)
+        raise Unreachable(0.05)
+
+    async def twice() -> bool:
+        return next(listed) > 2
+
+    monkeypatch.setattr(pull, "repair", unreachable)
+    running = asyncio.create_task(pull.pull(kit.service, kit.intake, entry))
+    await eventually(twice)
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert await kit.count("polls", "begun_at IS NULL AND open_since IS NOT NULL") == 1
 
 
 def received(message: Any, tenant: str = "loja") -> Received[Any]:

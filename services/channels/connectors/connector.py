@@ -225,7 +225,10 @@ class Connector(Protocol):
         """Read one order again."""
 
     def poll(self, session: Session, since: datetime) -> AsyncIterator[Fetched]:
-        """Every order changed since a moment, oldest first: the repair for lost pushes."""
+        """Every order changed since a moment: the repair for lost pushes.
+
+        Of a queue: every order that was never acknowledged, whether or not the queue shows it now.
+        """
 
     async def write_stock(self, session: Session, writes: Sequence[StockWrite]) -> Sequence[WriteOutcome]:
         """Write up to `traits.max_batch` records; one outcome each. Raises the errors above."""

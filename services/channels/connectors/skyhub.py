@@ -66,8 +66,7 @@ class Skyhub:
         spacing_ms=0,
         unpaid_deadline_h=120,
         poll_interval_s=0.25,
-        # What the queue has handed out and not seen deleted is hidden for five minutes.
-        poll_overlap_s=300.0,
+        poll_overlap_s=0.0,
         limits={
             "queue_read": _FAST,
             "queue_delete": _FAST,
@@ -137,11 +136,21 @@ class Skyhub:
         return Fetched(external_id, response.content)
 
     async def poll(self, session: Session, since: datetime) -> AsyncIterator[Fetched]:
-        """Nothing: the queue keeps every change until it is taken."""
-        del session, since
-        nothing: tuple[Fetched, ...] = ()
-        for fetched in nothing:
-            yield fetched
+        """GET /orders of those not synchronised: with what the queue has handed out and hides until it is deleted.
+
+        Whoever reads it acknowledges nothing meanwhile, so no order moves to a page that was read already.
+        """
+        del since
+        page = 1
+        while True:
+            path = f"/orders?page={page}&per_page={_PAGE}&filters[sync_status][]=NOT_SYNCED"
+            response = await wire.send(session, "order_list", _request(session, "GET", path))
+            orders = wire.objects(wire.mapping(wire.read_json(response.content), "orders page").get("orders"), "orders")
+            for order in orders:
+                yield Fetched(wire.identifier(order.get("code"), "code"), json.dumps(order, default=str).encode())
+            if len(orders) < _PAGE:
+                return
+            page += 1
 
     # -- stock -------------------------------------------------------------------------------------------------------
 

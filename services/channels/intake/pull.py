@@ -89,9 +89,8 @@ async def pull(service: "Service", intake: Intake, entry: Open) -> None:
     traits, connection_id = entry.connector.traits, entry.connection.connection_id
     async with service.pool.acquire() as connection:
         left_open = await store.open_pull(connection, connection_id, service.clock())
-    # An answer that was lost on its way hides its order until the channel hands it out again.
-    overlap = timedelta(seconds=traits.poll_overlap_s)
-    sure_from = service.clock() + overlap if left_open and traits.intake == "queue" else None
+    # An answer of a queue that was lost on its way hides its order there for a while, so that empty is not complete.
+    unsure = left_open and traits.intake == "queue"
     noted_at = subscribed_at = datetime.min.replace(tzinfo=service.clock().tzinfo)
     while True:
         begun_at = service.clock()
@@ -99,31 +98,31 @@ async def pull(service: "Service", intake: Intake, entry: Open) -> None:
         try:
             if traits.intake == "queue":
                 received = await empty_queue(service, intake, entry)
-                if received or begun_at - noted_at >= _QUEUE_NOTE_EVERY:
+                if unsure:
+                    await repair(service, intake, entry, begun_at)
+                if received or unsure or begun_at - noted_at >= _QUEUE_NOTE_EVERY:
                     noted_at = begun_at
-                    await _note_complete(service, connection_id, begun_at, sure_from)
+                    await _note_complete(service, connection_id, begun_at)
+                unsure = False
             else:
                 await repair(service, intake, entry, begun_at)
-                await _note_complete(service, connection_id, begun_at, None)
+                await _note_complete(service, connection_id, begun_at)
                 if begun_at - subscribed_at >= _SUBSCRIBE_EVERY:
                     await entry.connector.subscribe(entry.session, _door_of(intake, connection_id))
                     subscribed_at = begun_at
-            if sure_from and begun_at >= sure_from:
-                sure_from = None
         except Throttled as throttled:
             pause_s = max(pause_s, throttled.retry_after_s)
-            if isinstance(throttled, Unreachable) and traits.intake == "queue":
-                sure_from = service.clock() + overlap
+            unsure = unsure or (isinstance(throttled, Unreachable) and traits.intake == "queue")
         except (Rejected, ValueError) as refused:
             pause_s = _REFUSED_PAUSE_S
             await _alert_refused(service, entry, str(refused))
         except asyncio.CancelledError:
-            await _note_end(service, connection_id, sure_from)
+            await _note_end(service, connection_id, unsure)
             raise
         try:
             await asyncio.sleep(pause_s)
         except asyncio.CancelledError:
-            await _note_end(service, connection_id, sure_from)
+            await _note_end(service, connection_id, unsure)
             raise
 
 
@@ -131,18 +130,14 @@ def _door_of(intake: Intake, connection_id: str) -> str:
     return f"{intake.settings.public_door_url}/hooks/{connection_id}"
 
 
-async def _note_complete(
-    service: "Service", connection_id: str, begun_at: datetime, sure_from: datetime | None
-) -> None:
-    if sure_from and begun_at < sure_from:
-        return
+async def _note_complete(service: "Service", connection_id: str, begun_at: datetime) -> None:
     async with service.pool.acquire() as connection:
         await store.complete_poll(connection, connection_id, begun_at, service.clock())
 
 
-async def _note_end(service: "Service", connection_id: str, sure_from: datetime | None) -> None:
+async def _note_end(service: "Service", connection_id: str, unsure: bool) -> None:
     """Only an end with nothing unsure is a clean one."""
-    if sure_from is None:
+    if not unsure:
         async with service.pool.acquire() as connection:
             await store.close_pull(connection, connection_id)
 
