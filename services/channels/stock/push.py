@@ -162,6 +162,8 @@ class Pusher:
                 case Step.NOTHING:
                     unchanged.append(plan)
                     settled.append(self._unchanged(each, plan, seen.get(each.stock_record), tx.now))
+        touched = sorted({each.stock_record for each, _ in round_.writes} | {each.stock_record for each in settled})
+        await store.lock_records(tx.connection, [self.tenant] * len(touched), touched)
         if round_.writes:
             attempts = [
                 Attempt(each.stock_record, plan.number, each.attempts, plan.after)
