@@ -31,7 +31,7 @@ class BusSettings(BaseSettings):
     otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     trace_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias="SALDO_TRACE_RATIO")
     personal_key: SecretStr = Field(default=SecretStr(""), validation_alias="SALDO_PERSONAL_KEY")  # 32 bytes, base64
-    pool_size: int = Field(default=24, ge=2, validation_alias="SALDO_POOL_SIZE")
+    pool_size: int = Field(default=12, ge=2, validation_alias="SALDO_POOL_SIZE")
     max_records: int = Field(default=500, ge=1, validation_alias="SALDO_MAX_RECORDS")
     batch_timeout_ms: int = Field(default=10, ge=1, validation_alias="SALDO_BATCH_TIMEOUT_MS")
     outbox_keep_h: int = Field(default=24, ge=0, validation_alias="OUTBOX_KEEP_H")

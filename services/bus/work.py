@@ -27,6 +27,8 @@ SESSION: Final = {
     # Every statement of a service is a look-up by key. A plan made while a table was new and empty, and kept by the
     # prepared statement, would scan it for ever after.
     "enable_seqscan": "off",
+    # And they are planned once a connection: planning one costs more than running it.
+    "plan_cache_mode": "force_generic_plan",
     "timezone": "UTC",
 }
 """Without these a frozen process holds its locks without end."""
