@@ -23,13 +23,18 @@ from contracts.channels.v1 import QuantityTrait
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What was known of a record's own sales of one SKU, and of everybody's (`sold`), when a number was computed."""
+    """What was known of a record's own sales of one SKU, and of everybody's (`sold`), when a number was computed.
+
+    `above` is how many units more than expected the channel showed then: own cancels it had put back before we heard of
+    them, or a foreign writer.
+    """
 
     unheard: int = 0
     decided: int = 0
     heard: int = 0
     pending: int = 0
     sold: int = 0
+    above: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +192,31 @@ def expected(record: Record, baseline: Baseline) -> int:
     return baseline.number - max(lowered, default=0)
 
 
+def _seen(record: Record, observed: Observed, unheard: Mapping[str, int]) -> dict[str, Tally]:
+    """The tallies of a number that was read, dated before the read."""
+    above = 0
+    if record.known is not None and not record.attempts:
+        known = record.known.tallies
+        lowered = [
+            (observed.tallies[part.sku].heard - known[part.sku].heard) // part.factor
+            for part in record.parts
+            if part.sku in known and part.sku in observed.tallies
+        ]
+        above = max(0, observed.number - record.known.number + max(lowered, default=0))
+    return {sku: replace(seen, unheard=unheard.get(sku, 0), above=above) for sku, seen in observed.tallies.items()}
+
+
 def own_sales_since(record: Record, baseline: Baseline) -> bool:
     """Whether any own sale or cancel was heard of since `baseline` was computed."""
     return any(part.heard != baseline.tallies.get(part.sku, Tally()).heard for part in record.parts)
 
 
 def ambiguous(record: Record, baseline: Baseline) -> bool:
-    """Whether what was heard since may be what `baseline` had already seen as unheard: only a read can tell."""
-    surplus = any(tally.unheard > tally.pending for tally in baseline.tallies.values())
+    """Whether what was heard since may be what `baseline` had already seen as unheard: only a read can tell.
+
+    A cancel that the channel had put back before our write is such a thing: when it is heard of, nothing rises there.
+    """
+    surplus = any(tally.unheard > tally.pending or tally.above for tally in baseline.tallies.values())
     return surplus and own_sales_since(record, baseline)
 
 
@@ -278,10 +300,7 @@ def _plan_absolute(record: Record, manner: Manner, observed: Observed | None, *,
         number = braked(record, number)
     if observed is not None:
         # What was seen is dated before the read, so that nothing decided meanwhile counts twice.
-        tallies = {
-            sku: Tally(unheard.get(sku, 0), seen.decided, seen.heard, seen.pending, seen.sold)
-            for sku, seen in observed.tallies.items()
-        }
+        tallies = _seen(record, observed, unheard)
         if number == observed.number:
             return Plan(record, Step.NOTHING, number, after=Baseline(number, tallies))
         compare = observed.number if manner.compares else None
@@ -361,11 +380,7 @@ def read_back(record: Record, manner: Manner, observed: Observed) -> tuple[Findi
     if manner.trait is QuantityTrait.DELTA:
         return Finding.UNKNOWN if record.attempts else Finding.AS_EXPECTED, given_by(record, observed)
     unheard = {} if manner.trait is QuantityTrait.TOTAL else unheard_now(record, observed)
-    tallies = {
-        sku: Tally(unheard.get(sku, 0), seen.decided, seen.heard, seen.pending, seen.sold)
-        for sku, seen in observed.tallies.items()
-    }
-    found = Baseline(observed.number, tallies)
+    found = Baseline(observed.number, _seen(record, observed, unheard))
     if record.attempts or record.known is None:
         return Finding.UNKNOWN, found
     total = manner.trait is QuantityTrait.TOTAL

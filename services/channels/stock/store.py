@@ -655,7 +655,7 @@ def _claimed(row: asyncpg.Record, now: datetime) -> Claimed:
 def _to_json(baseline: Baseline) -> dict[str, Any]:
     return {
         "x": baseline.number,
-        "t": {sku: [t.unheard, t.decided, t.heard, t.pending, t.sold] for sku, t in baseline.tallies.items()},
+        "t": {sku: [t.unheard, t.decided, t.heard, t.pending, t.sold, t.above] for sku, t in baseline.tallies.items()},
     }
 
 
