@@ -6,10 +6,9 @@ the body is the data as JSON. Extensions used: `correlationid` and `causationid`
 """
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Self, final
+from typing import Annotated, Any, NamedTuple, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
@@ -61,8 +60,7 @@ class EnvelopeInvalid(ValueError):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The attributes that travel beside the body.
 
     `time` is when the fact happened, in UTC. `correlation_id` is the sale or order the flow belongs to,
@@ -80,21 +78,25 @@ class Envelope:
     traceparent: str = ""
 
     def to_headers(self) -> list[tuple[str, bytes]]:
-        """The Kafka headers of this envelope, without `content-type` duplicates and with absent values left out."""
-        pairs = [
-            ("ce_specversion", SPEC_VERSION),
-            ("ce_id", self.id),
-            ("ce_type", self.type),
-            ("ce_source", self.source),
-            ("ce_time", self.time.isoformat().replace("+00:00", "Z")),
-            ("ce_subject", self.subject),
-            ("ce_tenant", self.tenant),
-            ("ce_correlationid", self.correlation_id),
-            ("ce_causationid", self.causation_id),
-            ("traceparent", self.traceparent),
-            ("content-type", "application/json"),
-        ]
-        return [(name, value.encode()) for name, value in pairs if value]
+        """The Kafka headers of this envelope."""
+        return [(name, value.encode()) for name, value in self.attributes().items()]
+
+    def attributes(self) -> dict[str, str]:
+        """The headers as text, absent values left out."""
+        values = {
+            "ce_specversion": SPEC_VERSION,
+            "ce_id": self.id,
+            "ce_type": self.type,
+            "ce_source": self.source,
+            "ce_time": self.time.isoformat().replace("+00:00", "Z"),
+            "ce_subject": self.subject,
+            "ce_tenant": self.tenant,
+            "ce_correlationid": self.correlation_id,
+            "ce_causationid": self.causation_id,
+            "traceparent": self.traceparent,
+            "content-type": "application/json",
+        }
+        return values if all(values.values()) else {name: value for name, value in values.items() if value}
 
     @classmethod
     def from_headers(cls, headers: dict[str, str]) -> "Envelope":

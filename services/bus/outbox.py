@@ -94,7 +94,7 @@ def encoded(envelope: Envelope, message: Message, topic: str, shards: int, *, pe
         raise Poison(f"{envelope.type}: the aggregate and the event id must not be empty")
     key = f"{envelope.tenant}:{envelope.subject}"
     try:
-        headers = to_json(envelope.to_headers())
+        headers = to_json(envelope.attributes())
         payload = message.__pydantic_serializer__.to_json(message)
         size = len(headers) + len(payload) + len(key.encode())
     except (UnicodeEncodeError, ValueError) as failure:

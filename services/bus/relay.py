@@ -2,12 +2,13 @@
 
 Why the first copy of every event arrives in order, whatever happens. Per key, order of rows = order of commits, so a
 relay that sees row n of a key sees every earlier row of it that is not yet deleted, and a row is deleted only after the
-broker acknowledged it. A relay hands rows over oldest first, one chunk at a time, to an idempotent producer that keeps
-the order of a partition and accepts nothing behind a gap; it begins the next chunk only when the whole one is
-acknowledged. So when any relay sends row n, each earlier row of that key is in the log already or goes out before it
-from the same relay. A crash between acknowledgement and delete, two relays at once (a lock lost unnoticed), a changed
-number of shards or a producer rebuilt after an unknown outcome can only send a row once more, later: duplicates, which
-the readers' inboxes absorb. `republish` puts rows back under their old numbers, for the same reason.
+broker acknowledged it. A relay takes the oldest rows, one chunk at a time, and hands them over as batches of one
+partition each, oldest first within it, to an idempotent producer that keeps the order of a partition and accepts
+nothing behind a gap; a key has one partition. It begins the next chunk only when the whole one is acknowledged. So when
+any relay sends row n, each earlier row of that key is in the log already or goes out before it from the same relay. A
+crash between acknowledgement and delete, two relays at once (a lock lost unnoticed), a changed number of shards or a
+producer rebuilt after an unknown outcome can only send a row once more, later: duplicates, which the readers' inboxes
+absorb. `republish` puts rows back under their old numbers, for the same reason.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, final
+from zlib import crc32
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -42,15 +45,24 @@ CHANNEL: Final = "saldo_outbox"
 
 _OLDEST: Final = "SELECT seq, topic, key, headers, payload FROM outbox WHERE shard = $1 ORDER BY seq LIMIT $2"
 _MOVE: Final = """
-WITH sent AS (DELETE FROM outbox WHERE seq = ANY($1::bigint[])
+WITH sent AS (DELETE FROM outbox WHERE seq = ANY($1::text::bigint[])
               RETURNING seq, event_id, topic, key, headers, payload, shard, created_at, personal)
 INSERT INTO outbox_sent (seq, event_id, topic, key, headers, payload, shard, created_at)
 SELECT seq, event_id, topic, key, headers, payload, shard, created_at FROM sent WHERE NOT personal
 """
-_DELETE: Final = "DELETE FROM outbox WHERE seq = ANY($1::bigint[])"
+_DELETE: Final = "DELETE FROM outbox WHERE seq = ANY($1::text::bigint[])"
 _PRODUCER_STATE: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, InvalidProducerIdMapping)
 
 _log = structlog.get_logger("saldo.bus")
+
+
+def partition_of(key: bytes, partitions: Sequence[int], available: object = ()) -> int:
+    """The partition of a key: CRC-32 modulo their number, as librdkafka's `consistent` partitioner has it.
+
+    The signature is the one of aiokafka's `partitioner`, which is Murmur2 in Python and twenty times slower.
+    """
+    del available
+    return crc32(key) % len(partitions)
 
 
 def new_producer(bootstrap: str, compression: str) -> AIOKafkaProducer:
@@ -59,11 +71,23 @@ def new_producer(bootstrap: str, compression: str) -> AIOKafkaProducer:
         bootstrap_servers=bootstrap,
         acks="all",
         enable_idempotence=True,
+        partitioner=partition_of,
         linger_ms=0,
         max_batch_size=128 * 1024,
         compression_type=None if compression == "none" else compression,
         request_timeout_ms=10_000,
     )
+
+
+@final
+@dataclass(slots=True)
+class _Batch:
+    """Rows of one partition, in order, in the form that the producer sends as one."""
+
+    topic: str
+    partition: int
+    builder: Any
+    rows: list[Any] = field(default_factory=list)
 
 
 class Refused(Exception):
@@ -158,7 +182,8 @@ class Relay:
         work.faults.point("relay.send.after")
         if acknowledged:
             work.faults.point("relay.mark.before")
-            await self._holder.fetch(self._move, [row["seq"] for row in acknowledged])
+            # One text is written in a fraction of the time of an array, whose elements are looked at one by one.
+            await self._holder.fetch(self._move, f"{{{','.join([str(row['seq']) for row in acknowledged])}}}")
             work.faults.point("relay.mark.after")
             for topic, count in Counter(row["topic"] for row in acknowledged).items():
                 work.metrics.sent.labels(topic).inc(count)
@@ -171,25 +196,27 @@ class Relay:
         return len(rows)
 
     async def _send(self, producer: Any, rows: Sequence[Any]) -> tuple[list[Any], Exception | None]:
+        """The acknowledged rows, and why the others are not. The first refusal stops handing over."""
+        batches: list[_Batch] = []
         futures: list[asyncio.Future[Any]] = []
         failure: Exception | None = None
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                for row in rows:
-                    headers = [(name, value.encode()) for name, value in from_json(row["headers"])]
-                    key = row["key"].encode()
-                    futures.append(await producer.send(row["topic"], value=row["payload"], key=key, headers=headers))
-                await asyncio.wait(futures)
+                failure = await _pack(producer, rows, batches)
+                for batch in batches:  # One by one: what was handed over counts, also where the next one is refused.
+                    sending = producer.send_batch(batch.builder, batch.topic, partition=batch.partition)
+                    futures.append(await sending)
+                await asyncio.gather(*futures, return_exceptions=True)
         except (KafkaError, OSError) as refused:  # TimeoutError is an OSError
             failure = refused
-        acknowledged = []
-        for row, future in zip(rows, futures, strict=False):
+        acknowledged: list[Any] = []
+        for batch, future in zip(batches, futures, strict=False):
             if not future.done() or future.cancelled():
                 failure = failure or TimeoutError("no acknowledgement")
             elif isinstance(refusal := future.exception(), Exception):
                 failure = failure or refusal
             else:
-                acknowledged.append(row)
+                acknowledged += batch.rows
         return acknowledged, failure
 
     def _judge(self, head: Any, failure: Exception) -> None:
@@ -205,3 +232,26 @@ class Relay:
                 raise Refused(
                     f"row {head['seq']} for {head['topic']} was refused {REFUSALS} times: {describe(failure)}"
                 )
+
+
+async def _pack(producer: Any, rows: Sequence[Any], batches: list[_Batch]) -> Exception | None:
+    """Put `rows` into `batches` up to the first one whose topic Kafka does not know; returns why it stopped there."""
+    partitions: dict[str, Sequence[int]] = {}
+    filling: dict[tuple[str, int], _Batch] = {}
+    for row in rows:
+        topic, key = row["topic"], row["key"].encode()
+        if topic not in partitions:
+            try:
+                partitions[topic] = await producer.partitions_for(topic)
+            except (KafkaError, OSError) as refused:
+                return refused
+        partition = partition_of(key, partitions[topic])
+        headers = [(name, value.encode()) for name, value in from_json(row["headers"]).items()]
+        batch = filling.get((topic, partition))
+        content = {"timestamp": None, "key": key, "value": row["payload"], "headers": headers}
+        if batch is None or batch.builder.append(**content) is None:
+            batch = filling[topic, partition] = _Batch(topic, partition, producer.create_batch())
+            batches.append(batch)
+            batch.builder.append(**content)
+        batch.rows.append(row)
+    return None

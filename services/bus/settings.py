@@ -36,7 +36,7 @@ class BusSettings(BaseSettings):
     batch_timeout_ms: int = Field(default=10, ge=1, validation_alias="SALDO_BATCH_TIMEOUT_MS")
     outbox_keep_h: int = Field(default=24, ge=0, validation_alias="OUTBOX_KEEP_H")
     relay_shards: int = Field(default=1, ge=1, le=64, validation_alias="SALDO_RELAY_SHARDS")
-    relay_chunk: int = Field(default=500, ge=1, validation_alias="SALDO_RELAY_CHUNK")
+    relay_chunk: int = Field(default=2_000, ge=1, validation_alias="SALDO_RELAY_CHUNK")
     compression: Literal["none", "lz4", "zstd"] = Field(default="zstd", validation_alias="SALDO_COMPRESSION")
     replication_factor: int = Field(default=1, ge=1, validation_alias="SALDO_REPLICATION_FACTOR")
     backoff_cap_s: float = Field(default=5.0, gt=0, validation_alias="SALDO_BACKOFF_CAP_S")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar, final
+from typing import Generic, NamedTuple, TypeVar, final
 
 import asyncpg
 
@@ -13,8 +13,7 @@ E_co = TypeVar("E_co", bound=Message, covariant=True)
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """Why something is published: the event that led to it and the span it was created in.
 
     Three strings, so that a row can keep it until a loop comes back to it. `event_id` is empty for a flow's start.
@@ -26,8 +25,7 @@ class Cause:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Received(Generic[E_co]):
+class Received(NamedTuple, Generic[E_co]):
     """One event of a batch: its body in the newest major, its envelope, and the key of its record."""
 
     message: E_co
@@ -46,8 +44,7 @@ class Received(Generic[E_co]):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """A message waiting for its row in the outbox."""
 
     message: Message

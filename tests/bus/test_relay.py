@@ -3,6 +3,7 @@
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from zlib import crc32
 
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError, NotEnoughReplicasError
@@ -43,6 +44,18 @@ def first_copies(records, account: str) -> list[int]:
     return list(seen)
 
 
+class FakeBatch:
+    """Holds one record, so that each can be acknowledged or refused."""
+
+    value: bytes = b""
+
+    def append(self, *, value, **_):
+        if self.value:
+            return None
+        self.value = value
+        return self
+
+
 class FakeProducer:
     """Acknowledges, or fails as told: `faults` maps a version to the exception of its future."""
 
@@ -53,9 +66,15 @@ class FakeProducer:
 
     async def stop(self) -> None: ...
 
-    async def send(self, _topic, *, value, **_):
-        version = json.loads(value)["version"]
-        self.sent.append(version)
+    async def partitions_for(self, _topic):
+        return {0}
+
+    def create_batch(self):
+        return FakeBatch()
+
+    async def send_batch(self, batch, _topic, *, partition):
+        assert partition == 0
+        self.sent.append(version := json.loads(batch.value)["version"])
         future = asyncio.get_running_loop().create_future()
         if version in self.faults:
             future.set_exception(self.faults[version])
@@ -127,6 +146,24 @@ async def test_a_head_row_refused_three_times_stops_the_shard_loudly(database):
         await task
     assert len(made) == REFUSALS
     assert await value(database, "SELECT count(*) FROM outbox") == 3
+
+
+async def test_a_chunk_is_cut_into_batches_and_every_key_keeps_its_order(kafka_bootstrap, database):
+    """Some 600 kB of rows: more than one batch for at least one partition."""
+    streams = make_streams()
+    service = make_service(kafka_bootstrap, database, streams, relay_chunk=10_000)
+    accounts = [f"{name}{'x' * 400}" for name in "abcdefgh"]
+    async with by_hand(database, streams) as (writer, _), writer.transaction() as tx:
+        for version in range(100):
+            for account in accounts:
+                message = BalanceChanged(account=account, balance=0, version=version)
+                tx.publish(message, tenant="acme", cause=())
+    async with running(service):
+        await until_count(database, "SELECT count(*) FROM outbox", 0)
+        records = await read_all(kafka_bootstrap, streams.balances)
+    assert len(records) == 800
+    assert all(first_copies(records, account) == list(range(100)) for account in accounts)
+    assert all(one.partition == crc32(one.key) % streams.balances.partitions for one in records)
 
 
 async def test_an_event_cannot_wait_twice(database):
