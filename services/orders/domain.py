@@ -236,8 +236,9 @@ def _settle(before: Order | None, heard: Order, now: datetime, *, again: bool = 
     told = before is not None and before.sale is heard.sale and not heard.left
     demand = None if told and not again else _demand(heard, again=again)
     after = replace(heard, demand=demand, expired=False) if demand else heard
-    state = _state(after)
-    facts = _facts(before, after, state, now)
+    waits, missing = hold(after), short_lines(after)
+    state = _state(after, waits, missing)
+    facts = _facts(before, after, state, waits, missing, now)
     return Decision(replace(after, state=state, version=after.version + len(facts)), facts, demand)
 
 
@@ -248,12 +249,12 @@ def _close(order: Order, now: datetime) -> Decision:
     return Decision(closed, (OrderClosed(**_head(closed, closed.version, now), reason=order.state.kind),))
 
 
-def _state(order: Order) -> State:
+def _state(order: Order, waits: Held | None, missing: tuple[ShortLine, ...]) -> State:
     if final := FINALS.get(order.status):
         return final
-    if short_lines(order):
+    if missing:
         return Short()
-    return hold(order) or (Confirmed() if order.answer else Placed())
+    return waits or (Confirmed() if order.answer else Placed())
 
 
 def hold(order: Order) -> Held | None:
@@ -473,7 +474,9 @@ def _stands(order: Order, line: SaleLine, told: DemandLine | None) -> Standing:
     )
 
 
-def _facts(before: Order | None, after: Order, state: State, now: datetime) -> tuple[OrderFact, ...]:
+def _facts(
+    before: Order | None, after: Order, state: State, waits: Held | None, missing: tuple[ShortLine, ...], now: datetime
+) -> tuple[OrderFact, ...]:
     """What there is to tell, each fact one version above the one before it."""
     facts: list[OrderFact] = []
 
@@ -486,10 +489,8 @@ def _facts(before: Order | None, after: Order, state: State, now: datetime) -> t
         facts.append(OrderPlaced(**head(), sold_at=sale.sold_at, customer_ref=sale.customer_ref, lines=lines))
     if after.paid and not (before and before.paid):
         facts.append(OrderPaid(**head()))
-    waits = hold(after)
     if waits and not (before and waits == hold(before)):
         facts.append(OrderHeld(**head(), reason=waits.reason, until=waits.until))
-    missing = short_lines(after)
     if missing and not (before and missing == short_lines(before)):
         facts.append(OrderShort(**head(), lines=missing))
     if not (before and before.state == state):
