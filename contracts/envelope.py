@@ -8,6 +8,7 @@ the body is the data as JSON. Extensions used: `correlationid` and `causationid`
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
@@ -55,6 +56,11 @@ Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217 cod
 MinorUnits = Annotated[int, Field(description="Money as an integer of the currency's minor units.")]
 
 
+@lru_cache(maxsize=16)  # A transaction has one time, its messages are many.
+def _rfc3339(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
+
+
 class EnvelopeInvalid(ValueError):
     """A record's headers do not make an envelope; the text names the attribute and what is wrong with it."""
 
@@ -88,7 +94,7 @@ class Envelope(NamedTuple):
             "ce_id": self.id,
             "ce_type": self.type,
             "ce_source": self.source,
-            "ce_time": self.time.isoformat().replace("+00:00", "Z"),
+            "ce_time": _rfc3339(self.time),
             "ce_subject": self.subject,
             "ce_tenant": self.tenant,
             "ce_correlationid": self.correlation_id,

@@ -96,9 +96,10 @@ def encoded(envelope: Envelope, message: Message, topic: str, shards: int, *, pe
     try:
         headers = to_json(envelope.attributes())
         payload = message.__pydantic_serializer__.to_json(message)
-        size = len(headers) + len(payload) + len(key.encode())
+        key_bytes = key.encode()
     except (UnicodeEncodeError, ValueError) as failure:
         raise Poison(f"{envelope.type}: not encodable as UTF-8") from failure
+    size = len(headers) + len(payload) + len(key_bytes)
     if "\x00" in key or size > RECORD_LIMIT_BYTES:
         raise Poison(f"{envelope.type}: {size} bytes, at most {RECORD_LIMIT_BYTES}; no NUL in the key")
-    return envelope.id, topic, key, headers.decode(), payload, crc32(key.encode()) % shards, personal
+    return envelope.id, topic, key, headers.decode(), payload, crc32(key_bytes) % shards, personal

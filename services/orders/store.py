@@ -41,8 +41,14 @@ def _units(line: Standing) -> tuple[int, int, int, int, int]:
     return line.ordered, line.cancelled, line.reserved, line.short, line.open
 
 
-def _columns(orders: Mapping[Key, Order], payment_default: timedelta) -> list[Sequence[object]]:
-    rows = []
+_COLUMNS = (
+    "tenant", "order_id", "state", "version", "sale_revision", "units_ordered", "units_cancelled", "units_reserved",
+    "units_short", "units_open", "payment_due", "body", "changed_at", "connection_id", "external_id", "sold_at",
+)  # fmt: skip
+
+
+def _rows(orders: Mapping[Key, Order], now: datetime, payment_default: timedelta) -> list[Sequence[object]]:
+    rows: list[Sequence[object]] = []
     for (tenant, order_id), order in orders.items():
         sale = order.sale
         units = map(sum, zip(*map(_units, standing(order)), strict=True)) if sale.lines else (0,) * 5
@@ -57,32 +63,20 @@ def _columns(orders: Mapping[Key, Order], payment_default: timedelta) -> list[Se
                 *units,
                 (sale.payment_due or sale.sold_at + payment_default) if waits else None,
                 _order.dump_json(order).decode(),
+                now,
                 sale.connection_id,
                 sale.external_id,
                 sale.sold_at,
             )
         )
-    return list(zip(*rows, strict=True))
+    return rows
 
 
 async def insert_orders(
     connection: Connection, orders: Mapping[Key, Order], now: datetime, payment_default: timedelta
 ) -> None:
     """Write orders heard of for the first time. One that exists after all is a unique violation, never overwritten."""
-    await connection.execute(
-        """
-        INSERT INTO orders (
-            tenant, order_id, state, version, sale_revision, units_ordered, units_cancelled, units_reserved,
-            units_short, units_open, payment_due, body, connection_id, external_id, sold_at, changed_at
-        )
-        SELECT *, $16 FROM unnest(
-            $1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[],
-            $9::bigint[], $10::bigint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::timestamptz[]
-        )
-        """,
-        *_columns(orders, payment_default),
-        now,
-    )
+    await connection.copy_records_to_table("orders", records=_rows(orders, now, payment_default), columns=_COLUMNS)
 
 
 async def update_orders(
@@ -104,7 +98,7 @@ async def update_orders(
         )
         WHERE orders.tenant = new.tenant AND orders.order_id = new.order_id
         """,
-        *_columns(orders, payment_default)[:12],
+        *list(zip(*_rows(orders, now, payment_default), strict=True))[:12],
         now,
     )
 

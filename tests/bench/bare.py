@@ -30,7 +30,7 @@ from pydantic_core import from_json, to_json
 
 BATCH_RECORDS_MAX = 500
 BATCH_TIMEOUT_MS = 20
-RELAY_ROWS = 500
+RELAY_ROWS = 2_000
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS inbox (id uuid PRIMARY KEY);

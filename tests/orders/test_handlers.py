@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -154,7 +153,7 @@ async def test_a_batch_equals_its_events_one_by_one(
         for alert in left["alerts"]:
             # How often an alert was raised and dropped within one transaction is not kept.
             del alert["times"]
-        return left, [replace(published, event_id="") for published in tx.publications]
+        return left, [published._replace(event_id="") for published in tx.publications]
 
     one_by_one = await outcome([[event] for event in heard])
     assert await outcome([heard]) == one_by_one
