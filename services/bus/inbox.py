@@ -74,13 +74,8 @@ async def dead_letter(connection: Any, letter_id: str, consumer: str, event: Inc
 
 async def park_key(connection: Any, consumer: str, key: str) -> bool:
     """Park an aggregate; False if it is parked already (waits for one who is about to)."""
-    return bool(
-        await connection.fetchval(
-            "INSERT INTO parked_keys (consumer, key) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING true",
-            consumer,
-            key,
-        )
-    )
+    statement = "INSERT INTO parked_keys (consumer, key) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING true"
+    return bool(await connection.fetchval(statement, consumer, key))
 
 
 def correlation_id(event: Incoming) -> str:

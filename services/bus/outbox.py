@@ -8,7 +8,7 @@ from zlib import crc32
 from opentelemetry.trace import Span
 from pydantic_core import to_json
 
-from contracts.catalogue import Catalogue, MessageType, split_type
+from contracts.catalogue import Catalogue, MessageType
 from contracts.envelope import TENANT_PATTERN, Envelope, Message
 from services.bus.failures import Poison
 from services.bus.tracing import Tracing
@@ -39,10 +39,9 @@ class Outbox:
 
     def __init__(self, source: str, catalogue: Catalogue, tracing: Tracing, shards: int) -> None:
         self._source, self._catalogue, self._tracing, self._shards = source, catalogue, tracing, shards
-        names = catalogue.by_name
         self._plans = {
-            entry.model: _Plan(entry, name, entry.stream.name, entry.stream.personal, _older(name) not in names)
-            for name, entry in names.items()
+            entry.model: _Plan(entry, name, entry.stream.name, entry.stream.personal, name not in catalogue.older)
+            for name, entry in catalogue.by_name.items()
         }
 
     async def write(self, tx: Transaction, spans: Mapping[str, Span]) -> int:
@@ -68,22 +67,11 @@ class Outbox:
     ) -> Row:
         causes, event_id, flow = publication.causes, publication.event_id, publication.correlation_id
         envelope = Envelope(
-            id=event_id,
-            type=plan.type_name,
-            source=self._source,
-            time=now,
-            subject=plan.entry.aggregate(message),
-            tenant=publication.tenant,
-            correlation_id=flow,
-            causation_id=causes[0].event_id if causes else "",
+            id=event_id, type=plan.type_name, source=self._source, time=now, subject=plan.entry.aggregate(message),
+            tenant=publication.tenant, correlation_id=flow, causation_id=causes[0].event_id if causes else "",
             traceparent=self._tracing.created(plan.topic, plan.type_name, event_id, flow, causes, spans),
-        )
+        )  # fmt: skip
         return encoded(envelope, message, plan.topic, self._shards, personal=plan.personal)
-
-
-def _older(type_name: str) -> str:
-    stem, major = split_type(type_name)
-    return f"{stem}.v{major - 1}"
 
 
 def encoded(envelope: Envelope, message: Message, topic: str, shards: int, *, personal: bool) -> Row:

@@ -16,7 +16,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, final
 from zlib import crc32
 
@@ -59,8 +58,7 @@ _log = structlog.get_logger("saldo.bus")
 def partition_of(key: bytes, partitions: Sequence[int], available: object = ()) -> int:
     """The partition of a key: CRC-32 modulo their number, as librdkafka's `consistent` partitioner has it.
 
-    The signature is the one of aiokafka's `partitioner`, which is Murmur2 in Python and twenty times slower.
-    """
+    The signature is that of aiokafka's partitioners, whose own is Murmur2 in Python and twenty times slower."""
     del available
     return crc32(key) % len(partitions)
 
@@ -79,15 +77,8 @@ def new_producer(bootstrap: str, compression: str) -> AIOKafkaProducer:
     )
 
 
-@final
-@dataclass(slots=True)
-class _Batch:
-    """Rows of one partition, in order, in the form that the producer sends as one."""
-
-    topic: str
-    partition: int
-    builder: Any
-    rows: list[Any] = field(default_factory=list)
+_Batch = tuple[str, int, Any, list[Any]]
+"""Topic, partition, the producer's batch, and the rows in it."""
 
 
 class Refused(Exception):
@@ -202,56 +193,46 @@ class Relay:
         failure: Exception | None = None
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                failure = await _pack(producer, rows, batches)
-                for batch in batches:  # One by one: what was handed over counts, also where the next one is refused.
-                    sending = producer.send_batch(batch.builder, batch.topic, partition=batch.partition)
+                batches = await _pack(producer, rows)
+                for topic, partition, batch, _ in batches:
+                    sending = producer.send_batch(batch, topic, partition=partition)
                     futures.append(await sending)
                 await asyncio.gather(*futures, return_exceptions=True)
         except (KafkaError, OSError) as refused:  # TimeoutError is an OSError
             failure = refused
         acknowledged: list[Any] = []
-        for batch, future in zip(batches, futures, strict=False):
+        for (_, _, _, members), future in zip(batches, futures, strict=False):
             if not future.done() or future.cancelled():
                 failure = failure or TimeoutError("no acknowledgement")
             elif isinstance(refusal := future.exception(), Exception):
                 failure = failure or refusal
             else:
-                acknowledged += batch.rows
+                acknowledged += members
         return acknowledged, failure
 
     def _judge(self, head: Any, failure: Exception) -> None:
         """Raise `Refused` when the broker refused the same head row three times."""
-        if (
-            isinstance(failure, BrokerResponseError)
-            and not failure.retriable
-            and not isinstance(failure, _PRODUCER_STATE)
-        ):
-            seq, times = self._refused
-            self._refused = (head["seq"], times + 1 if seq == head["seq"] else 1)
+        final = isinstance(failure, BrokerResponseError) and not isinstance(failure, _PRODUCER_STATE)
+        if final and not getattr(failure, "retriable", False):
+            (seq, times), at = self._refused, head["seq"]
+            self._refused = (at, times + 1 if seq == at else 1)
             if self._refused[1] >= REFUSALS:
-                raise Refused(
-                    f"row {head['seq']} for {head['topic']} was refused {REFUSALS} times: {describe(failure)}"
-                )
+                raise Refused(f"row {at} for {head['topic']} was refused {REFUSALS} times: {describe(failure)}")
 
 
-async def _pack(producer: Any, rows: Sequence[Any], batches: list[_Batch]) -> Exception | None:
-    """Put `rows` into `batches` up to the first one whose topic Kafka does not know; returns why it stopped there."""
-    partitions: dict[str, Sequence[int]] = {}
+async def _pack(producer: Any, rows: Sequence[Any]) -> list[_Batch]:
+    """The rows in batches; those of a partition follow each other in the order of their rows."""
+    partitions = {topic: await producer.partitions_for(topic) for topic in {row["topic"] for row in rows}}
+    batches: list[_Batch] = []
     filling: dict[tuple[str, int], _Batch] = {}
     for row in rows:
         topic, key = row["topic"], row["key"].encode()
-        if topic not in partitions:
-            try:
-                partitions[topic] = await producer.partitions_for(topic)
-            except (KafkaError, OSError) as refused:
-                return refused
-        partition = partition_of(key, partitions[topic])
+        place = topic, partition_of(key, partitions[topic])
         headers = [(name, value.encode()) for name, value in from_json(row["headers"]).items()]
-        batch = filling.get((topic, partition))
-        content = {"timestamp": None, "key": key, "value": row["payload"], "headers": headers}
-        if batch is None or batch.builder.append(**content) is None:
-            batch = filling[topic, partition] = _Batch(topic, partition, producer.create_batch())
-            batches.append(batch)
-            batch.builder.append(**content)
-        batch.rows.append(row)
-    return None
+        record = {"timestamp": None, "key": key, "value": row["payload"], "headers": headers}
+        if place not in filling or filling[place][2].append(**record) is None:
+            batches.append((*place, producer.create_batch(), []))
+            filling[place] = batches[-1]
+            filling[place][2].append(**record)
+        filling[place][3].append(row)
+    return batches

@@ -55,14 +55,8 @@ def traceparent_of(context: SpanContext) -> str:
 
 
 def _about(operation: str, stream: str, message_id: str, type_name: str, correlation_id: str) -> dict[str, str]:
-    return {
-        SYSTEM: "kafka",
-        OPERATION: operation,
-        DESTINATION: stream,
-        MESSAGE_ID: message_id,
-        EVENT_TYPE: type_name,
-        CONVERSATION: correlation_id,
-    }
+    about = {SYSTEM: "kafka", OPERATION: operation, DESTINATION: stream, MESSAGE_ID: message_id}
+    return about | {EVENT_TYPE: type_name, CONVERSATION: correlation_id}
 
 
 @final
