@@ -620,8 +620,6 @@ class Claimed:
     cap: int | None
     known: Baseline | None
     attempts: tuple[Baseline, ...]
-    approved: Baseline | None
-    other_change: bool
     seq: int
     wanted_at: datetime
     failures: int
@@ -642,8 +640,6 @@ def _claimed(row: asyncpg.Record, now: datetime) -> Claimed:
         cap=row["cap"],
         known=_from_json(json.loads(row["known"])) if row["known"] else None,
         attempts=tuple(_from_json(each) for each in json.loads(row["attempts"])),
-        approved=_from_json(json.loads(row["approved"])) if row["approved"] else None,
-        other_change=row["other_change"],
         seq=row["wanted_seq"],
         wanted_at=row["wanted_at"] or now,
         failures=row["failures"],
@@ -753,12 +749,14 @@ async def inputs(
 ) -> dict[str, Record | None]:
     """Everything the numbers of claimed records are computed from, in one statement; None where a SKU has no level yet.
 
-    Handlers change these rows in one transaction each, so that one statement sees what fits together. `lag_s`
-    is how long this channel's sales typically take to be heard.
+    Handlers change these rows in one transaction each, so that one statement sees what fits together: a level and
+    whether something else than sales changed it, or a mass change that came after the claim would pass the brake.
+    `lag_s` is how long this channel's sales typically take to be heard.
     """
     rows = await connection.fetch(
         """
         SELECT s.stock_record, s.sku, s.factor, s.heard, s.decided, l.epoch, l.version, l.counters, l.sold,
+            r.other_change, r.approved,
             coalesce((SELECT sum(o.asked - o.decided) FROM own_sales o WHERE o.tenant = s.tenant
                 AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.asked > o.decided), 0)::bigint AS pending,
             coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o WHERE o.tenant = s.tenant
@@ -770,7 +768,8 @@ async def inputs(
                 WHERE e.tenant = s.tenant AND e.sku = s.sku AND o.received_at > $3), 0)::float
                 / (s.factor * (SELECT count(*) FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku))
                 AS recent
-        FROM record_skus s LEFT JOIN levels l USING (tenant, sku)
+        FROM record_skus s JOIN stock_records r ON r.tenant = s.tenant AND r.stock_record = s.stock_record
+            LEFT JOIN levels l ON l.tenant = s.tenant AND l.sku = s.sku
         WHERE s.tenant = $1 AND s.stock_record = ANY($2::text[]) ORDER BY s.stock_record, s.sku
         """,
         tenant,
@@ -810,8 +809,8 @@ def _record(claimed: Claimed, rows: Sequence[asyncpg.Record], lag_s: float) -> R
         attempts=claimed.attempts,
         buffer=claimed.buffer,
         cap=claimed.cap,
-        approved=claimed.approved,
-        other_change=claimed.other_change,
+        approved=_from_json(json.loads(rows[0]["approved"])) if rows[0]["approved"] else None,
+        other_change=rows[0]["other_change"],
         risk=max(row["recent"] for row in rows) * lag_s / SALES_WINDOW_S,
     )
 
@@ -1115,7 +1114,8 @@ async def release_brake(connection: Database, tenant: str, connection_id: str) -
     return status.endswith(" 1")
 
 
-# Reconciliation.
+# Reconciliation. Records are locked as they are chosen: a sender that claims, writes and settles one in between would
+# leave a number behind that was seen after the poll, or a request under way, for which they were not chosen.
 
 
 async def claim_suspects(
@@ -1126,7 +1126,7 @@ async def claim_suspects(
         """
         SELECT stock_record FROM stock_records
         WHERE tenant = $1 AND connection_id = $2 AND suspect AND suspect_until <= $3
-            AND (claimed_until IS NULL OR claimed_until < $3) ORDER BY suspect_until LIMIT $4
+            AND (claimed_until IS NULL OR claimed_until < $3) ORDER BY suspect_until LIMIT $4 FOR UPDATE SKIP LOCKED
         """,
         tenant,
         connection_id,
@@ -1145,7 +1145,7 @@ async def claim_for_reading(
         SELECT stock_record FROM stock_records WHERE tenant = $1 AND connection_id = $2 AND known IS NOT NULL
             AND NOT suspect AND wanted_seq = accepted_seq AND coalesce(observed_at, '-infinity') < $3
             AND coalesce(accepted_at, '-infinity') < $3 AND (claimed_until IS NULL OR claimed_until < $4)
-        ORDER BY observed_at IS NOT NULL, accepted <= 5 DESC, observed_at LIMIT $5
+        ORDER BY observed_at IS NOT NULL, accepted <= 5 DESC, observed_at LIMIT $5 FOR UPDATE SKIP LOCKED
         """,
         tenant,
         connection_id,
@@ -1180,7 +1180,7 @@ async def claim_to_heal(
             AND r.wanted_seq = r.accepted_seq AND (r.claimed_until IS NULL OR r.claimed_until < $4)
             AND EXISTS (SELECT FROM record_skus s WHERE s.tenant = r.tenant AND s.stock_record = r.stock_record
                 AND (least(s.unheard, s.unheard_until - s.decided) > 0 OR s.heard - s.decided + s.slack > 0))
-        ORDER BY r.stock_record LIMIT $5
+        ORDER BY r.stock_record LIMIT $5 FOR UPDATE OF r SKIP LOCKED
         """,
         tenant,
         connection_id,
