@@ -209,10 +209,11 @@ class Shopify:
             group = list(chosen)
             try:
                 answers = await self._set(session, [writes[place] for place in group], blind=blind)
-            except Throttled as throttled:
+            except (Throttled, Rejected) as refused:
+                # What was accepted before it has to be known as such.
                 if not outcomes:
                     raise
-                answers = [WriteOutcome(WriteStatus.STALE, reason=str(throttled))] * len(group)
+                answers = [WriteOutcome(WriteStatus.STALE, reason=str(refused))] * len(group)
             outcomes.update(zip(group, answers, strict=True))
         return [outcomes[place] for place in range(len(writes))]
 

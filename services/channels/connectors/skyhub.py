@@ -161,10 +161,11 @@ class Skyhub:
             places = [place for place, write in enumerate(writes) if write.location == store]
             try:
                 answers = await self._batch(session, store, [writes[place] for place in places])
-            except Throttled as throttled:
+            except (Throttled, Rejected) as refused:
+                # What was accepted before it has to be known as such.
                 if not outcomes:
                     raise
-                answers = [WriteOutcome(WriteStatus.STALE, reason=str(throttled))] * len(places)
+                answers = [WriteOutcome(WriteStatus.STALE, reason=str(refused))] * len(places)
             outcomes.update(zip(places, answers, strict=True))
         return [outcomes[place] for place in range(len(writes))]
 
@@ -183,8 +184,8 @@ class Skyhub:
         first = await self._batch(session, store, writes[:half])
         try:
             return first + await self._batch(session, store, writes[half:])
-        except Throttled as throttled:
-            return first + [WriteOutcome(WriteStatus.STALE, reason=str(throttled))] * (len(writes) - half)
+        except (Throttled, Rejected) as refused:
+            return first + [WriteOutcome(WriteStatus.STALE, reason=str(refused))] * (len(writes) - half)
 
     async def read_stock(self, session: Session, items: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
         """GET /products/{sku}, one by one; what the channel does not know is left out."""
