@@ -355,7 +355,7 @@ class Pusher:
             self._breaker.failed() if isinstance(throttled, Unreachable) else self._breaker.succeeded()
             await self._leave([(each, None) for each, _ in reads], throttled.retry_after_s)
             return None
-        except Rejected as rejected:
+        except (Rejected, ValueError) as rejected:  # ValueError: an answer that cannot be read
             self._breaker.failed()
             await self._rejected([(each, None) for each, _ in reads], str(rejected))
             return None

@@ -54,13 +54,16 @@ class Reconciler:
             for entry in self._connections.live():
                 try:
                     await self.reconcile(service, entry)
-                except (Throttled, Rejected) as refused:
+                except (Throttled, Rejected, ValueError) as refused:
                     _log.info("reading back waits", connection=entry.connection.connection_id, reason=str(refused))
             await self._prune(service)
             await asyncio.sleep(self._settings.reconcile_every_s)
 
     async def reconcile(self, service: "Service", entry: "Open") -> None:
-        """One round of one connection: read suspects back, heal, read some others. Raises `Throttled`, `Rejected`."""
+        """One round of one connection: read suspects back, heal, read some others.
+
+        Raises `Throttled`, `Rejected`, and `ValueError` for an answer that cannot be read.
+        """
         connection = entry.connection
         manner = Manner(entry.connector.traits.quantity_trait, entry.connector.traits.compares)
         tenant, connection_id, limit = connection.tenant, connection.connection_id, self._settings.reconcile_batch_max
@@ -103,7 +106,7 @@ class Reconciler:
             numbers = await entry.connector.read_stock(
                 entry.session, [(look.claimed.item, look.claimed.location) for look in looks]
             )
-        except (Throttled, Rejected):
+        except (Throttled, Rejected, ValueError):
             await self._give_back(service, tenant, claimed)
             raise
         async with service.transaction() as tx:
