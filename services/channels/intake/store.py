@@ -432,11 +432,15 @@ async def buyers_of(connection: Database, order_ids: Sequence[str]) -> list[Buye
 
 
 async def prune(connection: Database, received_before: datetime, now: datetime) -> tuple[int, int]:
-    """Delete bodies that were absorbed and are old, and buyers whose time is over; returns how many of each."""
+    """Delete old bodies that were absorbed or discarded, and buyers whose time is over; returns how many of each.
+
+    A poisoned one may be a sale and is the only copy of it: it stays until a person has replayed or discarded it.
+    """
     bodies = await connection.execute(
         """
         DELETE FROM intake WHERE intake_id IN (
-            SELECT intake_id FROM intake WHERE received_at < $1 AND state <> 'new' ORDER BY received_at LIMIT 5000)
+            SELECT intake_id FROM intake WHERE received_at < $1 AND state NOT IN ('new', 'poisoned')
+            ORDER BY received_at LIMIT 5000)
         """,
         received_before,
     )
