@@ -115,6 +115,8 @@ async def pull(service: "Service", intake: Intake, entry: Open) -> None:
             unsure = unsure or (isinstance(throttled, Unreachable) and traits.intake == "queue")
         except (Rejected, ValueError) as refused:
             pause_s = _REFUSED_PAUSE_S
+            # A queue hides what it has handed out, even where the answer could not be read.
+            unsure = unsure or traits.intake == "queue"
             await _alert_refused(service, entry, str(refused))
         except asyncio.CancelledError:
             await _note_end(service, connection_id, unsure)

@@ -40,7 +40,6 @@ CREATE TABLE stock_records (
     lane smallint NOT NULL DEFAULT 1 CHECK (lane IN (0, 1)),
     next_at timestamptz NOT NULL DEFAULT '-infinity',
     claimed_until timestamptz,
-    claimed_seq bigint NOT NULL DEFAULT 0,
     failures int NOT NULL DEFAULT 0,
     refusal text NOT NULL DEFAULT '',
     -- Something else than a sale or a cancel changed the number: only that can be braked.

@@ -145,7 +145,9 @@ class Pusher:
         plans = self._limit_reads(plans, braked)
         # Without a level for every SKU there is nothing to say yet: the level that comes dirties the record again.
         settled = [
-            Settled(each.stock_record, each.known, each.attempts, each.seq, tx.now, suspect=bool(each.attempts))
+            Settled(
+                each.stock_record, each.until, each.known, each.attempts, each.seq, tx.now, suspect=bool(each.attempts)
+            )
             for each in claimed
             if records[each.stock_record] is None
         ]
@@ -166,11 +168,12 @@ class Pusher:
         await store.lock_records(tx.connection, [self.tenant] * len(touched), touched)
         if round_.writes:
             attempts = [
-                Attempt(each.stock_record, plan.number, each.attempts, plan.after)
+                Attempt(each.stock_record, each.until, plan.number, each.attempts, plan.after)
                 for each, plan in round_.writes
                 if plan.after is not None
             ]
-            await store.keep_attempts(tx.connection, self.tenant, attempts, tx.now)
+            held = await store.keep_attempts(tx.connection, self.tenant, attempts, tx.now)
+            round_.writes = [(each, plan) for each, plan in round_.writes if each.stock_record in held]
         if settled:
             await store.settle(tx.connection, self.tenant, settled, tx.now)
         if unchanged:
@@ -329,7 +332,13 @@ class Pusher:
             if (each.item, each.location) in numbers
         }
         async with self._service.pool.acquire() as connection:
-            again = await store.relock(connection, self.tenant, list(seen), self._lease_s, self._service.clock())
+            again = await store.relock(
+                connection,
+                self.tenant,
+                [each for each, _ in reads if each.stock_record in seen],
+                self._lease_s,
+                self._service.clock(),
+            )
         before = {each.stock_record: each for each, _ in reads}
         # What was just refused stands nowhere: only attempts from before this claim count. The number covers what was
         # wanted before the read, since decisions that came during it may be counted as unheard as well.
@@ -371,6 +380,7 @@ class Pusher:
         unheard = any(tally.unheard for tally in plan.after.tallies.values())
         return Settled(
             each.stock_record,
+            each.until,
             plan.after,
             attempts,
             each.seq,
@@ -387,6 +397,7 @@ class Pusher:
         attempts = () if seen and self._manner.compares else each.attempts
         return Settled(
             each.stock_record,
+            each.until,
             plan.after or each.known,
             attempts,
             each.seq,
@@ -403,6 +414,7 @@ class Pusher:
         """Still dirty; nothing happened at the channel."""
         return Settled(
             each.stock_record,
+            each.until,
             each.known,
             each.attempts,
             None,

@@ -113,13 +113,15 @@ class Reconciler:
             again = {
                 each.stock_record: each
                 for each in await store.relock(
-                    tx.connection, tenant, [look.claimed.stock_record for look in looks], _LEASE_S, tx.now
+                    tx.connection, tenant, [look.claimed for look in looks], _LEASE_S, tx.now
                 )
             }
             settled = []
             for look in looks:
                 number = numbers.get((look.claimed.item, look.claimed.location))
-                each = again[look.claimed.stock_record]
+                each = again.get(look.claimed.stock_record)
+                if each is None:  # Somebody else has taken up the lease.
+                    continue
                 if number is None:
                     settled.append(_back(each, tx.now))
                     continue
@@ -159,6 +161,7 @@ class Reconciler:
         same = finding is Finding.AS_EXPECTED
         return Settled(
             each.stock_record,
+            each.until,
             each.known if same else found,
             each.attempts if same else (),
             None,
@@ -241,6 +244,7 @@ def _back(each: Claimed, now: datetime) -> Settled:
     """End a claim and change nothing."""
     return Settled(
         each.stock_record,
+        each.until,
         each.known,
         each.attempts,
         None,

@@ -607,7 +607,7 @@ async def due_lanes(connection: Database, now: datetime) -> set[tuple[str, str, 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A record that this sender alone may write until `claimed_until`."""
+    """A record that this sender alone may write, `until` its lease ends; the lease's end is also its fence."""
 
     tenant: str
     connection_id: str
@@ -625,6 +625,7 @@ class Claimed:
     failures: int
     guessed: bool
     cause: tuple[str, str, str]
+    until: datetime
 
 
 def _claimed(row: asyncpg.Record, now: datetime) -> Claimed:
@@ -645,6 +646,7 @@ def _claimed(row: asyncpg.Record, now: datetime) -> Claimed:
         failures=row["failures"],
         guessed=row["guessed"],
         cause=(row["cause_event_id"], row["cause_correlation_id"], row["cause_traceparent"]),
+        until=row["claimed_until"],
     )
 
 
@@ -684,7 +686,7 @@ async def claim(
                 AND (claimed_until IS NULL OR claimed_until < $6) AND sku IS NOT NULL
             ORDER BY next_at, stock_record LIMIT $4 FOR UPDATE SKIP LOCKED
         )
-        UPDATE stock_records r SET claimed_until = $5, claimed_seq = r.wanted_seq,
+        UPDATE stock_records r SET claimed_until = $5,
             suspect_until = CASE WHEN r.attempts <> '[]' AND NOT r.suspect THEN r.sent_at + $7::interval
                 ELSE r.suspect_until END,
             suspect = r.suspect OR r.attempts <> '[]'
@@ -712,7 +714,7 @@ async def reclaim(
             SELECT tenant, stock_record FROM stock_records WHERE tenant = $1 AND stock_record = ANY($2::text[])
                 AND (claimed_until IS NULL OR claimed_until < $4) ORDER BY stock_record FOR UPDATE
         )
-        UPDATE stock_records r SET claimed_until = $3, claimed_seq = r.wanted_seq
+        UPDATE stock_records r SET claimed_until = $3
         FROM due WHERE r.tenant = due.tenant AND r.stock_record = due.stock_record
         RETURNING r.*
         """,
@@ -725,20 +727,26 @@ async def reclaim(
 
 
 async def relock(
-    connection: Database, tenant: str, stock_records: Sequence[str], lease_s: float, now: datetime
+    connection: Database, tenant: str, claimed: Sequence[Claimed], lease_s: float, now: datetime
 ) -> list[Claimed]:
-    """Lease records that this sender has claimed for another round of the same claim; what came since is seen."""
+    """Lease records that this sender has claimed for another round of the same claim; what came since is seen.
+
+    A record whose lease somebody else has taken up meanwhile is left out.
+    """
     rows = await connection.fetch(
         """
         WITH mine AS (
-            SELECT tenant, stock_record FROM stock_records WHERE tenant = $1 AND stock_record = ANY($2::text[])
-            ORDER BY stock_record FOR UPDATE
+            SELECT r.tenant, r.stock_record FROM stock_records r
+                JOIN unnest($2::text[], $3::timestamptz[]) AS c (stock_record, until)
+                    ON r.tenant = $1 AND r.stock_record = c.stock_record AND r.claimed_until = c.until
+            ORDER BY r.stock_record FOR UPDATE OF r
         )
-        UPDATE stock_records r SET claimed_until = $3, claimed_seq = r.wanted_seq FROM mine
+        UPDATE stock_records r SET claimed_until = $4 FROM mine
         WHERE r.tenant = mine.tenant AND r.stock_record = mine.stock_record RETURNING r.*
         """,
         tenant,
-        stock_records,
+        [each.stock_record for each in claimed],
+        [each.until for each in claimed],
         now + timedelta(seconds=lease_s),
     )
     return [_claimed(row, now) for row in rows]
@@ -857,29 +865,33 @@ class Attempt:
     """
 
     stock_record: str
+    until: datetime
     number: int
     before: tuple[Baseline, ...]
     after: Baseline
 
 
-async def keep_attempts(connection: Database, tenant: str, attempts: Sequence[Attempt], now: datetime) -> None:
-    """Remember what is being sent. The caller holds the records' locks."""
-    await connection.execute(
+async def keep_attempts(connection: Database, tenant: str, attempts: Sequence[Attempt], now: datetime) -> set[str]:
+    """Remember what is being sent; returns the records whose lease still holds. The caller holds the records' locks."""
+    rows = await connection.fetch(
         """
         UPDATE stock_records r SET wanted = a.number, sent = a.number, sent_at = $5,
             attempts = a.attempts
-        FROM unnest($2::text[], $3::int[], $4::jsonb[]) AS a (stock_record, number, attempts)
-        WHERE r.tenant = $1 AND r.stock_record = a.stock_record
+        FROM unnest($2::text[], $3::int[], $4::jsonb[], $6::timestamptz[]) AS a (stock_record, number, attempts, until)
+        WHERE r.tenant = $1 AND r.stock_record = a.stock_record AND r.claimed_until = a.until
+        RETURNING r.stock_record
         """,
         tenant,
         [attempt.stock_record for attempt in attempts],
         [attempt.number for attempt in attempts],
         [json.dumps([_to_json(each) for each in (*attempt.before, attempt.after)]) for attempt in attempts],
         now,
+        [attempt.until for attempt in attempts],
     )
-    await _remember_unheard(
-        connection, tenant, [(each.stock_record, (each.after,)) for each in attempts], raise_only=True
-    )
+    held = {row["stock_record"] for row in rows}
+    standing = [(each.stock_record, (each.after,)) for each in attempts if each.stock_record in held]
+    await _remember_unheard(connection, tenant, standing, raise_only=True)
+    return held
 
 
 async def _remember_unheard(
@@ -954,6 +966,7 @@ class Settled:
     """
 
     stock_record: str
+    until: datetime
     known: Baseline | None
     attempts: tuple[Baseline, ...]
     seq: int | None
@@ -972,11 +985,14 @@ class Settled:
 
 
 async def settle(connection: Database, tenant: str, settled: Sequence[Settled], now: datetime) -> None:
-    """End claims. Locks the records, sorted, first."""
+    """End claims. Locks the records, sorted, first.
+
+    A claim whose lease somebody else has taken up changes nothing: what that one has written since would be forgotten.
+    """
     rows = sorted(settled, key=lambda each: each.stock_record)
     keys = [each.stock_record for each in rows]
     await lock_records(connection, [tenant] * len(keys), keys)
-    await connection.execute(
+    ended = await connection.fetch(
         """
         UPDATE stock_records r SET claimed_until = NULL, known = coalesce(e.known, r.known), attempts = e.attempts,
             accepted_seq = greatest(r.accepted_seq, coalesce(e.seq, r.accepted_seq)), next_at = e.next_at,
@@ -993,10 +1009,11 @@ async def settle(connection: Database, tenant: str, settled: Sequence[Settled], 
             failures = e.failures, refusal = e.refusal, wanted_seq = r.wanted_seq + CASE WHEN e.dirty THEN 1 ELSE 0 END
         FROM unnest($2::text[], $3::jsonb[], $4::jsonb[], $5::bigint[], $6::timestamptz[], $7::int[], $8::timestamptz[],
                 $9::int[], $10::timestamptz[], $11::bool[], $12::bool[], $13::timestamptz[], $14::bool[], $15::int[],
-                $16::text[], $18::bool[])
+                $16::text[], $18::bool[], $19::timestamptz[])
             AS e (stock_record, known, attempts, seq, next_at, number, accepted_at, observed, seen_at, approve, suspect,
-                suspect_until, guessed, failures, refusal, dirty)
-        WHERE r.tenant = $1 AND r.stock_record = e.stock_record
+                suspect_until, guessed, failures, refusal, dirty, until)
+        WHERE r.tenant = $1 AND r.stock_record = e.stock_record AND r.claimed_until = e.until
+        RETURNING r.stock_record
         """,
         tenant,
         keys,
@@ -1016,11 +1033,13 @@ async def settle(connection: Database, tenant: str, settled: Sequence[Settled], 
         [each.refusal for each in rows],
         now,
         [each.dirty for each in rows],
+        [each.until for each in rows],
     )
+    held = {row["stock_record"] for row in ended}
     standing = [
         (each.stock_record, ((each.known,) if each.known else ()) + each.attempts)
         for each in rows
-        if each.known or each.attempts
+        if each.stock_record in held and (each.known or each.attempts)
     ]
     await _remember_unheard(connection, tenant, standing, raise_only=False)
 
@@ -1048,7 +1067,7 @@ async def settle_propagation(
         now,
     )
     found: dict[str, list[asyncpg.Record]] = {}
-    for row in sorted(rows, key=lambda row: row["sold_at"]):
+    for row in sorted(rows, key=lambda row: (row["sold_at"], row["version"])):
         found.setdefault(row["stock_record"], []).append(row)
     return found
 
@@ -1163,6 +1182,12 @@ async def complete_poll(connection: Database, connection_id: str) -> datetime | 
         SELECT p.begun_at FROM polls p WHERE p.connection_id = $1 AND p.begun_at IS NOT NULL
             AND NOT EXISTS (SELECT FROM intake i WHERE i.connection_id = p.connection_id
                 AND i.intake_id <= p.through_intake_id AND i.state IN ('new', 'poisoned'))
+            -- What only points to an order is heard when it is fetched. One that a person has been told cannot be
+            -- read must not keep all others from healing.
+            AND NOT EXISTS (SELECT FROM intake_orders o WHERE o.connection_id = p.connection_id
+                AND o.fetched_seq < o.notified_seq AND NOT EXISTS (SELECT FROM alerts a
+                    WHERE a.connection_id = o.connection_id AND a.kind = 'order_unreadable' AND a.subject = o.order_id
+                        AND a.resolved_at IS NULL))
         """,
         connection_id,
     )
