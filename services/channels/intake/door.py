@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 _RETRY_AFTER_S: Final = 5
+_DRAIN_BYTES: Final = 500_000
 _COMMIT_TIMEOUT_S: Final = 4.0
 """A marketplace gives up after 5 s; it is told to come again before that."""
 
@@ -181,17 +182,25 @@ class _Server(uvicorn.Server):
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
-    """The raw body. Raises `_TooLarge` as soon as it is known to be, without reading on."""
+    """The raw body. Raises `_TooLarge`, of a little too large one after it was read and thrown away.
+
+    Whoever is cut off while sending sees a reset instead of the answer; far too large ones are cut off all the same.
+    """
     declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > max_bytes:
+    if not declared.isdecimal() or int(declared) > max_bytes + _DRAIN_BYTES:
         raise _TooLarge
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > max_bytes:
+        if size > max_bytes + _DRAIN_BYTES:
             raise _TooLarge
-        chunks.append(chunk)
+        if size <= max_bytes:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+    if size > max_bytes:
+        raise _TooLarge
     return b"".join(chunks)
 
 
