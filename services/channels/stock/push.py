@@ -164,6 +164,10 @@ class Pusher:
                 case Step.NOTHING:
                     unchanged.append(plan)
                     settled.append(self._unchanged(each, plan, seen.get(each.stock_record), tx.now))
+        if unchanged:
+            covered = [version for plan in unchanged for version in _covered(plan, unchanged=True)]
+            await store.settle_propagation(tx.connection, self.tenant, covered, tx.now)
+        # The records' locks come last: whoever hears of a sale waits for them.
         touched = sorted({each.stock_record for each, _ in round_.writes} | {each.stock_record for each in settled})
         await store.lock_records(tx.connection, [self.tenant] * len(touched), touched)
         if round_.writes:
@@ -176,9 +180,6 @@ class Pusher:
             round_.writes = [(each, plan) for each, plan in round_.writes if each.stock_record in held]
         if settled:
             await store.settle(tx.connection, self.tenant, settled, tx.now)
-        if unchanged:
-            covered = [version for plan in unchanged for version in _covered(plan, unchanged=True)]
-            await store.settle_propagation(tx.connection, self.tenant, covered, tx.now)
         return round_
 
     def _limit_reads(self, plans: list[tuple[Claimed, Plan]], braked: bool) -> list[tuple[Claimed, Plan]]:
@@ -277,7 +278,6 @@ class Pusher:
             settled += [self._refused(each, reason, tx.now) for each, reason in refused]
             if not settled:
                 return
-            await store.settle(tx.connection, self.tenant, settled, tx.now)
             await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each, reason in refused], tx.now)
             covered = [version for _, plan, _ in accepted for version in _covered(plan, unchanged=False)]
             sales = await store.settle_propagation(tx.connection, self.tenant, covered, tx.now)
@@ -317,6 +317,7 @@ class Pusher:
                     cause=cause,
                     correlation_id=rows[0]["correlation_id"] if rows else each.cause[1],
                 )
+            await store.settle(tx.connection, self.tenant, settled, tx.now)
 
     async def _look_again(self, reads: Sequence[tuple[Claimed, Record]]) -> _Round:
         """Read the numbers of records and decide anew about them."""
