@@ -68,6 +68,11 @@ class Transaction:
     now: datetime
     new_id: Callable[[], str]
     publications: list[Publication] = field(default_factory=list)
+    committed: list[Callable[[], None]] = field(default_factory=list)
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call this once the transaction is committed; never if it is not. It must not raise."""
+        self.committed.append(call)
 
     def publish(
         self,

@@ -107,6 +107,8 @@ class Work:
             span.end()
         if written:
             self.wake_relay()
+        for call in tx.committed:
+            call()
 
     async def database_writes(self) -> bool:
         """True if a fresh connection can write and commit: then it is the record that is bad, not the database.
