@@ -194,7 +194,7 @@ class Channels:
                 rows = [ListingRow(**row.model_dump()) for row in body.rows]
             async with _refusing(self.service) as tx:
                 linked = await keep_listings(tx, found, rows)
-            self._intake.dirtied.set()
+            self._intake.stock.dirtied()
             return {"listings": len(rows), "linked": linked, "unlinked": len(rows) - linked}
 
         @router.post("/listings/link")
@@ -202,7 +202,7 @@ class Channels:
             found = await self._found(body.connection_id, tenant)
             async with _refusing(self.service) as tx:
                 released = await link(tx, found, body.listing, body.sku, body.pack)
-            self._intake.dirtied.set()
+            self._intake.stock.dirtied()
             if released is None:
                 raise HTTPException(404, f"there is no listing {body.listing}: `saldo listing import` reads them")
             return {"listing": body.listing, "sku": body.sku, "pack": body.pack, "orders_released": released}

@@ -29,8 +29,8 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
     registry = Registry(vault)
     intake = Intake(settings, registry, vault)
     channels = Channels(intake)
-    sender = Sender(registry, intake.dirtied, stock)
-    reconciler = Reconciler(registry, intake.dirtied, stock)
+    sender = Sender(registry, intake.stock, stock)
+    reconciler = Reconciler(registry, intake.stock, stock)
 
     async def door_loop(service: Service) -> None:
         await Door(service, intake).run()
@@ -48,10 +48,10 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             Subscription(
                 stream="inventory.levels.v1",
                 handles=(StockLevelChanged,),
-                handler=partial(take_levels, intake.dirtied, stock.low_stock),
+                handler=partial(take_levels, intake.stock, stock.low_stock),
             ),
             Subscription(
-                stream="inventory.items.v1", handles=(ItemChanged,), handler=partial(take_items, intake.dirtied)
+                stream="inventory.items.v1", handles=(ItemChanged,), handler=partial(take_items, intake.stock)
             ),
         ],
         loops=[

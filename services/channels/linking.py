@@ -105,5 +105,5 @@ async def link_loop(service: "Service", intake: Intake) -> None:
             async with service.transaction() as tx:
                 await intake_store.absorb_lock(tx.connection)
                 await link_by_text(tx, connection)
-            intake.dirtied.set()
+            intake.stock.dirtied()
         await asyncio.sleep(_LOOK_S)

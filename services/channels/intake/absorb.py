@@ -120,7 +120,6 @@ async def _absorb(service: "Service", intake: Intake, limit: int, only: int | No
         await _set_aside(tx, [(one.new, one.error) for one in reads if one.error])
         service.faults.point("intake.absorb.before")
     service.faults.point("intake.absorb.after")
-    intake.dirtied.set()
     if asked:
         intake.wanted.set()
     return len(bodies)
@@ -207,12 +206,13 @@ def _accept(one: Read, row: OrderRow, tenant_key: bytes) -> Accepted:
 async def _apply(tx: Transaction, intake: Intake, accepted: Sequence[Accepted]) -> None:
     links = await _links(tx, [(one.row, one.order) for one in accepted])
     pools = {one.row.connection_id: one.read.entry.connection.pool for one in accepted}
-    await _publish(
+    due = await _publish(
         tx,
         [(one.row, one.order, one.revision, one.read.new.body.traceparent) for one in accepted],
         links,
         pools,
     )
+    tx.after_commit(lambda: intake.stock.dirtied(due))
     await _report_buyers(tx, intake, accepted)
 
 
@@ -242,8 +242,11 @@ async def _publish(
     snapshots: Sequence[Snapshot],
     links: Mapping[str, Mapping[str, Link]],
     pools: Mapping[str, str],
-) -> None:
-    """Publish sales, count them for the records they lowered, and alert about items that are linked to nothing."""
+) -> set[stock.Due]:
+    """Publish sales, count them for the records they lowered, and alert about items that are linked to nothing.
+
+    Returns the lanes of the stock senders that have something to do.
+    """
     sales: list[tuple[str, SaleReported]] = []
     alerts: list[Alert] = []
     for row, order, revision, traceparent in snapshots:
@@ -254,8 +257,9 @@ async def _publish(
         sales.append((row.tenant, sale))
         row.unlinked = domain.unlinked_items(order, linked)
         alerts += [_unknown_sku(row, item) for item in row.unlinked]
-    await stock.note_own_sales(tx.connection, sales)
+    due = await stock.note_own_sales(tx.connection, sales, tx.now)
     await raise_alerts(tx.connection, alerts, tx.now)
+    return due
 
 
 def _unknown_sku(row: OrderRow, item: str) -> Alert:

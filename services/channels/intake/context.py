@@ -20,7 +20,7 @@ from services.channels.stock.wake import Wake
 class Intake:
     """Made once by `app.py`.
 
-    `arrived` wakes the absorber, `wanted` the loops that read orders again, `dirtied` the senders of stock.
+    `arrived` wakes the absorber, `wanted` the loops that read orders again, `stock` the senders of stock.
     """
 
     settings: ChannelsSettings
@@ -28,7 +28,7 @@ class Intake:
     vault: Vault
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
-    dirtied: Wake = field(default_factory=Wake)
+    stock: Wake = field(default_factory=Wake)
     customer_keys: dict[str, bytes] = field(default_factory=dict)
 
     def seal(

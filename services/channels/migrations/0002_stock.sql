@@ -1,7 +1,7 @@
 -- Stock records, the listings that point to them, what inventory says, and what is known of each channel's own sales.
 
--- The unit of writing: one number at a channel. `wanted_seq` grows with everything that may change the number, and
--- `accepted_seq` is the one that the last settled number covers: sequences are compared, never quantities (5, 3, 5).
+-- The unit of writing: one number at a channel. Its row is written by the one sender or reader that holds its lease,
+-- never by those who hear of something: they append to `stock_changes`, so that nobody waits for anybody's lock.
 CREATE TABLE stock_records (
     tenant text NOT NULL,
     stock_record text NOT NULL,
@@ -17,12 +17,9 @@ CREATE TABLE stock_records (
     buffer int NOT NULL DEFAULT 0 CHECK (buffer >= 0),
     cap int CHECK (cap >= 0),
     wanted int,
-    wanted_seq bigint NOT NULL DEFAULT 0,
-    wanted_at timestamptz,
     sent int,
     sent_at timestamptz,
     accepted int,
-    accepted_seq bigint NOT NULL DEFAULT 0,
     accepted_at timestamptz,
     observed int,
     observed_at timestamptz,
@@ -35,30 +32,39 @@ CREATE TABLE stock_records (
     -- When what `known` says of unheard sales was seen at the channel, and whether it is an upper bound.
     seen_at timestamptz,
     guessed boolean NOT NULL DEFAULT false,
-    -- Fewer sales than thought were unheard here: the records that share a SKU have to be computed again.
-    tell_others boolean NOT NULL DEFAULT false,
-    lane smallint NOT NULL DEFAULT 1 CHECK (lane IN (0, 1)),
     next_at timestamptz NOT NULL DEFAULT '-infinity',
     claimed_until timestamptz,
     failures int NOT NULL DEFAULT 0,
     refusal text NOT NULL DEFAULT '',
-    -- Something else than a sale or a cancel changed the number: only that can be braked.
+    -- Something else than a sale or a cancel changed the number, and no number approved since: only that is braked.
     other_change boolean NOT NULL DEFAULT false,
     other_change_at timestamptz,
     approved jsonb,
-    cause_event_id text NOT NULL DEFAULT '',
-    cause_correlation_id text NOT NULL DEFAULT '',
-    cause_traceparent text NOT NULL DEFAULT '',
     PRIMARY KEY (tenant, stock_record),
     -- Two records for one number would overwrite each other for ever: test_importing_again_doubles_nothing.
-    UNIQUE (tenant, connection_id, item, location),
-    -- A settled number ahead of what is wanted would hide a change: test_a_change_during_the_call_is_sent_again.
-    CHECK (accepted_seq <= wanted_seq)
+    UNIQUE (tenant, connection_id, item, location)
 ) WITH (fillfactor = 60);
-CREATE INDEX stock_records_due ON stock_records (tenant, connection_id, lane, next_at)
-    WHERE wanted_seq > accepted_seq;
-CREATE INDEX stock_records_tell ON stock_records (tenant) WHERE tell_others;
 CREATE INDEX stock_records_suspect ON stock_records (tenant, connection_id) WHERE suspect;
+
+-- Why a record's number may have to change, in the transaction that changes what it is computed from. A record is dirty
+-- while it has a row here. Whoever computes a number reads these rows in the same snapshot as everything else and, once
+-- the channel shows the number, deletes exactly those it has read: rows are compared, never quantities (5, 3, 5), and a
+-- change that came during the call is still here (test_a_change_during_the_call_is_sent_again).
+CREATE TABLE stock_changes (
+    change bigint GENERATED ALWAYS AS IDENTITY,
+    tenant text NOT NULL,
+    stock_record text NOT NULL,
+    connection_id text NOT NULL,
+    -- 0 is urgent: little or nothing is left.
+    lane smallint NOT NULL CHECK (lane IN (0, 1)),
+    -- Something else than a sale or a cancel.
+    other boolean NOT NULL,
+    -- [[event id, correlation id, traceparent], ...] as JSON: what the push goes on from.
+    causes text NOT NULL DEFAULT '[]',
+    changed_at timestamptz NOT NULL,
+    PRIMARY KEY (tenant, stock_record, change)
+);
+CREATE INDEX stock_changes_due ON stock_changes (tenant, connection_id, lane, change);
 
 -- Adverts. Many may show the number of one record.
 CREATE TABLE listings (

@@ -13,6 +13,9 @@ _DECIDED = frozenset({CauseOutcome.RESERVED, CauseOutcome.SHORT, CauseOutcome.RE
 """What counts for something new: the others move units that were decided before."""
 
 
+_LINKS_MAX = 128
+
+
 @dataclass(slots=True)
 class _Fold:
     """The newest level of one SKU in a batch, and every sale that the batch's newer levels cover."""
@@ -21,6 +24,7 @@ class _Fold:
     available: int | None
     last: Received[StockLevelChanged] | None = None
     causes: list[SaleCause] = field(default_factory=list)
+    events: dict[Cause, None] = field(default_factory=dict)
     omitted: int = 0
 
 
@@ -43,17 +47,17 @@ async def take_levels(
         fold.version, fold.last = (level.epoch, level.version), event
         fold.omitted += level.causes_omitted
         fold.causes += _causes(event)
+        fold.events[event.cause] = None
     fresh = {key: fold for key, fold in folds.items() if fold.last is not None}
     if not fresh:
         return
     causes = [cause for fold in fresh.values() for cause in fold.causes]
     await store.put_levels(tx.connection, [_level(fold) for fold in fresh.values()])
-    await store.lock_consumers(tx.connection, list(fresh))
     if causes:
         await store.count_decided(tx.connection, causes)
         await store.open_propagation(tx.connection, causes)
-    await store.dirty_consumers(tx.connection, [_change(fold) for fold in fresh.values()], low_stock, tx.now)
-    wake.set()
+    due = await store.dirty_consumers(tx.connection, [_change(fold) for fold in fresh.values()], low_stock, tx.now)
+    tx.after_commit(lambda: wake.dirtied(due))
 
 
 def _causes(event: Received[StockLevelChanged]) -> list[SaleCause]:
@@ -100,15 +104,12 @@ def _change(fold: _Fold) -> Change:
     level = fold.last.message
     available = sum(one.available for one in level.levels)
     reserved = sum(cause.units for cause in fold.causes if cause.outcome != CauseOutcome.SHORT)
-    cause: Cause = fold.last.cause
     return Change(
         tenant=fold.last.tenant,
         sku=level.sku,
         available=available,
         sales_only=bool(fold.causes or fold.omitted) and _explained(fold, available, reserved),
-        event_id=cause.event_id,
-        correlation_id=cause.correlation_id,
-        traceparent=cause.traceparent,
+        causes=tuple(fold.events)[:_LINKS_MAX],
     )
 
 
@@ -141,4 +142,4 @@ async def take_items(wake: Wake, events: Sequence[Received[ItemChanged]], tx: Tr
         return
     for tenant, records in sorted((await store.lock_records_of_items(tx.connection, changed)).items()):
         await store.explode(tx.connection, tenant, records)
-    wake.set()
+    tx.after_commit(wake.dirtied)

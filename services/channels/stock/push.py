@@ -1,8 +1,9 @@
 """The stock sender: makes every live channel's numbers follow what they should be.
 
-Nothing waits in memory: a dirty record is a row, and a failed send leaves it dirty. Per connection two lanes run beside
-each other, the urgent one for zero and low stock. A lane holds the channel's token first, then claims what is dirty by
-then, computes the numbers from one snapshot, remembers them as attempts, commits, calls, and settles.
+Nothing waits in memory: what dirties a record is a row, and a failed send leaves it there. Per connection two lanes run
+beside each other, the urgent one for zero and low stock. A lane holds the channel's token first. Then one transaction
+claims what is dirty by then, computes the numbers from one snapshot and remembers them as attempts under a lease; the
+call follows, and a second transaction settles.
 """
 
 import asyncio
@@ -34,13 +35,16 @@ from services.channels.stock.breaker import Breaker, State
 from services.channels.stock.domain import NORMAL, URGENT, Manner, Observed, Plan, Record, Step
 from services.channels.stock.limiter import Lane, Turnstile
 from services.channels.stock.settings import StockSettings
-from services.channels.stock.store import Attempt, Claimed, Settled
+from services.channels.stock.store import Attempt, Claimed, Due, Settled
 from services.channels.stock.wake import Wake
 
 if TYPE_CHECKING:
     from services.bus import Service
     from services.channels.connections.registry import Open
 
+BUSY_S: Final = 0.05
+IDLE_S: Final = 0.25
+"""The table is asked this often when nobody wakes, and more often while something was due lately."""
 _ROUNDS_MAX: Final = 4
 _CAUSES_MAX: Final = 1000
 _LINKS_MAX: Final = 128
@@ -104,26 +108,16 @@ class Pusher:
             await asyncio.sleep(wait_s)
         await self._limiter.prepare()
         limit = 1 if self._breaker.state is State.HALF_OPEN else self._traits.max_batch
-        # The claim is a lease, committed before anything is read: what changes from here on makes the record dirty
-        # again, and nobody who hears of a sale has to wait for a lock of ours.
-        async with self._service.pool.acquire() as connection:
-            claimed = await store.claim(
-                connection,
-                self.tenant,
-                self.connection_id,
-                self._lane,
-                limit,
-                lease_s=self._lease_s,
-                late_s=self._late_s,
-                now=self._service.clock(),
-            )
-        if not claimed:
-            return 0
         async with self._service.transaction() as tx:
-            causes = await store.causes_of(tx.connection, self.tenant, [c.stock_record for c in claimed], _LINKS_MAX)
+            claimed = await store.claim(
+                tx.connection, self.tenant, self.connection_id, self._lane, limit, late_s=self._late_s, now=tx.now
+            )
+            if not claimed:
+                return 0
             round_ = await self._decide(tx, claimed, {})
         self._service.faults.point("push.claimed")
-        linked = [Cause(*one) for one in causes or [each.cause for each in claimed[:_LINKS_MAX]]]
+        causes = dict.fromkeys(cause for each, _ in round_.writes for cause in each.causes)
+        linked = [Cause(*cause) for cause in list(causes)[:_LINKS_MAX]]
         for _ in range(_ROUNDS_MAX):
             if not round_.writes and not round_.reads:
                 break
@@ -134,31 +128,25 @@ class Pusher:
 
     async def _decide(self, tx: Transaction, claimed: Sequence[Claimed], seen: Mapping[str, _Seen]) -> _Round:
         """Compute numbers of claimed records; settle what needs no call, remember what will be sent."""
-        records = await store.inputs(tx.connection, self.tenant, claimed, self._lag_s, tx.now)
+        found = await store.inputs(tx.connection, claimed, self._lag_s, tx.now)
         observed = {key: one.observed for key, one in seen.items()}
         plans = [
             (each, domain.plan(record, self._manner, observed.get(each.stock_record)))
-            for each in claimed
-            if (record := records[each.stock_record]) is not None
+            for each, record in found
+            if record is not None
         ]
         plans, braked = await self._brake(tx, plans, observed)
         plans = self._limit_reads(plans, braked)
         # Without a level for every SKU there is nothing to say yet: the level that comes dirties the record again.
-        settled = [
-            Settled(
-                each.stock_record, each.until, each.known, each.attempts, each.seq, tx.now, suspect=bool(each.attempts)
-            )
-            for each in claimed
-            if records[each.stock_record] is None
-        ]
-        round_ = _Round()
+        settled = [replace(self._left(each, tx.now), changes=each.changes) for each, record in found if record is None]
+        attempts: list[Attempt] = []
         unchanged: list[Plan] = []
         for each, plan in plans:
             match plan.step:
                 case Step.WRITE:
-                    round_.writes.append((each, plan))
+                    attempts.append(Attempt(each, plan.number, plan.after))
                 case Step.READ:
-                    round_.reads.append((each, plan.record))
+                    attempts.append(Attempt(each))
                 case Step.WAIT:
                     settled.append(self._left(each, tx.now + timedelta(seconds=_UNKNOWN_PAUSE_S)))
                 case Step.NOTHING:
@@ -167,20 +155,15 @@ class Pusher:
         if unchanged:
             covered = [version for plan in unchanged for version in _covered(plan, unchanged=True)]
             await store.settle_propagation(tx.connection, self.tenant, covered, tx.now)
-        # The records' locks come last: whoever hears of a sale waits for them.
-        touched = sorted({each.stock_record for each, _ in round_.writes} | {each.stock_record for each in settled})
-        await store.lock_records(tx.connection, [self.tenant] * len(touched), touched)
-        if round_.writes:
-            attempts = [
-                Attempt(each.stock_record, each.until, plan.number, each.attempts, plan.after)
-                for each, plan in round_.writes
-                if plan.after is not None
-            ]
-            held = await store.keep_attempts(tx.connection, self.tenant, attempts, tx.now)
-            round_.writes = [(each, plan) for each, plan in round_.writes if each.stock_record in held]
-        if settled:
-            await store.settle(tx.connection, self.tenant, settled, tx.now)
-        return round_
+        held = {}
+        if attempts:
+            held = await store.keep(tx.connection, attempts, tx.now + timedelta(seconds=self._lease_s), tx.now)
+        await store.settle(tx.connection, settled, tx.now)
+        going = [(held[each.stock_record], plan) for each, plan in plans if each.stock_record in held]
+        return _Round(
+            [(each, plan) for each, plan in going if plan.step is Step.WRITE],
+            [(each, plan.record) for each, plan in going if plan.step is Step.READ],
+        )
 
     def _limit_reads(self, plans: list[tuple[Claimed, Plan]], braked: bool) -> list[tuple[Claimed, Plan]]:
         """A channel that does not compare is read item by item: the lowest numbers are, the others written blind."""
@@ -288,7 +271,7 @@ class Pusher:
                         connection_id=self.connection_id,
                         stock_record=each.stock_record,
                         quantity=plan.number,
-                        wanted_seq=each.seq,
+                        wanted_seq=each.changes[-1] if each.changes else 0,
                         covered=tuple(
                             CoveredVersion(sku=part.sku, epoch=part.epoch, version=part.version)
                             for part in plan.record.parts
@@ -309,15 +292,15 @@ class Pusher:
                         causes_omitted=max(0, len(rows) - _CAUSES_MAX),
                         oldest_sold_at=rows[0]["sold_at"] if len(rows) > _CAUSES_MAX else None,
                         request_id=outcome.request_id,
-                        wanted_at=each.wanted_at,
+                        wanted_at=each.changed_at or sent_at,
                         sent_at=sent_at,
                         accepted_at=tx.now,
                     ),
                     tenant=self.tenant,
                     cause=cause,
-                    correlation_id=rows[0]["correlation_id"] if rows else each.cause[1],
+                    correlation_id=rows[0]["correlation_id"] if rows else cause.correlation_id,
                 )
-            await store.settle(tx.connection, self.tenant, settled, tx.now)
+            await store.settle(tx.connection, settled, tx.now)
 
     async def _look_again(self, reads: Sequence[tuple[Claimed, Record]]) -> _Round:
         """Read the numbers of records and decide anew about them."""
@@ -341,19 +324,23 @@ class Pusher:
                 self._service.clock(),
             )
         before = {each.stock_record: each for each, _ in reads}
-        # What was just refused stands nowhere: only attempts from before this claim count. The number covers what was
-        # wanted before the read, since decisions that came during it may be counted as unheard as well.
+        # What was just refused stands nowhere: only attempts from before this claim count. The number covers the
+        # changes from before the read, since decisions that came during it may be counted as unheard as well.
         again = [
-            replace(each, attempts=before[each.stock_record].attempts, seq=before[each.stock_record].seq)
+            replace(
+                each,
+                attempts=(first := before[each.stock_record]).attempts,
+                changes=first.changes,
+                changed_at=first.changed_at,
+                causes=first.causes,
+            )
             for each in again
         ]
         async with self._service.transaction() as tx:
             unknown = [each for each, _ in reads if each.stock_record not in seen]
             if unknown:
                 reason = "the channel shows no such item at this location: link or import the listing again"
-                await store.settle(
-                    tx.connection, self.tenant, [self._refused(each, reason, tx.now) for each in unknown], tx.now
-                )
+                await store.settle(tx.connection, [self._refused(each, reason, tx.now) for each in unknown], tx.now)
                 await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each in unknown], tx.now)
             return await self._decide(tx, again, seen)
 
@@ -380,50 +367,36 @@ class Pusher:
         attempts = () if self._manner.compares else each.attempts
         unheard = any(tally.unheard for tally in plan.after.tallies.values())
         return Settled(
-            each.stock_record,
-            each.until,
+            each,
             plan.after,
             attempts,
-            each.seq,
             now + self._spacing,
+            each.changes,
             number=plan.number,
             accepted_at=now,
             seen_at=now,
             approve=not plan.braked,
-            suspect=bool(attempts),
             guessed=unheard and (each.guessed or bool(each.attempts)),
         )
 
     def _unchanged(self, each: Claimed, plan: Plan, seen: _Seen | None, now: datetime) -> Settled:
-        attempts = () if seen and self._manner.compares else each.attempts
         return Settled(
-            each.stock_record,
-            each.until,
+            each,
             plan.after or each.known,
-            attempts,
-            each.seq,
+            () if seen and self._manner.compares else each.attempts,
             now,
+            each.changes,
             number=plan.number,
             observed=seen.observed.number if seen else None,
             seen_at=seen.at if seen else None,
             approve=not plan.braked,
-            suspect=bool(attempts),
             guessed=each.guessed or (seen is not None and bool(each.attempts)),
         )
 
     def _left(self, each: Claimed, next_at: datetime, refusal: str = "", failures: int = 0) -> Settled:
         """Still dirty; nothing happened at the channel."""
         return Settled(
-            each.stock_record,
-            each.until,
-            each.known,
-            each.attempts,
-            None,
-            next_at,
-            suspect=bool(each.attempts),
-            guessed=each.guessed,
-            failures=failures,
-            refusal=refusal,
+            each, each.known, each.attempts, next_at, guessed=each.guessed, failures=failures, refusal=refusal
         )
 
     def _refused(self, each: Claimed, reason: str, now: datetime) -> Settled:
@@ -436,7 +409,7 @@ class Pusher:
 
     async def _end(self, settled: Sequence[Settled]) -> None:
         async with self._service.transaction() as tx:
-            await store.settle(tx.connection, self.tenant, settled, tx.now)
+            await store.settle(tx.connection, settled, tx.now)
 
     async def _leave(self, plans: Sequence[tuple[Claimed, Plan | None]], pause_s: float) -> None:
         next_at = self._service.clock() + timedelta(seconds=pause_s)
@@ -457,7 +430,6 @@ class Pusher:
                 replace(
                     self._left(each, now + timedelta(seconds=_UNKNOWN_PAUSE_S)),
                     attempts=(*each.attempts, plan.after) if plan.after else each.attempts,
-                    suspect=True,
                     suspect_until=until,
                 )
                 for each, plan in writes
@@ -481,22 +453,24 @@ class Sender:
 
     def __init__(self, connections: LiveConnections, wake: Wake, settings: StockSettings) -> None:
         self._connections, self._wake, self._settings = connections, wake, settings
-        self._lanes: dict[tuple[str, int], tuple[object, asyncio.Event, asyncio.Task[None]]] = {}
+        self._lanes: dict[Due, tuple[object, asyncio.Event, asyncio.Task[None]]] = {}
         self.breakers: dict[str, Breaker] = {}
 
     async def run(self, service: "Service") -> None:
         """Follow the live connections, and wake the lanes that have something due."""
+        look_at = 0.0
         try:
             while True:
-                self._follow(service)
-                async with service.pool.acquire() as connection:
-                    due = await store.due_lanes(connection, service.clock())
-                awake = False
-                for _, connection_id, lane in due:
-                    if (running := self._lanes.get((connection_id, lane))) is not None:
-                        running[1].set()
-                        awake = True
-                await self._wake.wait(found=awake)
+                due = await self._wake.wait(max(0.0, look_at - time.monotonic()))
+                if not due or time.monotonic() >= look_at:
+                    # For what another process, or the end of a pause, made due.
+                    self._follow(service)
+                    owners = [(one.connection.tenant, one.connection.connection_id) for one in self._connections.live()]
+                    async with service.pool.acquire() as connection:
+                        due |= await store.due_lanes(connection, owners, service.clock())
+                    look_at = time.monotonic() + (BUSY_S if due else IDLE_S)
+                for lane in due & self._lanes.keys():
+                    self._lanes[lane][1].set()
         finally:
             tasks = [task for _, _, task in self._lanes.values()]
             self._lanes.clear()

@@ -83,9 +83,7 @@ class Reconciler:
                 tx.connection, tenant, connection_id, limit, _LEASE_S, tx.now - before, tx.now
             ),
         )
-        async with service.transaction() as tx:
-            await store.tell_others(tx.connection, tenant)
-        self._wake.set()
+        self._wake.dirtied()
 
     async def _read_back(
         self,
@@ -99,15 +97,15 @@ class Reconciler:
             claimed = await claim(tx)
             if not claimed:
                 return
-            records = await store.inputs(tx.connection, tenant, claimed, 0.0, tx.now)
-        looks = [_Look(each, record) for each in claimed if (record := records[each.stock_record]) is not None]
+            inputs = await store.inputs(tx.connection, claimed, 0.0, tx.now)
+        looks = [_Look(each, record) for each, record in inputs if record is not None]
         read_at = service.clock()
         try:
             numbers = await entry.connector.read_stock(
                 entry.session, [(look.claimed.item, look.claimed.location) for look in looks]
             )
         except (Throttled, Rejected, ValueError):
-            await self._give_back(service, tenant, claimed)
+            await self._give_back(service, claimed)
             raise
         async with service.transaction() as tx:
             again = {
@@ -129,9 +127,9 @@ class Reconciler:
                 settled.append(
                     self._found(tx, entry, look, replace(each, attempts=look.claimed.attempts), finding, found, read_at)
                 )
-            missing = {each.stock_record for each in claimed} - {each.stock_record for each in settled}
+            missing = {each.stock_record for each in claimed} - {each.claimed.stock_record for each in settled}
             settled += [_back(each, tx.now) for each in claimed if each.stock_record in missing]
-            await store.settle(tx.connection, tenant, settled, tx.now)
+            await store.settle(tx.connection, settled, tx.now)
 
     def _found(
         self,
@@ -160,11 +158,9 @@ class Reconciler:
             tx.publish(drift, tenant=each.tenant, cause=_started(each))
         same = finding is Finding.AS_EXPECTED
         return Settled(
-            each.stock_record,
-            each.until,
+            each,
             each.known if same else found,
             each.attempts if same else (),
-            None,
             tx.now,
             observed=observed,
             seen_at=None if same else read_at,
@@ -172,9 +168,9 @@ class Reconciler:
             dirty=not same,
         )
 
-    async def _give_back(self, service: "Service", tenant: str, claimed: Sequence[Claimed]) -> None:
+    async def _give_back(self, service: "Service", claimed: Sequence[Claimed]) -> None:
         async with service.transaction() as tx:
-            await store.settle(tx.connection, tenant, [_back(each, tx.now) for each in claimed], tx.now)
+            await store.settle(tx.connection, [_back(each, tx.now) for each in claimed], tx.now)
 
     async def heal(self, service: "Service", tenant: str, connection_id: str) -> int:
         """Let a complete poll of the orders, begun after a record was seen, settle what was held to be unheard.
@@ -197,10 +193,9 @@ class Reconciler:
             )
             if not found:
                 return 0
-            records = await store.inputs(tx.connection, tenant, [each for each, _ in found], 0.0, tx.now)
+            seen_at = {each.stock_record: seen for each, seen in found}
             settled, healed = [], []
-            for each, seen_at in found:
-                record = records[each.stock_record]
+            for each, record in await store.inputs(tx.connection, [each for each, _ in found], 0.0, tx.now):
                 result = domain.heal(record) if record else None
                 if record is None or result is None:
                     settled.append(_back(each, tx.now))
@@ -209,8 +204,8 @@ class Reconciler:
                 healed.append(each.stock_record)
                 settled.append(replace(_back(each, tx.now), known=baseline, guessed=False, dirty=True))
                 if not each.guessed:
-                    _report_unexplained(tx, each, record, units, seen_at)
-            await store.settle(tx.connection, tenant, settled, tx.now)
+                    _report_unexplained(tx, each, record, units, seen_at[each.stock_record])
+            await store.settle(tx.connection, settled, tx.now)
         return len(healed)
 
     async def _prune(self, service: "Service") -> None:
@@ -219,6 +214,7 @@ class Reconciler:
             return
         self._pruned_at = now
         async with service.transaction() as tx:
+            await store.compact_changes(tx.connection)
             await store.prune(tx.connection, now - timedelta(days=self._settings.measures_keep_days))
 
 
@@ -242,14 +238,4 @@ def _started(each: Claimed) -> Cause:
 
 def _back(each: Claimed, now: datetime) -> Settled:
     """End a claim and change nothing."""
-    return Settled(
-        each.stock_record,
-        each.until,
-        each.known,
-        each.attempts,
-        None,
-        now,
-        suspect=bool(each.attempts),
-        guessed=each.guessed,
-        failures=each.failures,
-    )
+    return Settled(each, each.known, each.attempts, now, guessed=each.guessed, failures=each.failures)

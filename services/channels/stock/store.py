@@ -1,12 +1,13 @@
 """Rows of the stock side. One function a statement or a few that belong together; the connection comes first.
 
-Locks are taken in one order by everyone: the level of a SKU, then stock records (sorted), then what hangs on them
-(`record_skus`, `own_sales`, `propagation`).
+Whoever hears of something (a sale, a level) changes tallies and appends to `stock_changes`; only whoever holds a
+record's lease writes its `stock_records` row. Locks are taken in one order by everyone, sorted within a kind: the level
+of a SKU, stock records, own sales, `record_skus`.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid5
@@ -19,6 +20,7 @@ from services.channels.ids import NAMESPACE
 from services.channels.stock import domain
 from services.channels.stock.domain import Baseline, Part, Record, Tally
 
+_IMPORT_ROWS: Final = 50
 SALES_WINDOW_S: Final = 30.0
 """Sales of the last this many seconds tell the rate at which a record may be selling unheard."""
 
@@ -26,6 +28,10 @@ _STILL_RESERVED: Final = frozenset(
     {SaleStatus.PLACED, SaleStatus.AWAITING_PAYMENT, SaleStatus.PAID, SaleStatus.CANCEL_REQUESTED}
 )
 """States in which a channel that keeps its own reservations still counts the units of an order as reserved."""
+
+
+Due = tuple[str, int]
+"""A connection and one of its lanes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +92,16 @@ class SaleCause:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A SKU whose record numbers may change. `sales_only`: by nothing but sales and cancels. `low`: little is left."""
+    """A SKU whose record numbers may change. `sales_only`: by nothing but sales and cancels.
+
+    `causes` are (event id, correlation id, traceparent) of what changed it.
+    """
 
     tenant: str
     sku: str
     available: int
     sales_only: bool
-    event_id: str
-    correlation_id: str
-    traceparent: str
+    causes: tuple[tuple[str, str, str], ...]
 
 
 class LinkConflict(ValueError):
@@ -226,12 +233,20 @@ async def explode(connection: Database, tenant: str, stock_records: Sequence[str
     )
     await connection.execute(
         """
-        UPDATE stock_records SET wanted_seq = wanted_seq + 1, other_change = true, next_at = '-infinity', failures = 0
-        WHERE tenant = $1 AND stock_record = ANY($2::text[]) AND sku IS NOT NULL
+        WITH linked AS (
+            UPDATE stock_records SET next_at = '-infinity', failures = 0
+            WHERE tenant = $1 AND stock_record = ANY($2::text[]) AND sku IS NOT NULL
+            RETURNING tenant, stock_record, connection_id
+        )
+        INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
+        SELECT tenant, stock_record, connection_id, 1, true, now() FROM linked
         """,
         tenant,
         stock_records,
     )
+    if len(stock_records) >= _IMPORT_ROWS:
+        # Until these tables are looked at, the planner takes them for empty and joins them by trying every pair.
+        await connection.execute("ANALYZE stock_records, record_skus")
 
 
 async def sku_for_item(
@@ -270,9 +285,10 @@ async def records_of(connection: Database, tenant: str, connection_id: str | Non
     """Stock records with wanted, sent, accepted, observed and suspect, for people and the verdict."""
     rows = await connection.fetch(
         """
-        SELECT stock_record, connection_id, item, location, sku, pack, buffer, cap, wanted, wanted_seq, sent, accepted,
-            accepted_seq, accepted_at, observed, observed_at, suspect, refusal, wanted_seq > accepted_seq AS dirty
-        FROM stock_records WHERE tenant = $1 AND ($2::text IS NULL OR connection_id = $2)
+        SELECT stock_record, connection_id, item, location, sku, pack, buffer, cap, wanted, sent, accepted,
+            accepted_at, observed, observed_at, suspect, refusal, EXISTS (SELECT FROM stock_changes c
+                WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record) AS dirty
+        FROM stock_records r WHERE tenant = $1 AND ($2::text IS NULL OR connection_id = $2)
         ORDER BY connection_id, item, location
         """,
         tenant,
@@ -282,13 +298,14 @@ async def records_of(connection: Database, tenant: str, connection_id: str | Non
 
 
 async def summary(connection: Database, tenant: str | None) -> list[dict[str, Any]]:
-    """Per connection: records, how many are dirty, suspect, refused, and when the oldest became dirty."""
+    """Per connection: records, how many are dirty, suspect, refused, unlinked."""
     rows = await connection.fetch(
         """
-        SELECT tenant, connection_id, count(*) AS records, count(*) FILTER (WHERE wanted_seq > accepted_seq) AS dirty,
+        SELECT tenant, connection_id, count(*) AS records, count(*) FILTER (WHERE EXISTS (SELECT FROM stock_changes c
+                WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record)) AS dirty,
             count(*) FILTER (WHERE suspect) AS suspect, count(*) FILTER (WHERE refusal <> '') AS refused,
             count(*) FILTER (WHERE sku IS NULL) AS unlinked
-        FROM stock_records WHERE $1::text IS NULL OR tenant = $1
+        FROM stock_records r WHERE $1::text IS NULL OR tenant = $1
         GROUP BY tenant, connection_id ORDER BY tenant, connection_id
         """,
         tenant,
@@ -299,17 +316,17 @@ async def summary(connection: Database, tenant: str | None) -> list[dict[str, An
 # Own sales.
 
 
-async def note_own_sale(connection: Database, tenant: str, sale: SaleReported) -> None:
+async def note_own_sale(connection: Database, tenant: str, sale: SaleReported) -> set[Due]:
     """Keep what stands of one order of a channel; where a transaction takes in several, use `note_own_sales`."""
-    await note_own_sales(connection, [(tenant, sale)])
+    return await note_own_sales(connection, [(tenant, sale)], sale.received_at)
 
 
-async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleReported]]) -> None:
+async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleReported]], now: datetime) -> set[Due]:
     """Keep what stands of a channel's own order lines (tenant, snapshot), in the transaction that publishes them.
 
-    Counts what the channel has lowered by itself (net of cancels that it restores), and dirties the records. A revision
-    that is not newer than the kept one changes nothing; lines without a stock record are passed over. One call for all
-    orders of a transaction takes the records' locks in one sorted statement.
+    Counts what the channel has lowered by itself (net of cancels that it restores), and dirties the records; returns
+    the lanes that have something to do. A revision that is not newer than the kept one changes nothing; lines without a
+    stock record are passed over. One call for all orders of a transaction takes its locks sorted.
     """
     newest = {(tenant, sale.order_id): sale for tenant, sale in sorted(sales, key=lambda pair: pair[1].revision)}
     rows = [
@@ -319,15 +336,12 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         if line.stock_record and line.fulfilled_by == "us"
     ]
     if not rows:
-        return
-    tenants, records = [row[0] for row in rows], [row[1] for row in rows]
-    await lock_records(connection, tenants, records)
+        return set()
     changed = await connection.fetch(
         """
         WITH told AS (
-            SELECT t.*, s.sku, t.net * s.factor / r.pack AS asked,
-                t.gross * s.factor / r.pack AS lowered, r.restores_on_cancel, o.asked AS asked_before,
-                o.asked_max AS max_before
+            SELECT t.*, s.sku, t.net * s.factor / r.pack AS asked, t.gross * s.factor / r.pack AS lowered,
+                r.connection_id, r.restores_on_cancel, o.asked AS asked_before, o.asked_max AS max_before
             FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::bool[],
                     $8::timestamptz[], $9::timestamptz[], $10::int[])
                 AS t (tenant, stock_record, order_id, line_id, revision, net, held, sold_at, received_at, gross)
@@ -339,21 +353,30 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
             INSERT INTO own_sales AS o (tenant, order_id, line_id, sku, stock_record, revision, asked, asked_max, held,
                 sold_at, received_at)
             SELECT tenant, order_id, line_id, sku, stock_record, revision, asked, lowered, held, sold_at,
-                received_at FROM told
+                received_at FROM told ORDER BY tenant, order_id, line_id, sku
             ON CONFLICT (tenant, order_id, line_id, sku) DO UPDATE SET revision = excluded.revision,
                 asked = excluded.asked, asked_max = greatest(o.asked_max, excluded.asked_max), held = excluded.held
+            RETURNING o.tenant, o.order_id, o.line_id, o.sku
         ), heard AS (
+            -- Joined with what was kept, so that the locks of own sales come before those of the tallies.
             SELECT tenant, stock_record, sku, sum(CASE
                 WHEN restores_on_cancel THEN asked - coalesce(asked_before, 0)
                 ELSE greatest(0, lowered - coalesce(max_before, 0)) END)::bigint AS units
-            FROM told GROUP BY tenant, stock_record, sku
+            FROM told JOIN kept USING (tenant, order_id, line_id, sku) GROUP BY tenant, stock_record, sku
+        ), locked AS MATERIALIZED (
+            SELECT s.tenant, s.stock_record, s.sku, h.units FROM record_skus s JOIN heard h
+                USING (tenant, stock_record, sku)
+            ORDER BY s.tenant, s.stock_record, s.sku FOR UPDATE OF s
+        ), counted AS (
+            UPDATE record_skus s SET heard = s.heard + l.units FROM locked l
+            WHERE s.tenant = l.tenant AND s.stock_record = l.stock_record AND s.sku = l.sku
         )
-        UPDATE record_skus s SET heard = s.heard + h.units FROM heard h
-        WHERE s.tenant = h.tenant AND s.stock_record = h.stock_record AND s.sku = h.sku
-        RETURNING s.tenant, s.stock_record
+        INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
+        SELECT DISTINCT tenant, stock_record, connection_id, 1, false, $11::timestamptz FROM told
+        RETURNING connection_id, lane
         """,
-        tenants,
-        records,
+        [row[0] for row in rows],
+        [row[1] for row in rows],
         [sale.order_id for _, _, sale, _ in rows],
         [line.line_id for _, _, _, line in rows],
         [sale.revision for _, _, sale, _ in rows],
@@ -362,30 +385,9 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         [sale.sold_at for _, _, sale, _ in rows],
         [sale.received_at for _, _, sale, _ in rows],
         [line.quantity for _, _, _, line in rows],
+        now,
     )
-    dirty = sorted({(row["tenant"], row["stock_record"]) for row in changed})
-    await connection.execute(
-        """
-        UPDATE stock_records r SET wanted_seq = r.wanted_seq + 1,
-            wanted_at = CASE WHEN r.wanted_seq > r.accepted_seq THEN r.wanted_at ELSE now() END
-        FROM unnest($1::text[], $2::text[]) AS d (tenant, stock_record)
-        WHERE r.tenant = d.tenant AND r.stock_record = d.stock_record
-        """,
-        [tenant for tenant, _ in dirty],
-        [stock_record for _, stock_record in dirty],
-    )
-
-
-async def lock_records(connection: Database, tenants: Sequence[str], stock_records: Sequence[str]) -> None:
-    """Lock records, sorted."""
-    await connection.execute(
-        """
-        SELECT FROM stock_records r WHERE (tenant, stock_record) IN
-            (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY tenant, stock_record FOR UPDATE
-        """,
-        tenants,
-        stock_records,
-    )
+    return {(row["connection_id"], row["lane"]) for row in changed}
 
 
 # Inventory's state.
@@ -431,20 +433,6 @@ async def put_levels(connection: Database, levels: Sequence[Level]) -> None:
     )
 
 
-async def lock_consumers(connection: Database, keys: Sequence[tuple[str, str]]) -> None:
-    """Lock every stock record that takes one of these (tenant, sku)."""
-    await connection.execute(
-        """
-        SELECT FROM stock_records r WHERE (tenant, stock_record) IN (
-            SELECT s.tenant, s.stock_record FROM record_skus s
-                JOIN unnest($1::text[], $2::text[]) AS k (tenant, sku) USING (tenant, sku))
-        ORDER BY tenant, stock_record FOR UPDATE
-        """,
-        [tenant for tenant, _ in keys],
-        [sku for _, sku in keys],
-    )
-
-
 async def count_decided(connection: Database, causes: Sequence[SaleCause]) -> None:
     """Count own units that inventory has decided, on the order lines and on their records.
 
@@ -458,17 +446,24 @@ async def count_decided(connection: Database, causes: Sequence[SaleCause]) -> No
             FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
                 AS c (tenant, order_id, line_id, sku, units)
             GROUP BY tenant, order_id, line_id, sku
+        ), owned AS MATERIALIZED (
+            SELECT m.* FROM own_sales o JOIN moved m USING (tenant, order_id, line_id, sku)
+            ORDER BY o.tenant, o.order_id, o.line_id, o.sku FOR UPDATE OF o
         ), lines AS (
-            UPDATE own_sales o SET decided = o.decided + m.units FROM moved m
+            UPDATE own_sales o SET decided = o.decided + m.units FROM owned m
             WHERE o.tenant = m.tenant AND o.order_id = m.order_id AND o.line_id = m.line_id AND o.sku = m.sku
             RETURNING o.tenant, o.stock_record, o.sku, m.units, m.sold
         ), records AS (
             SELECT l.tenant, l.stock_record, l.sku,
                 sum(CASE WHEN r.restores_on_cancel THEN l.units ELSE l.sold END) AS units
             FROM lines l JOIN stock_records r USING (tenant, stock_record) GROUP BY 1, 2, 3
+        ), locked AS MATERIALIZED (
+            SELECT s.tenant, s.stock_record, s.sku, r.units FROM record_skus s JOIN records r
+                USING (tenant, stock_record, sku)
+            ORDER BY s.tenant, s.stock_record, s.sku FOR UPDATE OF s
         )
-        UPDATE record_skus s SET decided = s.decided + r.units FROM records r
-        WHERE s.tenant = r.tenant AND s.stock_record = r.stock_record AND s.sku = r.sku
+        UPDATE record_skus s SET decided = s.decided + l.units FROM locked l
+        WHERE s.tenant = l.tenant AND s.stock_record = l.stock_record AND s.sku = l.sku
         """,
         [cause.tenant for cause in causes],
         [cause.order_id for cause in causes],
@@ -512,35 +507,29 @@ async def open_propagation(connection: Database, causes: Sequence[SaleCause]) ->
     )
 
 
-async def dirty_consumers(connection: Database, changes: Sequence[Change], low_stock: int, now: datetime) -> None:
-    """Dirty every record that takes a changed SKU; those of which little is left get the urgent lane."""
-    await connection.execute(
+async def dirty_consumers(connection: Database, changes: Sequence[Change], low_stock: int, now: datetime) -> set[Due]:
+    """Dirty every record that takes a changed SKU; returns the lanes that have something to do: the urgent one for
+    records of which little is left.
+    """
+    rows = await connection.fetch(
         """
-        UPDATE stock_records r SET wanted_seq = r.wanted_seq + 1,
-            wanted_at = CASE WHEN r.wanted_seq > r.accepted_seq THEN r.wanted_at ELSE $8 END,
-            lane = CASE WHEN d.left_over <= $9 THEN 0 WHEN r.wanted_seq > r.accepted_seq THEN r.lane ELSE 1 END,
-            other_change = r.other_change OR d.other,
-            cause_event_id = d.event_id, cause_correlation_id = d.correlation_id, cause_traceparent = d.traceparent
-        FROM (
-            SELECT DISTINCT ON (s.tenant, s.stock_record) s.tenant, s.stock_record,
-                min((c.available - x.buffer) / s.factor) OVER w AS left_over, bool_or(NOT c.sales_only) OVER w AS other,
-                c.event_id, c.correlation_id, c.traceparent
-            FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bool[], $5::text[], $6::text[], $7::text[])
-                AS c (tenant, sku, available, sales_only, event_id, correlation_id, traceparent)
-            JOIN record_skus s USING (tenant, sku) JOIN stock_records x USING (tenant, stock_record)
-            WINDOW w AS (PARTITION BY s.tenant, s.stock_record)
-        ) d WHERE r.tenant = d.tenant AND r.stock_record = d.stock_record
+        INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, causes, changed_at)
+        SELECT s.tenant, s.stock_record, r.connection_id,
+            CASE WHEN (c.available - r.buffer) / s.factor <= $7 THEN 0 ELSE 1 END, NOT c.sales_only, c.causes, $6
+        FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bool[], $5::text[])
+            AS c (tenant, sku, available, sales_only, causes)
+        JOIN record_skus s USING (tenant, sku) JOIN stock_records r USING (tenant, stock_record)
+        RETURNING connection_id, lane
         """,
         [change.tenant for change in changes],
         [change.sku for change in changes],
         [change.available for change in changes],
         [change.sales_only for change in changes],
-        [change.event_id for change in changes],
-        [change.correlation_id for change in changes],
-        [change.traceparent for change in changes],
+        [json.dumps(change.causes) for change in changes],
         now,
         low_stock,
     )
+    return {(row["connection_id"], row["lane"]) for row in rows}
 
 
 async def put_items(
@@ -592,22 +581,31 @@ async def lock_records_of_items(connection: Database, keys: Sequence[tuple[str, 
 # The sender.
 
 
-async def due_lanes(connection: Database, now: datetime) -> set[tuple[str, str, int]]:
-    """(tenant, connection, lane) that have a record to be sent now."""
+async def due_lanes(connection: Database, connections: Sequence[tuple[str, str]], now: datetime) -> set[Due]:
+    """Lanes of these (tenant, connection) that have a record to be sent now."""
     rows = await connection.fetch(
         """
-        SELECT DISTINCT tenant, connection_id, lane FROM stock_records
-        WHERE wanted_seq > accepted_seq AND next_at <= $1 AND (claimed_until IS NULL OR claimed_until < $1)
-            AND sku IS NOT NULL
+        SELECT k.connection_id, n.lane
+        FROM unnest($1::text[], $2::text[]) AS k (tenant, connection_id), (VALUES (0), (1)) AS n (lane)
+        WHERE EXISTS (SELECT FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
+            WHERE c.tenant = k.tenant AND c.connection_id = k.connection_id AND c.lane = n.lane
+                AND r.next_at <= $3 AND (r.claimed_until IS NULL OR r.claimed_until < $3))
         """,
+        [tenant for tenant, _ in connections],
+        [connection_id for _, connection_id in connections],
         now,
     )
-    return {(row["tenant"], row["connection_id"], row["lane"]) for row in rows}
+    return {(row["connection_id"], row["lane"]) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A record that this sender alone may write, `until` its lease ends; the lease's end is also its fence."""
+    """A record that this sender alone may write. `until` is what stands as its lease in the row, and so its fence.
+
+    The rest comes with its inputs: `changes` are the rows of `stock_changes` that the number covers, of which the first
+    was made at `changed_at`, by `causes`; `other` if something else than sales was among them or before; `unheard` is
+    what is kept of each SKU as (unheard, until, slack). Changes that come during a claim belong to the next one.
+    """
 
     tenant: str
     connection_id: str
@@ -620,15 +618,29 @@ class Claimed:
     cap: int | None
     known: Baseline | None
     attempts: tuple[Baseline, ...]
-    seq: int
-    wanted_at: datetime
     failures: int
     guessed: bool
-    cause: tuple[str, str, str]
-    until: datetime
+    until: datetime | None
+    suspect_until: datetime | None
+    changes: tuple[int, ...] = ()
+    changed_at: datetime | None = None
+    causes: tuple[tuple[str, str, str], ...] = ()
+    other: bool = False
+    unheard: Mapping[str, "Unheard"] = field(default_factory=dict)
 
 
-def _claimed(row: asyncpg.Record, now: datetime) -> Claimed:
+Unheard = tuple[int, int, int]
+"""Of one SKU of a record: `unheard`, `unheard_until` and `slack` of its row in `record_skus`."""
+
+
+def _claimed(row: asyncpg.Record, late_s: float = 0.0) -> Claimed:
+    """A record that still carries attempts was left in flight by a process that died: it is suspect until `late_s`
+    after it was sent.
+    """
+    attempts = tuple(_from_json(each) for each in json.loads(row["attempts"]))
+    suspect_until = row["suspect_until"]
+    if attempts and not row["suspect"]:
+        suspect_until = row["sent_at"] + timedelta(seconds=late_s)
     return Claimed(
         tenant=row["tenant"],
         connection_id=row["connection_id"],
@@ -640,13 +652,11 @@ def _claimed(row: asyncpg.Record, now: datetime) -> Claimed:
         buffer=row["buffer"],
         cap=row["cap"],
         known=_from_json(json.loads(row["known"])) if row["known"] else None,
-        attempts=tuple(_from_json(each) for each in json.loads(row["attempts"])),
-        seq=row["wanted_seq"],
-        wanted_at=row["wanted_at"] or now,
+        attempts=attempts,
         failures=row["failures"],
         guessed=row["guessed"],
-        cause=(row["cause_event_id"], row["cause_correlation_id"], row["cause_traceparent"]),
         until=row["claimed_until"],
+        suspect_until=suspect_until,
     )
 
 
@@ -662,46 +672,27 @@ def _from_json(value: Mapping[str, Any]) -> Baseline:
 
 
 async def claim(
-    connection: Database,
-    tenant: str,
-    connection_id: str,
-    lane: int,
-    limit: int,
-    *,
-    lease_s: float,
-    late_s: float,
-    now: datetime,
+    connection: Database, tenant: str, connection_id: str, lane: int, limit: int, *, late_s: float, now: datetime
 ) -> list[Claimed]:
-    """Claim dirty records whose time has come. What a number is computed from is read in a statement after the claim's
-    commit: it holds everything up to the claimed sequence, and what comes later makes the record dirty again.
+    """Lock dirty records whose time has come, oldest change first; those of another sender are passed over.
 
-    A record that still carries attempts was left in flight by a process that died: it is suspect until `late_s` after
-    it was sent.
+    The locks last to the end of the transaction, in which the record is leased (`keep`) or settled. Nobody who hears of
+    a sale waits for them.
     """
     rows = await connection.fetch(
         """
-        WITH due AS (
-            SELECT tenant, stock_record FROM stock_records
-            WHERE tenant = $1 AND connection_id = $2 AND lane = $3 AND wanted_seq > accepted_seq AND next_at <= $6
-                AND (claimed_until IS NULL OR claimed_until < $6) AND sku IS NOT NULL
-            ORDER BY next_at, stock_record LIMIT $4 FOR UPDATE SKIP LOCKED
-        )
-        UPDATE stock_records r SET claimed_until = $5,
-            suspect_until = CASE WHEN r.attempts <> '[]' AND NOT r.suspect THEN r.sent_at + $7::interval
-                ELSE r.suspect_until END,
-            suspect = r.suspect OR r.attempts <> '[]'
-        FROM due WHERE r.tenant = due.tenant AND r.stock_record = due.stock_record
-        RETURNING r.*
+        SELECT r.* FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
+        WHERE c.tenant = $1 AND c.connection_id = $2 AND c.lane = $3 AND r.next_at <= $5
+            AND (r.claimed_until IS NULL OR r.claimed_until < $5)
+        ORDER BY c.change LIMIT $4 FOR UPDATE OF r SKIP LOCKED
         """,
         tenant,
         connection_id,
         lane,
         limit,
-        now + timedelta(seconds=lease_s),
         now,
-        timedelta(seconds=late_s),
     )
-    return [_claimed(row, now) for row in rows]
+    return [_claimed(row, late_s) for row in {row["stock_record"]: row for row in rows}.values()]
 
 
 async def reclaim(
@@ -723,7 +714,7 @@ async def reclaim(
         now + timedelta(seconds=lease_s),
         now,
     )
-    return [_claimed(row, now) for row in rows]
+    return [_claimed(row) for row in rows]
 
 
 async def relock(
@@ -749,22 +740,23 @@ async def relock(
         [each.until for each in claimed],
         now + timedelta(seconds=lease_s),
     )
-    return [_claimed(row, now) for row in rows]
+    return [_claimed(row) for row in rows]
 
 
 async def inputs(
-    connection: Database, tenant: str, claimed: Sequence[Claimed], lag_s: float, now: datetime
-) -> dict[str, Record | None]:
+    connection: Database, claimed: Sequence[Claimed], lag_s: float, now: datetime
+) -> list[tuple[Claimed, Record | None]]:
     """Everything the numbers of claimed records are computed from, in one statement; None where a SKU has no level yet.
 
-    Handlers change these rows in one transaction each, so that one statement sees what fits together: a level and
-    whether something else than sales changed it, or a mass change that came after the claim would pass the brake.
-    `lag_s` is how long this channel's sales typically take to be heard.
+    Handlers change these rows in one transaction each, so that one statement sees what fits together: a level and the
+    change that came with it. What is committed later has a change of its own. `lag_s` is how long this channel's sales
+    typically take to be heard.
     """
     rows = await connection.fetch(
         """
-        SELECT s.stock_record, s.sku, s.factor, s.heard, s.decided, l.epoch, l.version, l.counters, l.sold,
-            r.other_change, r.approved,
+        SELECT r.stock_record, s.sku, s.factor, s.heard, s.decided, s.unheard, s.unheard_until, s.slack,
+            l.epoch, l.version, l.counters, l.sold, r.approved, c.changes, c.changed_at, c.causes,
+            r.other_change OR coalesce(c.other, false) AS other,
             coalesce((SELECT sum(o.asked - o.decided) FROM own_sales o WHERE o.tenant = s.tenant
                 AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.asked > o.decided), 0)::bigint AS pending,
             coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o WHERE o.tenant = s.tenant
@@ -776,18 +768,37 @@ async def inputs(
                 WHERE e.tenant = s.tenant AND e.sku = s.sku AND o.received_at > $3), 0)::float
                 / (s.factor * (SELECT count(*) FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku))
                 AS recent
-        FROM record_skus s JOIN stock_records r ON r.tenant = s.tenant AND r.stock_record = s.stock_record
+        FROM unnest($1::text[], $2::text[]) AS k (tenant, stock_record)
+            JOIN stock_records r USING (tenant, stock_record)
+            LEFT JOIN record_skus s USING (tenant, stock_record)
             LEFT JOIN levels l ON l.tenant = s.tenant AND l.sku = s.sku
-        WHERE s.tenant = $1 AND s.stock_record = ANY($2::text[]) ORDER BY s.stock_record, s.sku
+            LEFT JOIN LATERAL (SELECT array_agg(c.change ORDER BY c.change) AS changes, min(c.changed_at) AS changed_at,
+                    bool_or(c.other) AS other, array_agg(c.causes ORDER BY c.change) AS causes
+                FROM stock_changes c WHERE c.tenant = k.tenant AND c.stock_record = k.stock_record) AS c ON true
+        ORDER BY r.stock_record, s.sku
         """,
-        tenant,
+        [each.tenant for each in claimed],
         [each.stock_record for each in claimed],
         now - timedelta(seconds=SALES_WINDOW_S),
     )
     by_record: dict[str, list[asyncpg.Record]] = {each.stock_record: [] for each in claimed}
     for row in rows:
         by_record[row["stock_record"]].append(row)
-    return {each.stock_record: _record(each, by_record[each.stock_record], lag_s) for each in claimed}
+    return [
+        (_with_inputs(each, by_record[each.stock_record]), _record(each, by_record[each.stock_record], lag_s))
+        for each in claimed
+    ]
+
+
+def _with_inputs(claimed: Claimed, rows: Sequence[asyncpg.Record]) -> Claimed:
+    """The claim with what it covers, once: a later round of the same claim covers what the first one did."""
+    row = rows[0]
+    unheard = {row["sku"]: (row["unheard"], row["unheard_until"], row["slack"]) for row in rows if row["sku"]}
+    claimed = replace(claimed, other=row["other"], unheard=unheard)
+    if claimed.changes or row["changes"] is None:
+        return claimed
+    causes = dict.fromkeys(tuple(cause) for causes in row["causes"] for cause in json.loads(causes))
+    return replace(claimed, changes=tuple(row["changes"]), changed_at=row["changed_at"], causes=tuple(causes))
 
 
 def _record(claimed: Claimed, rows: Sequence[asyncpg.Record], lag_s: float) -> Record | None:
@@ -818,7 +829,7 @@ def _record(claimed: Claimed, rows: Sequence[asyncpg.Record], lag_s: float) -> R
         buffer=claimed.buffer,
         cap=claimed.cap,
         approved=_from_json(json.loads(rows[0]["approved"])) if rows[0]["approved"] else None,
-        other_change=rows[0]["other_change"],
+        other_change=rows[0]["other"],
         risk=max(row["recent"] for row in rows) * lag_s / SALES_WINDOW_S,
     )
 
@@ -840,143 +851,142 @@ def available(counters: Iterable[Sequence[Any]], claimed: Claimed) -> int:
     )
 
 
-async def causes_of(
-    connection: Database, tenant: str, stock_records: Sequence[str], limit: int
-) -> list[tuple[str, str, str]]:
-    """(event, correlation, traceparent) of the sales that these records have not shown yet, oldest first."""
-    rows = await connection.fetch(
-        """
-        SELECT event_id, correlation_id, traceparent FROM propagation
-        WHERE tenant = $1 AND stock_record = ANY($2::text[]) AND settled_at IS NULL
-        GROUP BY 1, 2, 3 ORDER BY min(sold_at) LIMIT $3
-        """,
-        tenant,
-        stock_records,
-        limit,
-    )
-    return [(row["event_id"], row["correlation_id"], row["traceparent"]) for row in rows]
-
-
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A number about to be written: kept before the call, so that a process that dies in it leaves its trace.
-
-    `before` are numbers of earlier calls whose outcome is still unknown.
+    """A claim that goes on after its transaction: `number` is about to be written (`after` stands then), or, where
+    they are None, the record is about to be read.
     """
 
-    stock_record: str
-    until: datetime
-    number: int
-    before: tuple[Baseline, ...]
-    after: Baseline
+    claimed: Claimed
+    number: int | None = None
+    after: Baseline | None = None
 
 
-async def keep_attempts(connection: Database, tenant: str, attempts: Sequence[Attempt], now: datetime) -> set[str]:
-    """Remember what is being sent; returns the records whose lease still holds. The caller holds the records' locks."""
+async def keep(
+    connection: Database, attempts: Sequence[Attempt], lease_until: datetime, now: datetime
+) -> dict[str, Claimed]:
+    """Lease records and remember what is being sent, so that a process that dies in the call leaves its trace.
+
+    Returns the claims with the lease they have now; one whose lease somebody else has taken up is left out.
+    """
+    attempts = sorted(attempts, key=lambda attempt: attempt.claimed.stock_record)
     rows = await connection.fetch(
         """
-        UPDATE stock_records r SET wanted = a.number, sent = a.number, sent_at = $5,
-            attempts = a.attempts
-        FROM unnest($2::text[], $3::int[], $4::jsonb[], $6::timestamptz[]) AS a (stock_record, number, attempts, until)
-        WHERE r.tenant = $1 AND r.stock_record = a.stock_record AND r.claimed_until = a.until
+        UPDATE stock_records r SET claimed_until = $9, wanted = coalesce(a.number, r.wanted),
+            sent = coalesce(a.number, r.sent), sent_at = CASE WHEN a.number IS NULL THEN r.sent_at ELSE $10 END,
+            attempts = coalesce(a.attempts::jsonb, r.attempts), other_change = a.other,
+            suspect = r.suspect OR a.suspect, suspect_until = a.suspect_until
+        FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::text[], $6::bool[], $7::bool[],
+                $8::timestamptz[])
+            AS a (tenant, stock_record, until, number, attempts, other, suspect, suspect_until)
+        WHERE r.tenant = a.tenant AND r.stock_record = a.stock_record AND r.claimed_until IS NOT DISTINCT FROM a.until
         RETURNING r.stock_record
         """,
-        tenant,
-        [attempt.stock_record for attempt in attempts],
+        [attempt.claimed.tenant for attempt in attempts],
+        [attempt.claimed.stock_record for attempt in attempts],
+        [attempt.claimed.until for attempt in attempts],
         [attempt.number for attempt in attempts],
-        [json.dumps([_to_json(each) for each in (*attempt.before, attempt.after)]) for attempt in attempts],
+        [
+            json.dumps([_to_json(each) for each in (*attempt.claimed.attempts, attempt.after)])
+            if attempt.after
+            else None
+            for attempt in attempts
+        ],
+        [attempt.claimed.other for attempt in attempts],
+        [bool(attempt.claimed.attempts) for attempt in attempts],
+        [attempt.claimed.suspect_until for attempt in attempts],
+        lease_until,
         now,
-        [attempt.until for attempt in attempts],
     )
     held = {row["stock_record"] for row in rows}
-    standing = [(each.stock_record, (each.after,)) for each in attempts if each.stock_record in held]
-    await _remember_unheard(connection, tenant, standing, raise_only=True)
-    return held
+    kept = {
+        attempt.claimed.stock_record: replace(
+            attempt.claimed, until=lease_until, unheard=_raised(attempt.claimed.unheard, attempt.after)
+        )
+        for attempt in attempts
+        if attempt.claimed.stock_record in held
+    }
+    raised = [
+        (attempt.claimed, kept[key].unheard) for attempt in attempts if (key := attempt.claimed.stock_record) in kept
+    ]
+    await _remember_unheard(connection, raised, now)
+    return kept
+
+
+def _raised(before: Mapping[str, Unheard], after: Baseline | None) -> dict[str, Unheard]:
+    """Of the numbers that may stand while one is being written the larger estimate counts."""
+    units = dict(before)
+    for sku, (unheard, until, slack) in _unheard((after,) if after else ()).items():
+        unheard_before, until_before, _ = before.get(sku, (0, 0, 0))
+        units[sku] = max(unheard_before, unheard), max(until_before, until), slack
+    return units
+
+
+def _unheard(baselines: Sequence[Baseline]) -> dict[str, Unheard]:
+    """What other records' numbers have to know of a record on which these numbers may stand."""
+    skus = {sku for baseline in baselines for sku in baseline.tallies}
+    return {sku: (*domain.unheard_bounds(baselines, sku), domain.unheard_slack(baselines, sku)) for sku in skus}
 
 
 async def _remember_unheard(
-    connection: Database, tenant: str, standing: Sequence[tuple[str, Sequence[Baseline]]], *, raise_only: bool
+    connection: Database, told: Sequence[tuple[Claimed, Mapping[str, Unheard]]], now: datetime
 ) -> None:
-    """Keep what is held to be unheard of a record, for the other records' numbers.
+    """Keep what is held to be unheard of records, for the other records' numbers; most of the time nothing changes.
 
-    Where it falls by anything else than a decision (which dirties them all), the record is marked, and `tell_others`
-    dirties those that share a SKU in a transaction of its own: taking their locks here could meet somebody who holds
-    them and waits for ours.
+    Where it falls by anything else than a decision (which dirties them all), the records that share a SKU are dirtied.
     """
-    rows = [
-        (stock_record, sku, *domain.unheard_bounds(baselines, sku), domain.unheard_slack(baselines, sku))
-        for stock_record, baselines in standing
-        for sku in sorted({sku for baseline in baselines for sku in baseline.tallies})
-    ]
+    rows = sorted(
+        (each.tenant, each.stock_record, sku, *units)
+        for each, unheard in told
+        for sku, units in unheard.items()
+        if each.unheard.get(sku) != units
+    )
+    if not rows:
+        return
     await connection.execute(
         """
-        WITH told AS (
-            SELECT s.tenant, s.stock_record, s.sku, u.slack,
-                CASE WHEN $7 THEN greatest(s.unheard, u.unheard) ELSE u.unheard END AS unheard,
-                CASE WHEN $7 THEN greatest(s.unheard_until, u.until) ELSE u.until END AS until,
-                greatest(0, least(s.unheard, s.unheard_until - s.decided)) AS before, s.decided
-            FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
-                AS u (stock_record, sku, unheard, until, slack)
-            JOIN record_skus s ON s.tenant = $1 AND s.stock_record = u.stock_record AND s.sku = u.sku
+        WITH told AS MATERIALIZED (
+            SELECT s.tenant, s.stock_record, s.sku, u.unheard, u.until, u.slack,
+                greatest(0, least(s.unheard, s.unheard_until - s.decided))
+                    > greatest(0, least(u.unheard, u.until - s.decided)) AS fell
+            FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+                AS u (tenant, stock_record, sku, unheard, until, slack)
+            JOIN record_skus s USING (tenant, stock_record, sku)
+            ORDER BY s.tenant, s.stock_record, s.sku FOR UPDATE OF s
         ), kept AS (
             UPDATE record_skus s SET unheard = t.unheard, unheard_until = t.until, slack = t.slack FROM told t
             WHERE s.tenant = t.tenant AND s.stock_record = t.stock_record AND s.sku = t.sku
         )
-        UPDATE stock_records r SET tell_others = true
-        WHERE r.tenant = $1 AND r.stock_record IN (
-            SELECT stock_record FROM told WHERE greatest(0, least(unheard, until - decided)) < before)
+        INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
+        SELECT DISTINCT o.tenant, o.stock_record, r.connection_id, 1, false, $7::timestamptz
+        FROM told t JOIN record_skus o USING (tenant, sku)
+            JOIN stock_records r ON r.tenant = o.tenant AND r.stock_record = o.stock_record
+        WHERE t.fell AND o.stock_record <> t.stock_record
         """,
-        tenant,
-        [row[0] for row in rows],
-        [row[1] for row in rows],
-        [row[2] for row in rows],
-        [row[3] for row in rows],
-        [row[4] for row in rows],
-        raise_only,
+        *[list(column) for column in zip(*rows, strict=True)],
+        now,
     )
-
-
-async def tell_others(connection: Database, tenant: str) -> int:
-    """Dirty the records that share a SKU with one whose unheard sales turned out fewer; returns how many."""
-    status = await connection.execute(
-        """
-        WITH tellers AS (
-            SELECT stock_record FROM stock_records WHERE tenant = $1 AND tell_others
-        ), touched AS (
-            SELECT r.stock_record, r.stock_record IN (SELECT stock_record FROM tellers) AS teller
-            FROM stock_records r WHERE r.tenant = $1 AND r.stock_record IN (
-                SELECT o.stock_record FROM record_skus s JOIN record_skus o USING (tenant, sku)
-                WHERE s.tenant = $1 AND s.stock_record IN (SELECT stock_record FROM tellers)
-            ) ORDER BY r.stock_record FOR UPDATE
-        )
-        UPDATE stock_records r SET wanted_seq = r.wanted_seq + 1, tell_others = r.tell_others AND NOT t.teller
-        FROM touched t WHERE r.tenant = $1 AND r.stock_record = t.stock_record
-        """,
-        tenant,
-    )
-    return int(status.rpartition(" ")[2])
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
     """The end of one claim of one record.
 
-    `known` and `attempts` are what stands from now on. `seq` is what the number covers: None leaves the record dirty.
-    `approve` makes the number the last approved one; `seen_at` dates what is known of unheard sales.
+    `known` and `attempts` are what stands from now on. `changes` are what the number covers: none leaves the record
+    dirty. `approve` makes the number the last approved one; `seen_at` dates what is known of unheard sales. `dirty`
+    dirties the record anew.
     """
 
-    stock_record: str
-    until: datetime
+    claimed: Claimed
     known: Baseline | None
     attempts: tuple[Baseline, ...]
-    seq: int | None
     next_at: datetime
+    changes: tuple[int, ...] = ()
     number: int | None = None
     accepted_at: datetime | None = None
     observed: int | None = None
     seen_at: datetime | None = None
     approve: bool = False
-    suspect: bool = False
     suspect_until: datetime | None = None
     guessed: bool = False
     failures: int = 0
@@ -984,64 +994,83 @@ class Settled:
     dirty: bool = False
 
 
-async def settle(connection: Database, tenant: str, settled: Sequence[Settled], now: datetime) -> None:
+async def settle(connection: Database, settled: Sequence[Settled], now: datetime) -> None:
     """End claims. Locks the records, sorted, first.
 
     A claim whose lease somebody else has taken up changes nothing: what that one has written since would be forgotten.
     """
-    rows = sorted(settled, key=lambda each: each.stock_record)
-    keys = [each.stock_record for each in rows]
-    await lock_records(connection, [tenant] * len(keys), keys)
+    rows = sorted(settled, key=lambda each: each.claimed.stock_record)
+    if not rows:
+        return
+    covered = [(each.claimed.stock_record, change) for each in rows for change in each.changes]
     ended = await connection.fetch(
         """
-        UPDATE stock_records r SET claimed_until = NULL, known = coalesce(e.known, r.known), attempts = e.attempts,
-            accepted_seq = greatest(r.accepted_seq, coalesce(e.seq, r.accepted_seq)), next_at = e.next_at,
-            wanted = coalesce(e.number, r.wanted),
-            accepted = CASE WHEN e.accepted_at IS NULL THEN r.accepted ELSE e.number END,
-            accepted_at = coalesce(e.accepted_at, r.accepted_at), observed = coalesce(e.observed, r.observed),
-            observed_at = CASE WHEN e.observed IS NULL THEN r.observed_at ELSE $17 END,
-            seen_at = coalesce(e.seen_at, r.seen_at),
-            other_change_at = CASE WHEN e.approve AND r.other_change AND (r.approved ->> 'x')::int <> e.number THEN $17
-                ELSE r.other_change_at END,
-            approved = CASE WHEN e.approve THEN coalesce(e.known, r.known) ELSE r.approved END,
-            other_change = r.other_change AND NOT (e.approve AND r.wanted_seq = e.seq),
-            suspect = e.suspect, suspect_until = coalesce(e.suspect_until, r.suspect_until), guessed = e.guessed,
-            failures = e.failures, refusal = e.refusal, wanted_seq = r.wanted_seq + CASE WHEN e.dirty THEN 1 ELSE 0 END
-        FROM unnest($2::text[], $3::jsonb[], $4::jsonb[], $5::bigint[], $6::timestamptz[], $7::int[], $8::timestamptz[],
-                $9::int[], $10::timestamptz[], $11::bool[], $12::bool[], $13::timestamptz[], $14::bool[], $15::int[],
-                $16::text[], $18::bool[], $19::timestamptz[])
-            AS e (stock_record, known, attempts, seq, next_at, number, accepted_at, observed, seen_at, approve, suspect,
-                suspect_until, guessed, failures, refusal, dirty, until)
-        WHERE r.tenant = $1 AND r.stock_record = e.stock_record AND r.claimed_until = e.until
-        RETURNING r.stock_record
+        WITH locked AS MATERIALIZED (
+            SELECT r.tenant, r.stock_record FROM stock_records r
+                JOIN unnest($1::text[], $2::text[]) AS k (tenant, stock_record) USING (tenant, stock_record)
+            ORDER BY r.tenant, r.stock_record FOR UPDATE OF r
+        ), ended AS (
+            UPDATE stock_records r SET claimed_until = NULL, known = coalesce(e.known::jsonb, r.known),
+                attempts = e.attempts::jsonb, next_at = e.next_at, wanted = coalesce(e.number, r.wanted),
+                accepted = CASE WHEN e.accepted_at IS NULL THEN r.accepted ELSE e.number END,
+                accepted_at = coalesce(e.accepted_at, r.accepted_at), observed = coalesce(e.observed, r.observed),
+                observed_at = CASE WHEN e.observed IS NULL THEN r.observed_at ELSE $20 END,
+                seen_at = coalesce(e.seen_at, r.seen_at),
+                other_change_at = CASE WHEN e.approve AND e.other AND (r.approved ->> 'x')::int <> e.number THEN $20
+                    ELSE r.other_change_at END,
+                approved = CASE WHEN e.approve THEN coalesce(e.known::jsonb, r.known) ELSE r.approved END,
+                other_change = (r.other_change OR e.other) AND NOT e.approve,
+                suspect = e.suspect, suspect_until = coalesce(e.suspect_until, r.suspect_until), guessed = e.guessed,
+                failures = e.failures, refusal = e.refusal
+            FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::timestamptz[], $7::int[],
+                    $8::timestamptz[], $9::int[], $10::timestamptz[], $11::bool[], $12::bool[], $13::bool[],
+                    $14::timestamptz[], $15::bool[], $16::int[], $17::text[], $18::bool[])
+                AS e (tenant, stock_record, until, known, attempts, next_at, number, accepted_at, observed, seen_at,
+                    approve, other, suspect, suspect_until, guessed, failures, refusal, dirty)
+                JOIN locked USING (tenant, stock_record)
+            WHERE r.tenant = e.tenant AND r.stock_record = e.stock_record
+                AND r.claimed_until IS NOT DISTINCT FROM e.until
+            RETURNING r.tenant, r.stock_record, r.connection_id, e.dirty
+        ), covered AS (
+            DELETE FROM stock_changes c
+            USING ended e JOIN unnest($19::text[], $21::bigint[]) AS d (stock_record, change) USING (stock_record)
+            WHERE c.tenant = e.tenant AND c.stock_record = e.stock_record AND c.change = d.change
+        ), dirtied AS (
+            INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
+            SELECT tenant, stock_record, connection_id, 1, false, $20 FROM ended WHERE dirty
+        )
+        SELECT stock_record FROM ended
         """,
-        tenant,
-        keys,
+        [each.claimed.tenant for each in rows],
+        [each.claimed.stock_record for each in rows],
+        [each.claimed.until for each in rows],
         [json.dumps(_to_json(each.known)) if each.known else None for each in rows],
         [json.dumps([_to_json(attempt) for attempt in each.attempts]) for each in rows],
-        [each.seq for each in rows],
         [each.next_at for each in rows],
         [each.number for each in rows],
         [each.accepted_at for each in rows],
         [each.observed for each in rows],
         [each.seen_at for each in rows],
         [each.approve for each in rows],
-        [each.suspect for each in rows],
-        [each.suspect_until for each in rows],
+        [each.claimed.other for each in rows],
+        # What may stand at the channel besides what is known has to be read back.
+        [bool(each.attempts) for each in rows],
+        [each.suspect_until or each.claimed.suspect_until for each in rows],
         [each.guessed for each in rows],
         [each.failures for each in rows],
         [each.refusal for each in rows],
-        now,
         [each.dirty for each in rows],
-        [each.until for each in rows],
+        [stock_record for stock_record, _ in covered],
+        now,
+        [change for _, change in covered],
     )
     held = {row["stock_record"] for row in ended}
     standing = [
-        (each.stock_record, ((each.known,) if each.known else ()) + each.attempts)
+        (each.claimed, _unheard(((each.known,) if each.known else ()) + each.attempts))
         for each in rows
-        if each.stock_record in held and (each.known or each.attempts)
+        if each.claimed.stock_record in held
     ]
-    await _remember_unheard(connection, tenant, standing, raise_only=False)
+    await _remember_unheard(connection, standing, now)
 
 
 async def settle_propagation(
@@ -1124,8 +1153,12 @@ async def release_brake(connection: Database, tenant: str, connection_id: str) -
     # What was approved is what is wanted now: forgetting the old approval lets this change through, once.
     await connection.execute(
         """
-        UPDATE stock_records SET wanted_seq = wanted_seq + 1, approved = NULL, next_at = '-infinity'
-        WHERE tenant = $1 AND connection_id = $2 AND other_change
+        WITH released AS (
+            UPDATE stock_records SET approved = NULL, next_at = '-infinity'
+            WHERE tenant = $1 AND connection_id = $2 AND other_change RETURNING tenant, stock_record, connection_id
+        )
+        INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
+        SELECT tenant, stock_record, connection_id, 1, true, now() FROM released
         """,
         tenant,
         connection_id,
@@ -1161,9 +1194,11 @@ async def claim_for_reading(
     """Settled records not looked at since `before`, riskiest first: little stock, then long unseen."""
     keys = await connection.fetch(
         """
-        SELECT stock_record FROM stock_records WHERE tenant = $1 AND connection_id = $2 AND known IS NOT NULL
-            AND NOT suspect AND wanted_seq = accepted_seq AND coalesce(observed_at, '-infinity') < $3
-            AND coalesce(accepted_at, '-infinity') < $3 AND (claimed_until IS NULL OR claimed_until < $4)
+        SELECT stock_record FROM stock_records r WHERE tenant = $1 AND connection_id = $2 AND known IS NOT NULL
+            AND NOT suspect AND NOT EXISTS (SELECT FROM stock_changes c
+                WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record)
+            AND coalesce(observed_at, '-infinity') < $3 AND coalesce(accepted_at, '-infinity') < $3
+            AND (claimed_until IS NULL OR claimed_until < $4)
         ORDER BY observed_at IS NOT NULL, accepted <= 5 DESC, observed_at LIMIT $5 FOR UPDATE SKIP LOCKED
         """,
         tenant,
@@ -1202,7 +1237,8 @@ async def claim_to_heal(
         """
         SELECT r.stock_record, r.seen_at FROM stock_records r
         WHERE r.tenant = $1 AND r.connection_id = $2 AND r.known IS NOT NULL AND NOT r.suspect AND r.seen_at < $3
-            AND r.wanted_seq = r.accepted_seq AND (r.claimed_until IS NULL OR r.claimed_until < $4)
+            AND NOT EXISTS (SELECT FROM stock_changes c WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record)
+            AND (r.claimed_until IS NULL OR r.claimed_until < $4)
             AND EXISTS (SELECT FROM record_skus s WHERE s.tenant = r.tenant AND s.stock_record = r.stock_record
                 AND (least(s.unheard, s.unheard_until - s.decided) > 0 OR s.heard - s.decided + s.slack > 0))
         ORDER BY r.stock_record LIMIT $5 FOR UPDATE OF r SKIP LOCKED
@@ -1218,6 +1254,21 @@ async def claim_to_heal(
     known = {row["stock_record"]: row for row in rows}
     claimed = await reclaim(connection, tenant, list(known), lease_s, now)
     return [(each, known[each.stock_record]["seen_at"]) for each in claimed]
+
+
+async def compact_changes(connection: Database) -> int:
+    """Forget changes that a later one of the same record says as well; returns how many rows went.
+
+    Those of a connection that nobody sends to grow with every sale.
+    """
+    status = await connection.execute(
+        """
+        DELETE FROM stock_changes c WHERE EXISTS (SELECT FROM stock_changes later
+            WHERE later.tenant = c.tenant AND later.stock_record = c.stock_record AND later.change > c.change
+                AND later.lane <= c.lane AND later.other >= c.other)
+        """
+    )
+    return int(status.rpartition(" ")[2])
 
 
 async def prune(connection: Database, before: datetime) -> int:

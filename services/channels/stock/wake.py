@@ -1,38 +1,30 @@
-"""Waking the senders of this process when something may have become dirty."""
+"""Waking the senders of this process when something became dirty."""
 
 import asyncio
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Collection
 
-IDLE_S: Final = 0.25
-"""The table is asked this often when nobody wakes: for what another process, or a timer, made due."""
-_FIRST_S: Final = 0.002
+from services.channels.stock.store import Due
 
 
 class Wake:
-    """Set inside the transaction that dirties records, which commits a moment later.
-
-    So whoever is woken looks again after 2, 8, 32, 128 ms, until it has found something or the idle pause is reached.
-    """
+    """Set after the commit that dirtied records, with the lanes that have something to do."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._pauses: Iterator[float] = iter(())
+        self._due: set[Due] = set()
 
-    def set(self) -> None:
-        """Something was dirtied."""
+    def dirtied(self, due: Collection[Due] = ()) -> None:
+        """Something was dirtied; without lanes, the table tells which."""
+        self._due.update(due)
         self._event.set()
 
-    async def wait(self, *, found: bool) -> None:
-        """Pause until there may be something. `found`: the last look found something."""
-        if found:
-            self._pauses = iter(())
-        pause_s = next(self._pauses, IDLE_S)
+    async def wait(self, pause_s: float) -> set[Due]:
+        """The lanes that were named since the last call; waits for one at most `pause_s`."""
         try:
             async with asyncio.timeout(pause_s):
                 await self._event.wait()
         except TimeoutError:
-            return
+            return set()
         self._event.clear()
-        self._pauses = iter([_FIRST_S * 4**step for step in range(1, 4)])
-        await asyncio.sleep(_FIRST_S)
+        due, self._due = self._due, set()
+        return due

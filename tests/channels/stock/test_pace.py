@@ -134,19 +134,16 @@ async def test_a_lane_that_fails_is_started_again(desk: Desk) -> None:
         await desk.level("A", 30)
         await until(lambda: shop.channel.during is None and len(shop.channel.batches) == 1)
         desk.later(120)  # The claim's lease has run out.
-        desk.wake.set()
+        desk.wake.dirtied()
         await until(lambda: shop.channel.numbers == {("a", "1"): 30})
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_a_wake_looks_again_because_its_transaction_commits_a_moment_later() -> None:
+async def test_a_wake_names_each_lane_once_and_forgets_it() -> None:
     wake = Wake()
-    wake.set()
-    looks = 0
-    async with asyncio.timeout(20):
-        for _ in range(4):
-            await wake.wait(found=False)
-            looks += 1
-    assert looks == 4
+    wake.dirtied({("azul", 0)})
+    wake.dirtied({("azul", 0), ("verde", 1)})
+    assert await wake.wait(10) == {("azul", 0), ("verde", 1)}
+    assert await wake.wait(0) == set()

@@ -7,7 +7,7 @@ import pytest
 from contracts.inventory.v1 import CauseOutcome, Component, ItemChanged
 from services.bus import Received
 from services.channels.stock import handlers, store
-from services.channels.stock.store import LinkConflict
+from services.channels.stock.store import LinkConflict, Settled
 from tests.channels.stock.conftest import Desk, row
 
 pytestmark = pytest.mark.asyncio
@@ -173,23 +173,20 @@ async def test_two_companies_never_meet(desk: Desk) -> None:
 
 
 async def test_a_level_that_comes_while_a_number_is_computed_is_not_lost(desk: Desk) -> None:
-    """The record's row is locked before its inputs are read: a level waits, or is seen."""
+    """It waits for no lock, and brings a change of its own that the number being computed does not cover."""
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))
     await desk.level("A", 20)
     async with desk.work.transaction() as tx:
-        claimed = await store.claim(
-            tx.connection, desk.tenant, shop.connection_id, 1, 10, lease_s=60, late_s=1, now=tx.now
-        )
-        task = asyncio.create_task(desk.level("A", 4))
-        await asyncio.sleep(0.1)
-        assert not task.done()
-        inputs = await store.inputs(tx.connection, desk.tenant, claimed, 0, tx.now)
-        record = inputs[shop.record("a")]
+        claimed = await store.claim(tx.connection, desk.tenant, shop.connection_id, 1, 10, late_s=1, now=tx.now)
+        [(each, record)] = await store.inputs(tx.connection, claimed, 0, tx.now)
         assert record is not None
         assert record.parts[0].available == 20
-    await task
-    assert (await shop.row("a"))["wanted_seq"] > claimed[0].seq
+        async with asyncio.timeout(10):
+            await desk.level("A", 4)
+        await store.settle(tx.connection, [Settled(each, None, (), tx.now, each.changes)], tx.now)
+    await shop.push()
+    assert [batch[0].quantity for batch in shop.channel.batches] == [4]
 
 
 async def test_levels_claims_and_own_sales_at_once_never_lock_each_other_out(desk: Desk) -> None:
