@@ -1,9 +1,21 @@
 """Not a service: what every service runs on. One way to consume, one way to publish."""
 
+from services.bus.arrays import array
 from services.bus.consumer import Subscription, each
 from services.bus.failures import Poison, Transient
 from services.bus.service import Service
 from services.bus.settings import BusSettings
 from services.bus.transaction import Cause, Received, Transaction
 
-__all__ = ["BusSettings", "Cause", "Poison", "Received", "Service", "Subscription", "Transaction", "Transient", "each"]
+__all__ = [
+    "BusSettings",
+    "Cause",
+    "Poison",
+    "Received",
+    "Service",
+    "Subscription",
+    "Transaction",
+    "Transient",
+    "array",
+    "each",
+]

@@ -1,16 +1,18 @@
 """The statements by which a record takes effect once, waits, or becomes a dead letter. Connection first."""
 
 from collections.abc import Collection, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
+from services.bus.arrays import array
 from services.bus.record import Incoming, pack
 from services.bus.sealing import Seal
 
-_LOCK: Final = "SELECT key FROM parked_keys WHERE consumer = $1 AND key = ANY($2::text[]) ORDER BY key FOR SHARE"
+_LOCK: Final = "SELECT key FROM parked_keys WHERE consumer = $1 AND key = ANY($2::text::text[]) ORDER BY key FOR SHARE"
 _CLAIM: Final = """
 INSERT INTO inbox (day, consumer, source, id)
-SELECT day, $1, source, id FROM unnest($2::date[], $3::text[], $4::text[]) AS t (day, source, id)
-ON CONFLICT DO NOTHING RETURNING day, source, id
+SELECT $2, $1, $3, id FROM unnest($4::text::text[]) AS t (id) ON CONFLICT DO NOTHING RETURNING id
 """
 _PARK: Final = """
 INSERT INTO parked (consumer, key, source, id, stream, partition, "offset", record, correlation_id)
@@ -27,7 +29,7 @@ ON CONFLICT (consumer, stream, partition, "offset") DO NOTHING RETURNING id
 async def locked_keys(connection: Any, consumer: str, batch: Sequence[Incoming]) -> Collection[str]:
     """The parked ones among the aggregates of `batch`, locked against being freed before the records are put there."""
     keys = sorted({event.aggregate for event in batch if event.aggregate})
-    return {row[0] for row in await connection.fetch(_LOCK, consumer, keys)} if keys else ()
+    return {row[0] for row in await connection.fetch(_LOCK, consumer, array(keys))} if keys else ()
 
 
 async def park(connection: Any, consumer: str, events: Sequence[Incoming], seal: Seal) -> None:
@@ -53,10 +55,12 @@ async def claim(connection: Any, consumer: str, events: Sequence[Incoming]) -> l
     identities = sorted(identity for identity in first if identity)
     if not identities:
         return []
-    rows = await connection.fetch(_CLAIM, consumer, *map(list, zip(*identities, strict=True)))
-    if len(rows) == len(events):
+    claimed = set()
+    for (day, source), group in groupby(identities, key=itemgetter(0, 1)):
+        ids = array([id_ for _, _, id_ in group])
+        claimed |= {(day, source, row[0]) for row in await connection.fetch(_CLAIM, consumer, day, source, ids)}
+    if len(claimed) == len(events):
         return list(events)
-    claimed = {tuple(row) for row in rows}
     return [event for event in events if event.identity in claimed and first[event.identity] is event]
 
 

@@ -128,9 +128,10 @@ class Service:
     def main(self) -> None:
         """Run as a process of its own."""
         # What a batch makes lives for milliseconds and has no cycles, while code and schemas live for ever: without
-        # this, the collector looks at hundreds of thousands of objects several times a batch and finds nothing.
+        # this, the collector looks at hundreds of thousands of objects several times a batch and finds nothing. What
+        # a full batch holds at once must stay below the threshold: then nothing but garbage with cycles reaches it.
         gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        gc.set_threshold(500_000, 5, 10)
         uvloop.run(self.run())
 
     async def run(self, *, handle_signals: bool = True) -> None:

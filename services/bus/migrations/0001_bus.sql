@@ -13,12 +13,13 @@ CREATE TABLE inbox (
 
 -- What is still to be sent. `seq` is drawn one by one (cache 1) while the row lock of the aggregate is held, hence per
 -- key: order of rows = order of commits. UNIQUE prevents one event from waiting twice (tests/bus/test_relay.py).
+-- `headers` are their values in the order of `HEADERS` of the contracts, 0xFF between them, empty where absent.
 CREATE TABLE outbox (
     seq        bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
     event_id   text        NOT NULL,
     topic      text        NOT NULL,
     key        text        NOT NULL,
-    headers    text        NOT NULL,
+    headers    bytea       NOT NULL,
     payload    bytea       NOT NULL,
     shard      smallint    NOT NULL,
     personal   boolean     NOT NULL,
@@ -33,7 +34,7 @@ CREATE TABLE outbox_sent (
     event_id   text        NOT NULL,
     topic      text        NOT NULL,
     key        text        NOT NULL,
-    headers    text        NOT NULL,
+    headers    bytea       NOT NULL,
     payload    bytea       NOT NULL,
     shard      smallint    NOT NULL,
     created_at timestamptz NOT NULL,

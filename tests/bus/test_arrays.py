@@ -1,0 +1,30 @@
+"""Arrays as texts come back as what they were."""
+
+import asyncpg
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.bus import array
+
+
+def test_numbers_and_truth_are_written_bare_enough() -> None:
+    assert array([]) == "{}"
+    assert array([1, True]) == '{"1","True"}'
+
+
+async def test_any_texts_come_back(database) -> None:
+    found: list[list[str]] = []
+
+    @settings(max_examples=200, suppress_health_check=list(HealthCheck))
+    @given(st.lists(st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))))
+    def collect(texts: list[str]) -> None:
+        found.append(texts)
+
+    collect()
+    found += [['a"b', "c\\d", "", "NULL", "{}", ",", " "], ['"'], ["\\"], ['","', "x"]]
+    connection = await asyncpg.connect(database)
+    try:
+        for texts in found:
+            assert await connection.fetchval("SELECT $1::text::text[]", array(texts)) == texts
+    finally:
+        await connection.close()
