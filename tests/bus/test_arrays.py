@@ -1,6 +1,7 @@
 """Arrays as texts come back as what they were."""
 
 import asyncpg
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ def test_numbers_and_truth_are_written_bare_enough() -> None:
     assert array([1, True]) == '{"1","True"}'
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_any_texts_come_back(database) -> None:
     found: list[list[str]] = []
 
