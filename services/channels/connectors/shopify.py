@@ -41,6 +41,8 @@ TOPICS: Final = ("ORDERS_CREATE", "ORDERS_PAID", "ORDERS_UPDATED", "ORDERS_CANCE
 _PAGE: Final = 250
 _MUTATION_COST: Final = 10.0
 _READ_COST: Final = 60.0
+_HELD_BACK: Final = "another row of the call was refused"
+_RESENDS_MAX: Final = 2
 _STALE: Final = frozenset({"COMPARE_QUANTITY_STALE", "CHANGE_FROM_QUANTITY_STALE"})
 _STATUS: Final = {
     "pending": SaleStatus.AWAITING_PAYMENT,
@@ -199,7 +201,9 @@ class Shopify:
     # -- stock -------------------------------------------------------------------------------------------------------
 
     async def write_stock(self, session: Session, writes: Sequence[StockWrite]) -> Sequence[WriteOutcome]:
-        """`inventorySetQuantities`: compared where a number is expected. Stale or wrong rows refuse their whole call.
+        """`inventorySetQuantities`: compared where a number is expected.
+
+        Stale or wrong rows refuse their whole call: the others go again at once, before more of them are stale.
 
         Whether numbers are compared is said once for a call, so a mixed batch takes two.
         """
@@ -208,13 +212,28 @@ class Shopify:
         for blind, chosen in groupby(places, key=lambda place: writes[place].expected is None):
             group = list(chosen)
             try:
-                answers = await self._set(session, [writes[place] for place in group], blind=blind)
+                answers = await self._set_what_fits(session, [writes[place] for place in group], blind=blind)
             except (Throttled, Rejected) as refused:
                 # What was accepted before it has to be known as such.
                 if not outcomes:
                     raise
                 answers = [WriteOutcome(WriteStatus.STALE, reason=str(refused))] * len(group)
             outcomes.update(zip(group, answers, strict=True))
+        return [outcomes[place] for place in range(len(writes))]
+
+    async def _set_what_fits(
+        self, session: Session, writes: Sequence[StockWrite], *, blind: bool
+    ) -> list[WriteOutcome]:
+        outcomes = dict(enumerate(await self._set(session, writes, blind=blind)))
+        for _ in range(_RESENDS_MAX):
+            held_back = [place for place, outcome in outcomes.items() if outcome.reason == _HELD_BACK]
+            if not held_back or len(held_back) == len(writes):
+                break
+            try:
+                again = await self._set(session, [writes[place] for place in held_back], blind=blind)
+            except (Throttled, Rejected):
+                break
+            outcomes.update(zip(held_back, again, strict=True))
         return [outcomes[place] for place in range(len(writes))]
 
     async def _set(self, session: Session, writes: Sequence[StockWrite], *, blind: bool) -> list[WriteOutcome]:
@@ -234,13 +253,14 @@ class Shopify:
         errors = wire.objects(_result(data, "inventorySetQuantities").get("userErrors"), "userErrors")
         if not errors:
             return [WriteOutcome(WriteStatus.ACCEPTED, request_id)] * len(writes)
+        stale = {_row_of(error) for error in errors if wire.text(error.get("code")) in _STALE}
         refused = {_row_of(error): error for error in errors if wire.text(error.get("code")) not in _STALE}
         if None in refused:
             raise Rejected(f"inventorySetQuantities: {wire.text(refused[None].get('message'))[:200]}")
         return [
             WriteOutcome(WriteStatus.REFUSED, request_id, wire.text(refused[place].get("message"))[:200])
             if place in refused
-            else WriteOutcome(WriteStatus.STALE, request_id, "a row of the batch was refused")
+            else WriteOutcome(WriteStatus.STALE, request_id, "" if place in stale or None in stale else _HELD_BACK)
             for place in range(len(writes))
         ]
 
