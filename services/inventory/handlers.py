@@ -28,7 +28,7 @@ from services.inventory import store
 from services.inventory.announce import level_message, movement_message, report_message
 from services.inventory.commands import StockCommand, Warehouse, obey
 from services.inventory.domain import Kits, expire, explode, meet
-from services.inventory.ledger import COUNTED, Ledger, Line, Movement, Order, Outcome, Sku, Unit
+from services.inventory.ledger import COUNTED, SHORT, Ledger, Line, Movement, Order, Outcome, Sku, Unit
 from services.inventory.store import Key
 
 Command: TypeAlias = (
@@ -237,18 +237,26 @@ async def _write_orders(tx: Transaction, gathered: Gathered) -> None:
         for tenant, ledger in gathered.ledgers.items()
         for order in ledger.changed_orders
     }
-    lines: tuple[list[Row], list[Row]] = ([], [])
+    known_rows: list[Row] = []
+    added_rows: list[Row] = []
+    gone: list[Row] = []
     for tenant, ledger in gathered.ledgers.items():
         for line, units in ledger.changed_lines.items():
-            lines[(tenant, line.order.order_id) in gathered.added].extend(_reservation_rows(tenant, line, units))
+            if (tenant, line.order.order_id) in gathered.added:
+                added_rows += _reservation_rows(tenant, line, line.units)
+            else:
+                known_rows += _reservation_rows(tenant, line, units)
+                gone += _gone_rows(tenant, line, units)
     if known := {key: order for key, order in changed.items() if key not in gathered.added}:
         await store.update_orders(tx.connection, known)
     if added := {key: order for key, order in changed.items() if key in gathered.added}:
         await store.insert_orders(tx.connection, added)
-    if lines[False]:
-        await store.write_reservations(tx.connection, lines[False])
-    if lines[True]:
-        await store.insert_reservations(tx.connection, lines[True])
+    if gone:
+        await store.delete_reservations(tx.connection, gone)
+    if known_rows:
+        await store.write_reservations(tx.connection, known_rows)
+    if added_rows:
+        await store.insert_reservations(tx.connection, added_rows)
 
 
 async def _warehouses(
@@ -357,12 +365,24 @@ def _location_key(event: Command) -> Key:
 
 
 def _reservation_rows(tenant: str, line: Line, units: Iterable[Unit]) -> Iterable[Row]:
+    """Where `line` has units, of `units`; a line that has none at all keeps one row, for what it was composed of."""
     order = line.order
-    for unit in units:
+    kept = [(unit, quantity) for unit in units if (quantity := line.units.get(unit))]
+    if not kept and line.units and not any(line.units.values()):
+        kept = [(SHORT, 0)]
+    for unit, quantity in kept:
         yield (
-            tenant, order.order_id, line.line_id, line.sold_sku, line.sku, *unit, line.units[unit], line.per_unit,
+            tenant, order.order_id, line.line_id, line.sold_sku, line.sku, *unit, quantity, line.per_unit,
             line.location, order.sold_at,
         )  # fmt: skip
+
+
+def _gone_rows(tenant: str, line: Line, units: Collection[Unit]) -> Iterable[Row]:
+    """What is not to be stored of `line`: so its rows say how it stands, not how it came there."""
+    empty = not any(line.units.values())
+    for unit in {*units, SHORT}:
+        if not line.units.get(unit) and not (empty and unit == SHORT):
+            yield tenant, line.order.order_id, line.line_id, line.sold_sku, line.sku, *unit
 
 
 def _stock_rows(tenant: str, ledger: Ledger) -> Iterable[Row]:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from contracts.inventory.v1 import Component, CountStock, ItemChanged
+from services.bus import array
 from services.inventory.commands import Result, Since
 from services.inventory.ledger import COUNTED, Location, Movement, Order, Sku
 
@@ -34,19 +35,18 @@ _MOVEMENT_COLUMNS = (
 )  # fmt: skip
 _LOCK_ORDERS = """
 SELECT orders.* FROM orders
-JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
+JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
 ORDER BY tenant, order_id FOR UPDATE OF orders
 """
 _LOCK_SKUS = """
-SELECT skus.* FROM skus JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, sku) USING (tenant, sku)
+SELECT skus.* FROM skus JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
 ORDER BY tenant, sku FOR UPDATE OF skus
 """
 
 
-def columns(rows: Iterable[Sequence[Any]], width: int) -> list[list[Any]]:
-    """Rows as the columns that `unnest` takes; `width` of them even where there is no row."""
-    found = [list(column) for column in zip(*rows, strict=True)]
-    return found or [[] for _ in range(width)]
+def columns(rows: Iterable[Sequence[Any]], width: int) -> list[str]:
+    """Rows as the texts of the columns that `unnest` takes; `width` of them even where there is no row."""
+    return [array(column) for column in zip(*rows, strict=True)] or ["{}"] * width
 
 
 async def insert_orders(connection: Connection, orders: Mapping[Key, Order]) -> None:
@@ -69,9 +69,11 @@ async def update_orders(connection: Connection, orders: Mapping[Key, Order]) -> 
             expired = new.expired, sold_at = new.sold_at, received_at = new.received_at, event_id = new.event_id,
             correlation_id = new.correlation_id, traceparent = new.traceparent
         FROM unnest(
-            $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::boolean[],
-            $9::timestamptz[], $10::boolean[], $11::timestamptz[], $12::timestamptz[], $13::text[], $14::text[],
-            $15::text[]
+            $1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::bigint[], $5::text::text[],
+            $6::text::text[], $7::text::text[], $8::text::boolean[],
+            $9::text::timestamptz[], $10::text::boolean[], $11::text::timestamptz[], $12::text::timestamptz[],
+            $13::text::text[], $14::text::text[],
+            $15::text::text[]
         ) AS new (
             tenant, order_id, revision, sale_revision, connection_id, pool, policy, all_or_nothing, hold_until, expired,
             sold_at, received_at, event_id, correlation_id, traceparent
@@ -109,7 +111,7 @@ async def read_reservations(connection: Connection, keys: Collection[Key]) -> li
     return await connection.fetch(
         """
         SELECT reservations.* FROM reservations
-        JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
         ORDER BY tenant, order_id, line_id, sold_sku, sku, state, location, pool, origin
         """,
         *columns(keys, 2),
@@ -121,7 +123,7 @@ async def skus_of_orders(connection: Connection, keys: Collection[Key]) -> set[K
     rows = await connection.fetch(
         """
         SELECT DISTINCT tenant, sku FROM reservations
-        JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
         """,
         *columns(keys, 2),
     )
@@ -133,7 +135,7 @@ async def short_orders(connection: Connection, skus: Collection[Key]) -> set[Key
     rows = await connection.fetch(
         """
         SELECT DISTINCT tenant, order_id FROM reservations
-        JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, sku) USING (tenant, sku)
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
         WHERE state = 'short' AND quantity > 0
         """,
         *columns(skus, 2),
@@ -146,7 +148,8 @@ async def holding_orders(connection: Connection, places: Collection[tuple[str, s
     rows = await connection.fetch(
         """
         SELECT DISTINCT tenant, order_id FROM reservations
-        JOIN unnest($1::text[], $2::text[], $3::text[]) AS wanted (tenant, sku, location) USING (tenant, sku, location)
+        JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS wanted (tenant, sku, location)
+            USING (tenant, sku, location)
         WHERE state = 'reserved' AND quantity > 0
         """,
         *columns(places, 3),
@@ -171,7 +174,7 @@ async def read_kits(connection: Connection, skus: Collection[Key]) -> tuple[dict
     rows = await connection.fetch(
         """
         SELECT wanted.tenant, wanted.sku, component_skus, component_quantities, skus.sku IS NULL AS missing
-        FROM unnest($1::text[], $2::text[]) AS wanted (tenant, sku)
+        FROM unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku)
         LEFT JOIN items USING (tenant, sku) LEFT JOIN skus USING (tenant, sku)
         """,
         *columns(skus, 2),
@@ -188,7 +191,7 @@ async def insert_skus(connection: Connection, skus: Collection[Key]) -> None:
     """Make sure that the lock rows exist, sorted: afterwards every one of them can be locked."""
     await connection.execute(
         """
-        INSERT INTO skus (tenant, sku) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING
+        INSERT INTO skus (tenant, sku) SELECT * FROM unnest($1::text::text[], $2::text::text[]) ON CONFLICT DO NOTHING
         """,
         *columns(sorted(skus), 2),
     )
@@ -222,7 +225,8 @@ async def read_stock(connection: Connection, skus: Mapping[Key, Sku]) -> None:
     """Read the counters of locked SKUs into them."""
     rows = await connection.fetch(
         """
-        SELECT stock.* FROM stock JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, sku) USING (tenant, sku)
+        SELECT stock.* FROM stock
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
         """,
         *columns(skus, 2),
     )
@@ -246,7 +250,8 @@ async def share_locations(connection: Connection, keys: Collection[Key]) -> None
     """Keep these locations as they are until the commit, sorted."""
     await connection.execute(
         """
-        SELECT FROM locations JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, location) USING (tenant, location)
+        SELECT FROM locations
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, location) USING (tenant, location)
         ORDER BY tenant, location FOR SHARE OF locations
         """,
         *columns(keys, 2),
@@ -257,7 +262,8 @@ async def lock_locations(connection: Connection, keys: Collection[Key]) -> None:
     """Lock these locations, sorted."""
     await connection.execute(
         """
-        SELECT FROM locations JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, location) USING (tenant, location)
+        SELECT FROM locations
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, location) USING (tenant, location)
         ORDER BY tenant, location FOR UPDATE OF locations
         """,
         *columns(keys, 2),
@@ -269,7 +275,7 @@ async def occupied_locations(connection: Connection, keys: Collection[Key]) -> s
     rows = await connection.fetch(
         """
         SELECT DISTINCT tenant, location FROM stock
-        JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, location) USING (tenant, location)
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, location) USING (tenant, location)
         WHERE available + reserved + damaged + inbound > 0
         """,
         *columns(keys, 2),
@@ -282,7 +288,9 @@ async def put_locations(connection: Connection, locations: Iterable[tuple[str, L
     await connection.execute(
         """
         INSERT INTO locations (tenant, location, name, held_by, priority)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[])
+        SELECT * FROM unnest(
+            $1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::integer[]
+        )
         ON CONFLICT (tenant, location)
         DO UPDATE SET name = EXCLUDED.name, held_by = EXCLUDED.held_by, priority = EXCLUDED.priority
         """,
@@ -294,9 +302,9 @@ async def read_items(connection: Connection, skus: Collection[Key]) -> dict[Key,
     """These items, and the kits that have one of them as a component."""
     rows = await connection.fetch(
         """
-        SELECT * FROM items JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, sku) USING (tenant, sku)
+        SELECT * FROM items JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
         UNION
-        SELECT items.* FROM items JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, sku)
+        SELECT items.* FROM items JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku)
         ON items.tenant = wanted.tenant AND component_skus <> '{}' AND component_skus @> ARRAY[wanted.sku]
         """,
         *columns(skus, 2),
@@ -361,7 +369,7 @@ async def read_commands(connection: Connection, keys: Collection[Key]) -> dict[K
     rows = await connection.fetch(
         """
         SELECT stock_commands.* FROM stock_commands
-        JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, command_id) USING (tenant, command_id)
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, command_id) USING (tenant, command_id)
         """,
         *columns(keys, 2),
     )
@@ -378,7 +386,10 @@ async def insert_commands(connection: Connection, results: Iterable[tuple[str, R
     await connection.execute(
         """
         INSERT INTO stock_commands (tenant, command_id, kind, sku, booked, outcome, at)
-        SELECT *, $7::timestamptz FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::boolean[], $6::text[])
+        SELECT *, $7::timestamptz FROM unnest(
+            $1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::boolean[],
+            $6::text::text[]
+        )
         """,
         *columns(((tenant, *result) for tenant, result in results), 6),
         now,
@@ -390,7 +401,7 @@ async def read_stocktakings(connection: Connection, skus: Collection[Key]) -> li
     return await connection.fetch(
         """
         SELECT stocktakings.* FROM stocktakings
-        JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, sku) USING (tenant, sku)
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
         """,
         *columns(skus, 2),
     )
@@ -403,7 +414,9 @@ async def put_stocktakings(
     await connection.execute(
         """
         INSERT INTO stocktakings (tenant, sku, location, opened_by, counted_at)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+        SELECT * FROM unnest(
+            $1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::timestamptz[]
+        )
         ON CONFLICT (tenant, sku, location)
         DO UPDATE SET opened_by = EXCLUDED.opened_by, counted_at = EXCLUDED.counted_at
         """,
@@ -420,7 +433,7 @@ async def read_since(connection: Connection, counts: Sequence[tuple[str, CountSt
         """
         SELECT coalesce(sum(change), 0)::bigint AS change,
                coalesce(sum(change) FILTER (WHERE effective_at <= counted_at), 0)::bigint AS corrected
-        FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[])
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::timestamptz[], $5::text::bigint[])
              WITH ORDINALITY AS counted (tenant, sku, location, counted_at, position, number)
         LEFT JOIN LATERAL (
             SELECT effective_at, quantity * (
@@ -452,13 +465,31 @@ async def write_reservations(connection: Connection, rows: Iterable[tuple[Any, .
             sold_at
         )
         SELECT * FROM unnest(
-            $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-            $10::bigint[], $11::integer[], $12::text[], $13::timestamptz[]
+            $1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[],
+            $6::text::text[], $7::text::text[], $8::text::text[], $9::text::text[],
+            $10::text::bigint[], $11::text::integer[], $12::text::text[], $13::text::timestamptz[]
         )
         ON CONFLICT (tenant, order_id, line_id, sold_sku, sku, state, location, pool, origin)
         DO UPDATE SET quantity = EXCLUDED.quantity, only_location = EXCLUDED.only_location
         """,
         *columns(rows, 13),
+    )
+
+
+async def delete_reservations(connection: Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Forget where no unit of an order line is any more: (tenant, order id, line id, sold SKU, SKU, and where)."""
+    await connection.execute(
+        """
+        DELETE FROM reservations USING unnest(
+            $1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[], $6::text::text[],
+            $7::text::text[], $8::text::text[], $9::text::text[]
+        ) AS gone (tenant, order_id, line_id, sold_sku, sku, state, location, pool, origin)
+        WHERE (reservations.tenant, reservations.order_id, reservations.line_id, reservations.sold_sku,
+               reservations.sku, reservations.state, reservations.location, reservations.pool, reservations.origin)
+            = (gone.tenant, gone.order_id, gone.line_id, gone.sold_sku, gone.sku, gone.state, gone.location, gone.pool,
+               gone.origin)
+        """,
+        *columns(rows, 9),
     )
 
 
@@ -468,8 +499,9 @@ async def write_stock(connection: Connection, rows: Iterable[tuple[Any, ...]]) -
         """
         INSERT INTO stock (tenant, sku, location, pool, available, reserved, shipped, damaged, inbound)
         SELECT * FROM unnest(
-            $1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-            $9::bigint[]
+            $1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::bigint[],
+            $6::text::bigint[], $7::text::bigint[], $8::text::bigint[],
+            $9::text::bigint[]
         )
         ON CONFLICT (tenant, sku, location, pool) DO UPDATE SET
             available = EXCLUDED.available, reserved = EXCLUDED.reserved, shipped = EXCLUDED.shipped,
@@ -484,7 +516,7 @@ async def write_versions(connection: Connection, rows: Iterable[tuple[str, str, 
     await connection.execute(
         """
         UPDATE skus SET version = new.version
-        FROM unnest($1::text[], $2::text[], $3::bigint[]) AS new (tenant, sku, version)
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[]) AS new (tenant, sku, version)
         WHERE skus.tenant = new.tenant AND skus.sku = new.sku
         """,
         *columns(rows, 3),

@@ -15,15 +15,15 @@ def test_numbers_and_truth_are_written_bare_enough() -> None:
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_any_texts_come_back(database) -> None:
-    found: list[list[str]] = []
+    found: list[list[str | None]] = []
 
     @settings(max_examples=200, suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))))
-    def collect(texts: list[str]) -> None:
+    @given(st.lists(st.none() | st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))))
+    def collect(texts: list[str | None]) -> None:
         found.append(texts)
 
     collect()
-    found += [['a"b', "c\\d", "", "NULL", "{}", ",", " "], ['"'], ["\\"], ['","', "x"]]
+    found += [['a"b', "c\\d", "", "NULL", None, "{}", ",", " "], ['"'], ["\\"], ['","', "x"]]
     connection = await asyncpg.connect(database)
     try:
         for texts in found:
