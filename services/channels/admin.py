@@ -21,8 +21,8 @@ from services.channels.intake import store as intake_store
 from services.channels.intake.absorb import INTAKE_STREAM
 from services.channels.intake.context import Intake
 from services.channels.linking import found_row, keep_listings, link
-from services.channels.stock import store as stock
-from services.channels.stock.store import LinkConflict, ListingRow
+from services.channels.stock import listings, upkeep
+from services.channels.stock.listings import LinkConflict, ListingRow
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 Tenant = str | None
@@ -182,7 +182,7 @@ class Channels:
         async def listed(connection_id: str, tenant: Tenant = None) -> dict[str, Any]:
             found = await self._found(connection_id, tenant)
             async with self.service.pool.acquire() as connection:
-                rows = await stock.listings_of(connection, found.tenant, connection_id)
+                rows = await listings.listings_of(connection, found.tenant, connection_id)
             return {"listings": [{**row, "channel_sku": row["seller_sku"]} for row in rows]}
 
         @router.post("/connections/{connection_id}/listings")
@@ -225,18 +225,18 @@ class Channels:
         @router.get("/records")
         async def records(tenant: str, connection: str | None = None) -> dict[str, Any]:
             async with self.service.pool.acquire() as database:
-                return {"records": await stock.records_of(database, tenant, connection)}
+                return {"records": await listings.records_of(database, tenant, connection)}
 
         @router.get("/records/summary")
         async def summary(tenant: Tenant = None) -> dict[str, Any]:
             async with self.service.pool.acquire() as database:
-                return {"connections": await stock.summary(database, tenant)}
+                return {"connections": await listings.summary(database, tenant)}
 
         @router.post("/connections/{connection_id}/release-brake")
         async def release(connection_id: str, tenant: Tenant = None) -> dict[str, Any]:
             found = await self._found(connection_id, tenant)
             async with self.service.transaction() as tx:
-                return {"released": await stock.release_brake(tx.connection, found.tenant, connection_id)}
+                return {"released": await upkeep.release_brake(tx.connection, found.tenant, connection_id)}
 
         @router.get("/alerts")
         async def alerts(tenant: Tenant = None, limit: Limit = 100) -> dict[str, Any]:

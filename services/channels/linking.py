@@ -16,8 +16,8 @@ from services.channels.connectors.connector import ChannelListing
 from services.channels.intake import store as intake_store
 from services.channels.intake.absorb import links_of, republish_waiting
 from services.channels.intake.context import Intake
-from services.channels.stock import store as stock
-from services.channels.stock.store import ListingRow
+from services.channels.stock import listings
+from services.channels.stock.listings import ListingRow
 
 if TYPE_CHECKING:
     from services.bus import Service
@@ -46,7 +46,7 @@ def found_row(found: ChannelListing) -> ListingRow:
 
 
 async def _upsert(tx: Transaction, connection: Connection, rows: Sequence[ListingRow]) -> None:
-    await stock.upsert_listings(
+    await listings.upsert_listings(
         tx.connection,
         connection.tenant,
         connection.connection_id,
@@ -59,7 +59,7 @@ async def _upsert(tx: Transaction, connection: Connection, rows: Sequence[Listin
 async def link(tx: Transaction, connection: Connection, listing: str, sku: str, pack: int) -> int | None:
     """Link an advert by a person's word; returns how many orders went on, None where there is no such advert."""
     await intake_store.absorb_lock(tx.connection)
-    record = await stock.link_listing(tx.connection, connection.tenant, connection.connection_id, listing, sku, pack)
+    record = await listings.link_listing(tx.connection, connection.tenant, connection.connection_id, listing, sku, pack)
     if record is None:
         return None
     # One record may stand behind several adverts: all of them are linked now.

@@ -24,7 +24,7 @@ from services.channels.intake.absorb import absorb_once
 from services.channels.intake.context import Intake
 from services.channels.linking import keep_listings
 from services.channels.settings import ChannelsSettings
-from services.channels.stock.store import ListingRow
+from services.channels.stock.listings import ListingRow
 
 MIGRATIONS = Path(services.channels.__file__).parent / "migrations"
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -186,7 +186,11 @@ def refusal_to_enable(kept: Connection, owner: str | None) -> str:
     if kept.state is ConnectionState.DRAFT:
         return "the connection is not validated: run `saldo connection validate` first"
     if owner:
-        return f"connection {owner} owns this account already, and two would undo each other: pause nothing, remove one"
+        # Without its id: it may be another company's.
+        return (
+            "another connection owns this account already, and two would undo each other: use that one if "
+            "`saldo connection list` shows it; if not, another company has connected the account"
+        )
     return ""
 
 

@@ -24,7 +24,7 @@ from services.channels.intake import domain, store
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Heard, Link, Verdict
 from services.channels.intake.store import NewBody, OrderRow
-from services.channels.stock import store as stock
+from services.channels.stock import facts, listings, wake
 
 if TYPE_CHECKING:
     from services.bus import Service
@@ -222,7 +222,7 @@ Snapshot = tuple[OrderRow, ChannelOrder, int, str]
 
 async def links_of(tx: Transaction, tenant: str, connection_id: str, adverts: Collection[str]) -> dict[str, Link]:
     """What adverts of a connection are to us; those that are linked to no SKU are left out."""
-    found = await stock.sku_for_item(tx.connection, tenant, connection_id, sorted(adverts))
+    found = await listings.sku_for_item(tx.connection, tenant, connection_id, sorted(adverts))
     return {advert: Link(one.sku, one.pack, one.stock_record) for advert, one in found.items()}
 
 
@@ -242,7 +242,7 @@ async def _publish(
     snapshots: Sequence[Snapshot],
     links: Mapping[str, Mapping[str, Link]],
     pools: Mapping[str, str],
-) -> set[stock.Due]:
+) -> set[wake.Due]:
     """Publish sales, count them for the records they lowered, and alert about items that are linked to nothing.
 
     Returns the lanes of the stock senders that have something to do.
@@ -257,7 +257,7 @@ async def _publish(
         sales.append((row.tenant, sale))
         row.unlinked = domain.unlinked_items(order, linked)
         alerts += [_unknown_sku(row, item) for item in row.unlinked]
-    due = await stock.note_own_sales(tx.connection, sales, tx.now)
+    due = await facts.note_own_sales(tx.connection, sales, tx.now)
     await raise_alerts(tx.connection, alerts, tx.now)
     return due
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from contracts.inventory.v1 import CauseOutcome, ItemChanged, StockLevelChanged
 from services.bus import Cause, Received, Transaction
-from services.channels.stock import store
-from services.channels.stock.store import Change, Level, SaleCause
+from services.channels.stock import facts, listings
+from services.channels.stock.facts import Change, Level, SaleCause
 from services.channels.stock.wake import Wake
 
 _DECIDED = frozenset({CauseOutcome.RESERVED, CauseOutcome.SHORT, CauseOutcome.RELEASED})
@@ -37,7 +37,7 @@ async def take_levels(
     the first copy, because the first copies of one SKU arrive in order.
     """
     keys = sorted({(event.tenant, event.message.sku) for event in events})
-    kept = await store.lock_levels(tx.connection, keys)
+    kept = await facts.lock_levels(tx.connection, keys)
     folds = {key: _Fold(kept[key][:2], kept[key][2]) if key in kept else _Fold((-1, -1), None) for key in keys}
     for event in events:
         level = event.message
@@ -52,11 +52,11 @@ async def take_levels(
     if not fresh:
         return
     causes = [cause for fold in fresh.values() for cause in fold.causes]
-    await store.put_levels(tx.connection, [_level(fold) for fold in fresh.values()])
+    await facts.put_levels(tx.connection, [_level(fold) for fold in fresh.values()])
     if causes:
-        await store.count_decided(tx.connection, causes)
-        await store.open_propagation(tx.connection, causes)
-    due = await store.dirty_consumers(tx.connection, [_change(fold) for fold in fresh.values()], low_stock, tx.now)
+        await facts.count_decided(tx.connection, causes)
+        await facts.open_propagation(tx.connection, causes)
+    due = await facts.dirty_consumers(tx.connection, [_change(fold) for fold in fresh.values()], low_stock, tx.now)
     tx.after_commit(lambda: wake.dirtied(due))
 
 
@@ -137,9 +137,9 @@ async def take_items(wake: Wake, events: Sequence[Received[ItemChanged]], tx: Tr
         )
         for (tenant, sku), event in sorted(newest.items())
     ]
-    changed = await store.put_items(tx.connection, rows)
+    changed = await facts.put_items(tx.connection, rows)
     if not changed:
         return
-    for tenant, records in sorted((await store.lock_records_of_items(tx.connection, changed)).items()):
-        await store.explode(tx.connection, tenant, records)
+    for tenant, records in sorted((await facts.lock_records_of_items(tx.connection, changed)).items()):
+        await listings.explode(tx.connection, tenant, records)
     tx.after_commit(wake.dirtied)

@@ -30,13 +30,13 @@ from services.channels.connectors.connector import (
     WriteOutcome,
     WriteStatus,
 )
-from services.channels.stock import domain, store
+from services.channels.stock import claims, domain, upkeep
 from services.channels.stock.breaker import Breaker, State
+from services.channels.stock.claims import Attempt, Claimed, Settled
 from services.channels.stock.domain import NORMAL, URGENT, Manner, Observed, Plan, Record, Step
 from services.channels.stock.limiter import Lane, Turnstile
 from services.channels.stock.settings import StockSettings
-from services.channels.stock.store import Attempt, Claimed, Due, Settled
-from services.channels.stock.wake import Wake
+from services.channels.stock.wake import Due, Wake
 
 if TYPE_CHECKING:
     from services.bus import Service
@@ -109,7 +109,7 @@ class Pusher:
         await self._limiter.prepare()
         limit = 1 if self._breaker.state is State.HALF_OPEN else self._traits.max_batch
         async with self._service.transaction() as tx:
-            claimed = await store.claim(
+            claimed = await claims.claim(
                 tx.connection, self.tenant, self.connection_id, self._lane, limit, late_s=self._late_s, now=tx.now
             )
             if not claimed:
@@ -128,7 +128,7 @@ class Pusher:
 
     async def _decide(self, tx: Transaction, claimed: Sequence[Claimed], seen: Mapping[str, _Seen]) -> _Round:
         """Compute numbers of claimed records; settle what needs no call, remember what will be sent."""
-        found = await store.inputs(tx.connection, claimed, self._lag_s, tx.now)
+        found = await claims.inputs(tx.connection, claimed, self._lag_s, tx.now)
         observed = {key: one.observed for key, one in seen.items()}
         plans = [
             (each, domain.plan(record, self._manner, observed.get(each.stock_record)))
@@ -154,11 +154,11 @@ class Pusher:
                     settled.append(self._unchanged(each, plan, seen.get(each.stock_record), tx.now))
         if unchanged:
             covered = [version for plan in unchanged for version in _covered(plan, unchanged=True)]
-            await store.settle_propagation(tx.connection, self.tenant, covered, tx.now)
+            await claims.settle_propagation(tx.connection, self.tenant, covered, tx.now)
         held = {}
         if attempts:
-            held = await store.keep(tx.connection, attempts, tx.now + timedelta(seconds=self._lease_s), tx.now)
-        await store.settle(tx.connection, settled, tx.now)
+            held = await claims.keep(tx.connection, attempts, tx.now + timedelta(seconds=self._lease_s), tx.now)
+        await claims.settle(tx.connection, settled, tx.now)
         going = [(held[each.stock_record], plan) for each, plan in plans if each.stock_record in held]
         return _Round(
             [(each, plan) for each, plan in going if plan.step is Step.WRITE],
@@ -188,17 +188,19 @@ class Pusher:
         ]
         if not changing:
             return plans, False
-        braked = await store.brake_of(tx.connection, self.tenant, self.connection_id)
+        braked = await upkeep.brake_of(tx.connection, self.tenant, self.connection_id)
         if not braked:
             since = tx.now - timedelta(seconds=self._settings.brake_window_s)
-            changed, zeroed, records = await store.changed_lately(tx.connection, self.tenant, self.connection_id, since)
+            changed, zeroed, records = await upkeep.changed_lately(
+                tx.connection, self.tenant, self.connection_id, since
+            )
             changed += len(changing)
             zeroed += sum(plan.number == 0 for plan in changing)
             braked = domain.brake_trips(
                 changed=changed, zeroed=zeroed, records=records, share_max=self._settings.brake_share
             )
             if braked:
-                await store.set_brake(tx.connection, self.tenant, self.connection_id, changed, zeroed, records, tx.now)
+                await upkeep.set_brake(tx.connection, self.tenant, self.connection_id, changed, zeroed, records, tx.now)
                 await raise_alerts(tx.connection, [self._brake_alert(changed, zeroed, records)], tx.now)
         if braked:
             plans = [
@@ -263,7 +265,7 @@ class Pusher:
                 return
             await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each, reason in refused], tx.now)
             covered = [version for _, plan, _ in accepted for version in _covered(plan, unchanged=False)]
-            sales = await store.settle_propagation(tx.connection, self.tenant, covered, tx.now)
+            sales = await claims.settle_propagation(tx.connection, self.tenant, covered, tx.now)
             for each, plan, outcome in accepted:
                 rows = sales.get(each.stock_record, [])
                 tx.publish(
@@ -300,7 +302,7 @@ class Pusher:
                     cause=cause,
                     correlation_id=rows[0]["correlation_id"] if rows else cause.correlation_id,
                 )
-            await store.settle(tx.connection, settled, tx.now)
+            await claims.settle(tx.connection, settled, tx.now)
 
     async def _look_again(self, reads: Sequence[tuple[Claimed, Record]]) -> _Round:
         """Read the numbers of records and decide anew about them."""
@@ -316,7 +318,7 @@ class Pusher:
             if (each.item, each.location) in numbers
         }
         async with self._service.pool.acquire() as connection:
-            again = await store.relock(
+            again = await claims.relock(
                 connection,
                 self.tenant,
                 [each for each, _ in reads if each.stock_record in seen],
@@ -340,7 +342,7 @@ class Pusher:
             unknown = [each for each, _ in reads if each.stock_record not in seen]
             if unknown:
                 reason = "the channel shows no such item at this location: link or import the listing again"
-                await store.settle(tx.connection, [self._refused(each, reason, tx.now) for each in unknown], tx.now)
+                await claims.settle(tx.connection, [self._refused(each, reason, tx.now) for each in unknown], tx.now)
                 await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each in unknown], tx.now)
             return await self._decide(tx, again, seen)
 
@@ -409,7 +411,7 @@ class Pusher:
 
     async def _end(self, settled: Sequence[Settled]) -> None:
         async with self._service.transaction() as tx:
-            await store.settle(tx.connection, settled, tx.now)
+            await claims.settle(tx.connection, settled, tx.now)
 
     async def _leave(self, plans: Sequence[tuple[Claimed, Plan | None]], pause_s: float) -> None:
         next_at = self._service.clock() + timedelta(seconds=pause_s)
@@ -467,7 +469,7 @@ class Sender:
                     self._follow(service)
                     owners = [(one.connection.tenant, one.connection.connection_id) for one in self._connections.live()]
                     async with service.pool.acquire() as connection:
-                        due |= await store.due_lanes(connection, owners, service.clock())
+                        due |= await claims.due_lanes(connection, owners, service.clock())
                     look_at = time.monotonic() + (BUSY_S if due else IDLE_S)
                 for lane in due & self._lanes.keys():
                     self._lanes[lane][1].set()

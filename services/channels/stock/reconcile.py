@@ -17,11 +17,11 @@ import structlog
 from contracts.channels.v1 import DriftFound, QuantityTrait
 from services.bus import Cause, Transaction
 from services.channels.connectors.connector import Rejected, Throttled
-from services.channels.stock import domain, store
+from services.channels.stock import claims, domain, upkeep
+from services.channels.stock.claims import Claimed, Settled
 from services.channels.stock.domain import Baseline, Finding, Manner, Observed, Record
 from services.channels.stock.push import LiveConnections
 from services.channels.stock.settings import StockSettings
-from services.channels.stock.store import Claimed, Settled
 from services.channels.stock.wake import Wake
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Reconciler:
             service,
             entry,
             manner,
-            lambda tx: store.claim_suspects(tx.connection, tenant, connection_id, limit, _LEASE_S, tx.now),
+            lambda tx: upkeep.claim_suspects(tx.connection, tenant, connection_id, limit, _LEASE_S, tx.now),
         )
         await self.heal(service, tenant, connection_id)
         before = timedelta(seconds=self._settings.reread_after_s)
@@ -79,7 +79,7 @@ class Reconciler:
             service,
             entry,
             manner,
-            lambda tx: store.claim_for_reading(
+            lambda tx: upkeep.claim_for_reading(
                 tx.connection, tenant, connection_id, limit, _LEASE_S, tx.now - before, tx.now
             ),
         )
@@ -97,7 +97,7 @@ class Reconciler:
             claimed = await claim(tx)
             if not claimed:
                 return
-            inputs = await store.inputs(tx.connection, claimed, 0.0, tx.now)
+            inputs = await claims.inputs(tx.connection, claimed, 0.0, tx.now)
         looks = [_Look(each, record) for each, record in inputs if record is not None]
         read_at = service.clock()
         try:
@@ -110,7 +110,7 @@ class Reconciler:
         async with service.transaction() as tx:
             again = {
                 each.stock_record: each
-                for each in await store.relock(
+                for each in await claims.relock(
                     tx.connection, tenant, [look.claimed for look in looks], _LEASE_S, tx.now
                 )
             }
@@ -129,7 +129,7 @@ class Reconciler:
                 )
             missing = {each.stock_record for each in claimed} - {each.claimed.stock_record for each in settled}
             settled += [_back(each, tx.now) for each in claimed if each.stock_record in missing]
-            await store.settle(tx.connection, settled, tx.now)
+            await claims.settle(tx.connection, settled, tx.now)
 
     def _found(
         self,
@@ -170,7 +170,7 @@ class Reconciler:
 
     async def _give_back(self, service: "Service", claimed: Sequence[Claimed]) -> None:
         async with service.transaction() as tx:
-            await store.settle(tx.connection, [_back(each, tx.now) for each in claimed], tx.now)
+            await claims.settle(tx.connection, [_back(each, tx.now) for each in claimed], tx.now)
 
     async def heal(self, service: "Service", tenant: str, connection_id: str) -> int:
         """Let a complete poll of the orders, begun after a record was seen, settle what was held to be unheard.
@@ -179,10 +179,10 @@ class Reconciler:
         after an unknown outcome.
         """
         async with service.transaction() as tx:
-            begun_at = await store.complete_poll(tx.connection, connection_id)
+            begun_at = await upkeep.complete_poll(tx.connection, connection_id)
             if begun_at is None:
                 return 0
-            found = await store.claim_to_heal(
+            found = await upkeep.claim_to_heal(
                 tx.connection,
                 tenant,
                 connection_id,
@@ -195,7 +195,7 @@ class Reconciler:
                 return 0
             seen_at = {each.stock_record: seen for each, seen in found}
             settled, healed = [], []
-            for each, record in await store.inputs(tx.connection, [each for each, _ in found], 0.0, tx.now):
+            for each, record in await claims.inputs(tx.connection, [each for each, _ in found], 0.0, tx.now):
                 result = domain.heal(record) if record else None
                 if record is None or result is None:
                     settled.append(_back(each, tx.now))
@@ -205,7 +205,7 @@ class Reconciler:
                 settled.append(replace(_back(each, tx.now), known=baseline, guessed=False, dirty=True))
                 if not each.guessed:
                     _report_unexplained(tx, each, record, units, seen_at[each.stock_record])
-            await store.settle(tx.connection, settled, tx.now)
+            await claims.settle(tx.connection, settled, tx.now)
         return len(healed)
 
     async def _prune(self, service: "Service") -> None:
@@ -214,8 +214,8 @@ class Reconciler:
             return
         self._pruned_at = now
         async with service.transaction() as tx:
-            await store.compact_changes(tx.connection)
-            await store.prune(tx.connection, now - timedelta(days=self._settings.measures_keep_days))
+            await upkeep.compact_changes(tx.connection)
+            await upkeep.prune(tx.connection, now - timedelta(days=self._settings.measures_keep_days))
 
 
 def _report_unexplained(tx: Transaction, each: Claimed, record: Record, units: int, seen_at: datetime) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Collection
 
-from services.channels.stock.store import Due
+Due = tuple[str, int]
+"""A connection and one of its lanes."""
 
 
 class Wake:

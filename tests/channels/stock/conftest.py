@@ -21,14 +21,14 @@ from services.bus import BusSettings, Received, Service
 from services.bus.migrate import migrate
 from services.bus.service import uuid7
 from services.channels.connectors.connector import Session, StockWrite, Traits, WriteOutcome, WriteStatus
-from services.channels.stock import handlers, store
+from services.channels.stock import facts, handlers, listings
 from services.channels.stock.breaker import Breaker
 from services.channels.stock.domain import NORMAL, URGENT
 from services.channels.stock.limiter import Lane, Turnstile
+from services.channels.stock.listings import ListingRow
 from services.channels.stock.push import Pusher
 from services.channels.stock.reconcile import Reconciler
 from services.channels.stock.settings import StockSettings
-from services.channels.stock.store import ListingRow
 from services.channels.stock.wake import Wake
 
 MIGRATIONS = Path(services.channels.__file__).parent / "migrations"
@@ -136,7 +136,7 @@ class Shop:
 
     async def put(self, *rows: ListingRow, **more: Any) -> None:
         async with self.desk.work.transaction() as tx:
-            await store.upsert_listings(
+            await listings.upsert_listings(
                 tx.connection,
                 self.desk.tenant,
                 self.connection_id,
@@ -146,7 +146,7 @@ class Shop:
             )
 
     def record(self, item: str, location: str = "1") -> str:
-        return store.record_id(self.desk.tenant, self.connection_id, item, location)
+        return listings.record_id(self.desk.tenant, self.connection_id, item, location)
 
     async def row(self, item: str, location: str = "1") -> Any:
         return await self.desk.work.pool.fetchrow(
@@ -178,7 +178,7 @@ class Shop:
             lines=(line,),
         )
         async with self.desk.work.transaction() as tx:
-            await store.note_own_sale(tx.connection, self.desk.tenant, sale)
+            await facts.note_own_sales(tx.connection, [(self.desk.tenant, sale)], tx.now)
 
 
 @dataclass

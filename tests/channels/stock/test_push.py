@@ -7,7 +7,7 @@ import pytest
 from contracts.channels.v1 import QuantityTrait
 from contracts.inventory.v1 import CauseOutcome
 from services.channels.connectors.connector import OutcomeUnknown, Rejected, Throttled, Unreachable
-from services.channels.stock import store
+from services.channels.stock import upkeep
 from services.channels.stock.breaker import State
 from tests.channels.stock.conftest import Desk, row
 
@@ -368,7 +368,7 @@ async def test_a_mass_change_stops_and_a_sale_still_passes(desk: Desk) -> None:
     await shop.push()
     assert shop.channel.numbers["s00", "1"] == 48
     async with desk.work.transaction() as tx:
-        assert await store.release_brake(tx.connection, desk.tenant, shop.connection_id)
+        assert await upkeep.release_brake(tx.connection, desk.tenant, shop.connection_id)
     await shop.push()
     assert shop.channel.numbers["s00", "1"] == 898
     assert shop.channel.numbers["s39", "1"] == 900

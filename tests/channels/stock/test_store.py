@@ -6,8 +6,9 @@ import pytest
 
 from contracts.inventory.v1 import CauseOutcome, Component, ItemChanged
 from services.bus import Received
-from services.channels.stock import handlers, store
-from services.channels.stock.store import LinkConflict, Settled
+from services.channels.stock import claims, handlers, listings
+from services.channels.stock.claims import Settled
+from services.channels.stock.listings import LinkConflict
 from tests.channels.stock.conftest import Desk, row
 
 pytestmark = pytest.mark.asyncio
@@ -39,10 +40,10 @@ async def test_an_import_without_sku_keeps_the_link_a_person_made(desk: Desk) ->
     shop = desk.open()
     await shop.put(row("a"))
     async with desk.work.transaction() as tx:
-        assert await store.link_listing(tx.connection, desk.tenant, shop.connection_id, "a", "A", 6)
+        assert await listings.link_listing(tx.connection, desk.tenant, shop.connection_id, "a", "A", 6)
     await shop.put(row("a"))
     async with desk.work.transaction() as tx:
-        found = await store.sku_for_item(tx.connection, desk.tenant, shop.connection_id, ["a", "b"])
+        found = await listings.sku_for_item(tx.connection, desk.tenant, shop.connection_id, ["a", "b"])
     assert {key: (link.sku, link.pack) for key, link in found.items()} == {"a": ("A", 6)}
     assert await tallies(desk) == [("A", 6, 0, 0)]
 
@@ -178,13 +179,13 @@ async def test_a_level_that_comes_while_a_number_is_computed_is_not_lost(desk: D
     await shop.put(row("a", "A"))
     await desk.level("A", 20)
     async with desk.work.transaction() as tx:
-        claimed = await store.claim(tx.connection, desk.tenant, shop.connection_id, 1, 10, late_s=1, now=tx.now)
-        [(each, record)] = await store.inputs(tx.connection, claimed, 0, tx.now)
+        claimed = await claims.claim(tx.connection, desk.tenant, shop.connection_id, 1, 10, late_s=1, now=tx.now)
+        [(each, record)] = await claims.inputs(tx.connection, claimed, 0, tx.now)
         assert record is not None
         assert record.parts[0].available == 20
         async with asyncio.timeout(10):
             await desk.level("A", 4)
-        await store.settle(tx.connection, [Settled(each, None, (), tx.now, each.changes)], tx.now)
+        await claims.settle(tx.connection, [Settled(each, None, (), tx.now, each.changes)], tx.now)
     await shop.push()
     assert [batch[0].quantity for batch in shop.channel.batches] == [4]
 

@@ -1,0 +1,543 @@
+"""Claims of stock records: taken, computed from one snapshot, leased for a call, settled. The connection comes first.
+
+Only whoever holds a record's lease writes its `stock_records` row.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import asyncpg
+
+from services.channels.alerts import Database
+from services.channels.stock import domain
+from services.channels.stock.domain import Baseline, Part, Record, Tally
+from services.channels.stock.wake import Due
+
+SALES_WINDOW_S: Final = 30.0
+"""Sales of the last this many seconds tell the rate at which a record may be selling unheard."""
+
+
+async def due_lanes(connection: Database, connections: Sequence[tuple[str, str]], now: datetime) -> set[Due]:
+    """Lanes of these (tenant, connection) that have a record to be sent now."""
+    rows = await connection.fetch(
+        """
+        SELECT k.connection_id, n.lane
+        FROM unnest($1::text[], $2::text[]) AS k (tenant, connection_id), (VALUES (0), (1)) AS n (lane)
+        WHERE EXISTS (SELECT FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
+            WHERE c.tenant = k.tenant AND c.connection_id = k.connection_id AND c.lane = n.lane
+                AND r.next_at <= $3 AND (r.claimed_until IS NULL OR r.claimed_until < $3))
+        """,
+        [tenant for tenant, _ in connections],
+        [connection_id for _, connection_id in connections],
+        now,
+    )
+    return {(row["connection_id"], row["lane"]) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A record that this sender alone may write. `until` is what stands as its lease in the row, and so its fence.
+
+    The rest comes with its inputs: `changes` are the rows of `stock_changes` that the number covers, of which the first
+    was made at `changed_at`, by `causes`; `other` if something else than sales was among them or before; `unheard` is
+    what is kept of each SKU as (unheard, until, slack). Changes that come during a claim belong to the next one.
+    """
+
+    tenant: str
+    connection_id: str
+    stock_record: str
+    item: str
+    location: str
+    locations: tuple[str, ...] | None
+    pool: str
+    buffer: int
+    cap: int | None
+    known: Baseline | None
+    attempts: tuple[Baseline, ...]
+    failures: int
+    guessed: bool
+    until: datetime | None
+    suspect_until: datetime | None
+    changes: tuple[int, ...] = ()
+    changed_at: datetime | None = None
+    causes: tuple[tuple[str, str, str], ...] = ()
+    other: bool = False
+    unheard: Mapping[str, "Unheard"] = field(default_factory=dict)
+
+
+Unheard = tuple[int, int, int]
+"""Of one SKU of a record: `unheard`, `unheard_until` and `slack` of its row in `record_skus`."""
+
+
+def _claimed(row: asyncpg.Record, late_s: float = 0.0) -> Claimed:
+    """A record that still carries attempts was left in flight by a process that died: it is suspect until `late_s`
+    after it was sent.
+    """
+    attempts = tuple(_from_json(each) for each in json.loads(row["attempts"]))
+    suspect_until = row["suspect_until"]
+    if attempts and not row["suspect"]:
+        suspect_until = row["sent_at"] + timedelta(seconds=late_s)
+    return Claimed(
+        tenant=row["tenant"],
+        connection_id=row["connection_id"],
+        stock_record=row["stock_record"],
+        item=row["item"],
+        location=row["location"],
+        locations=tuple(row["locations"]) if row["locations"] is not None else None,
+        pool=row["pool"],
+        buffer=row["buffer"],
+        cap=row["cap"],
+        known=_from_json(json.loads(row["known"])) if row["known"] else None,
+        attempts=attempts,
+        failures=row["failures"],
+        guessed=row["guessed"],
+        until=row["claimed_until"],
+        suspect_until=suspect_until,
+    )
+
+
+def _to_json(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "x": baseline.number,
+        "t": {sku: [t.unheard, t.decided, t.heard, t.pending, t.sold, t.above] for sku, t in baseline.tallies.items()},
+    }
+
+
+def _from_json(value: Mapping[str, Any]) -> Baseline:
+    return Baseline(value["x"], {sku: Tally(*units) for sku, units in value["t"].items()})
+
+
+async def claim(
+    connection: Database, tenant: str, connection_id: str, lane: int, limit: int, *, late_s: float, now: datetime
+) -> list[Claimed]:
+    """Lock dirty records whose time has come, oldest change first; those of another sender are passed over.
+
+    The locks last to the end of the transaction, in which the record is leased (`keep`) or settled. Nobody who hears of
+    a sale waits for them.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT r.* FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
+        WHERE c.tenant = $1 AND c.connection_id = $2 AND c.lane = $3 AND r.next_at <= $5
+            AND (r.claimed_until IS NULL OR r.claimed_until < $5)
+        ORDER BY c.change LIMIT $4 FOR UPDATE OF r SKIP LOCKED
+        """,
+        tenant,
+        connection_id,
+        lane,
+        limit,
+        now,
+    )
+    return [_claimed(row, late_s) for row in {row["stock_record"]: row for row in rows}.values()]
+
+
+async def reclaim(
+    connection: Database, tenant: str, stock_records: Sequence[str], lease_s: float, now: datetime
+) -> list[Claimed]:
+    """Claim these records, whatever their lane, unless another sender has them."""
+    rows = await connection.fetch(
+        """
+        WITH due AS (
+            SELECT tenant, stock_record FROM stock_records WHERE tenant = $1 AND stock_record = ANY($2::text[])
+                AND (claimed_until IS NULL OR claimed_until < $4) ORDER BY stock_record FOR UPDATE
+        )
+        UPDATE stock_records r SET claimed_until = $3
+        FROM due WHERE r.tenant = due.tenant AND r.stock_record = due.stock_record
+        RETURNING r.*
+        """,
+        tenant,
+        stock_records,
+        now + timedelta(seconds=lease_s),
+        now,
+    )
+    return [_claimed(row) for row in rows]
+
+
+async def relock(
+    connection: Database, tenant: str, claimed: Sequence[Claimed], lease_s: float, now: datetime
+) -> list[Claimed]:
+    """Lease records that this sender has claimed for another round of the same claim; what came since is seen.
+
+    A record whose lease somebody else has taken up meanwhile is left out.
+    """
+    rows = await connection.fetch(
+        """
+        WITH mine AS (
+            SELECT r.tenant, r.stock_record FROM stock_records r
+                JOIN unnest($2::text[], $3::timestamptz[]) AS c (stock_record, until)
+                    ON r.tenant = $1 AND r.stock_record = c.stock_record AND r.claimed_until = c.until
+            ORDER BY r.stock_record FOR UPDATE OF r
+        )
+        UPDATE stock_records r SET claimed_until = $4 FROM mine
+        WHERE r.tenant = mine.tenant AND r.stock_record = mine.stock_record RETURNING r.*
+        """,
+        tenant,
+        [each.stock_record for each in claimed],
+        [each.until for each in claimed],
+        now + timedelta(seconds=lease_s),
+    )
+    return [_claimed(row) for row in rows]
+
+
+async def inputs(
+    connection: Database, claimed: Sequence[Claimed], lag_s: float, now: datetime
+) -> list[tuple[Claimed, Record | None]]:
+    """Everything the numbers of claimed records are computed from, in one statement; None where a SKU has no level yet.
+
+    Handlers change these rows in one transaction each, so that one statement sees what fits together: a level and the
+    change that came with it. What is committed later has a change of its own. `lag_s` is how long this channel's sales
+    typically take to be heard.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT r.stock_record, s.sku, s.factor, s.heard, s.decided, s.unheard, s.unheard_until, s.slack,
+            l.epoch, l.version, l.counters, l.sold, r.approved, c.changes, c.changed_at, c.causes,
+            r.other_change OR coalesce(c.other, false) AS other,
+            coalesce((SELECT sum(o.asked - o.decided) FROM own_sales o WHERE o.tenant = s.tenant
+                AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.asked > o.decided), 0)::bigint AS pending,
+            coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o WHERE o.tenant = s.tenant
+                AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held), 0)::bigint AS held,
+            coalesce((SELECT sum(greatest(0, least(e.unheard, e.unheard_until - e.decided)))
+                FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku
+                AND e.stock_record <> s.stock_record), 0)::bigint AS elsewhere,
+            coalesce((SELECT sum(o.asked) FROM record_skus e JOIN own_sales o USING (tenant, stock_record, sku)
+                WHERE e.tenant = s.tenant AND e.sku = s.sku AND o.received_at > $3), 0)::float
+                / (s.factor * (SELECT count(*) FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku))
+                AS recent
+        FROM unnest($1::text[], $2::text[]) AS k (tenant, stock_record)
+            JOIN stock_records r USING (tenant, stock_record)
+            LEFT JOIN record_skus s USING (tenant, stock_record)
+            LEFT JOIN levels l ON l.tenant = s.tenant AND l.sku = s.sku
+            LEFT JOIN LATERAL (SELECT array_agg(c.change ORDER BY c.change) AS changes, min(c.changed_at) AS changed_at,
+                    bool_or(c.other) AS other, array_agg(c.causes ORDER BY c.change) AS causes
+                FROM stock_changes c WHERE c.tenant = k.tenant AND c.stock_record = k.stock_record) AS c ON true
+        ORDER BY r.stock_record, s.sku
+        """,
+        [each.tenant for each in claimed],
+        [each.stock_record for each in claimed],
+        now - timedelta(seconds=SALES_WINDOW_S),
+    )
+    by_record: dict[str, list[asyncpg.Record]] = {each.stock_record: [] for each in claimed}
+    for row in rows:
+        by_record[row["stock_record"]].append(row)
+    return [
+        (_with_inputs(each, by_record[each.stock_record]), _record(each, by_record[each.stock_record], lag_s))
+        for each in claimed
+    ]
+
+
+def _with_inputs(claimed: Claimed, rows: Sequence[asyncpg.Record]) -> Claimed:
+    """The claim with what it covers, once: a later round of the same claim covers what the first one did."""
+    row = rows[0]
+    unheard = {row["sku"]: (row["unheard"], row["unheard_until"], row["slack"]) for row in rows if row["sku"]}
+    claimed = replace(claimed, other=row["other"], unheard=unheard)
+    if claimed.changes or row["changes"] is None:
+        return claimed
+    causes = dict.fromkeys(tuple(cause) for causes in row["causes"] for cause in json.loads(causes))
+    return replace(claimed, changes=tuple(row["changes"]), changed_at=row["changed_at"], causes=tuple(causes))
+
+
+def _record(claimed: Claimed, rows: Sequence[asyncpg.Record], lag_s: float) -> Record | None:
+    if not rows or any(row["counters"] is None for row in rows):
+        return None
+    return Record(
+        stock_record=claimed.stock_record,
+        item=claimed.item,
+        location=claimed.location,
+        parts=tuple(
+            Part(
+                sku=row["sku"],
+                factor=row["factor"],
+                available=available(json.loads(row["counters"]), claimed),
+                decided=row["decided"],
+                heard=row["heard"],
+                pending=row["pending"],
+                held=row["held"],
+                elsewhere=row["elsewhere"],
+                sold=row["sold"],
+                epoch=row["epoch"],
+                version=row["version"],
+            )
+            for row in rows
+        ),
+        known=claimed.known,
+        attempts=claimed.attempts,
+        buffer=claimed.buffer,
+        cap=claimed.cap,
+        approved=_from_json(json.loads(rows[0]["approved"])) if rows[0]["approved"] else None,
+        other_change=rows[0]["other"],
+        risk=max(row["recent"] for row in rows) * lag_s / SALES_WINDOW_S,
+    )
+
+
+def available(counters: Iterable[Sequence[Any]], claimed: Claimed) -> int:
+    """Units that a record may show: of its pool and the shared one, at its locations.
+
+    Stock that a channel holds is counted by a record of that channel which names its location, and by none else.
+    """
+    return sum(
+        units
+        for location, pool, units, held_by in counters
+        if pool in ("shared", claimed.pool)
+        and (
+            (claimed.locations is None or location in claimed.locations)
+            if held_by is None
+            else held_by == claimed.connection_id and location in (claimed.locations or ())
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A claim that goes on after its transaction: `number` is about to be written (`after` stands then), or, where
+    they are None, the record is about to be read.
+    """
+
+    claimed: Claimed
+    number: int | None = None
+    after: Baseline | None = None
+
+
+async def keep(
+    connection: Database, attempts: Sequence[Attempt], lease_until: datetime, now: datetime
+) -> dict[str, Claimed]:
+    """Lease records and remember what is being sent, so that a process that dies in the call leaves its trace.
+
+    Returns the claims with the lease they have now; one whose lease somebody else has taken up is left out.
+    """
+    attempts = sorted(attempts, key=lambda attempt: attempt.claimed.stock_record)
+    rows = await connection.fetch(
+        """
+        UPDATE stock_records r SET claimed_until = $9, wanted = coalesce(a.number, r.wanted),
+            sent = coalesce(a.number, r.sent), sent_at = CASE WHEN a.number IS NULL THEN r.sent_at ELSE $10 END,
+            attempts = coalesce(a.attempts::jsonb, r.attempts), other_change = a.other,
+            suspect = r.suspect OR a.suspect, suspect_until = a.suspect_until
+        FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::text[], $6::bool[], $7::bool[],
+                $8::timestamptz[])
+            AS a (tenant, stock_record, until, number, attempts, other, suspect, suspect_until)
+        WHERE r.tenant = a.tenant AND r.stock_record = a.stock_record AND r.claimed_until IS NOT DISTINCT FROM a.until
+        RETURNING r.stock_record
+        """,
+        [attempt.claimed.tenant for attempt in attempts],
+        [attempt.claimed.stock_record for attempt in attempts],
+        [attempt.claimed.until for attempt in attempts],
+        [attempt.number for attempt in attempts],
+        [
+            json.dumps([_to_json(each) for each in (*attempt.claimed.attempts, attempt.after)])
+            if attempt.after
+            else None
+            for attempt in attempts
+        ],
+        [attempt.claimed.other for attempt in attempts],
+        [bool(attempt.claimed.attempts) for attempt in attempts],
+        [attempt.claimed.suspect_until for attempt in attempts],
+        lease_until,
+        now,
+    )
+    held = {row["stock_record"] for row in rows}
+    kept = {
+        attempt.claimed.stock_record: replace(
+            attempt.claimed, until=lease_until, unheard=_raised(attempt.claimed.unheard, attempt.after)
+        )
+        for attempt in attempts
+        if attempt.claimed.stock_record in held
+    }
+    raised = [
+        (attempt.claimed, kept[key].unheard) for attempt in attempts if (key := attempt.claimed.stock_record) in kept
+    ]
+    await _remember_unheard(connection, raised, now)
+    return kept
+
+
+def _raised(before: Mapping[str, Unheard], after: Baseline | None) -> dict[str, Unheard]:
+    """Of the numbers that may stand while one is being written the larger estimate counts."""
+    units = dict(before)
+    for sku, (unheard, until, slack) in _unheard((after,) if after else ()).items():
+        unheard_before, until_before, _ = before.get(sku, (0, 0, 0))
+        units[sku] = max(unheard_before, unheard), max(until_before, until), slack
+    return units
+
+
+def _unheard(baselines: Sequence[Baseline]) -> dict[str, Unheard]:
+    """What other records' numbers have to know of a record on which these numbers may stand."""
+    skus = {sku for baseline in baselines for sku in baseline.tallies}
+    return {sku: (*domain.unheard_bounds(baselines, sku), domain.unheard_slack(baselines, sku)) for sku in skus}
+
+
+async def _remember_unheard(
+    connection: Database, told: Sequence[tuple[Claimed, Mapping[str, Unheard]]], now: datetime
+) -> None:
+    """Keep what is held to be unheard of records, for the other records' numbers; most of the time nothing changes.
+
+    Where it falls by anything else than a decision (which dirties them all), the records that share a SKU are dirtied.
+    """
+    rows = sorted(
+        (each.tenant, each.stock_record, sku, *units)
+        for each, unheard in told
+        for sku, units in unheard.items()
+        if each.unheard.get(sku) != units
+    )
+    if not rows:
+        return
+    await connection.execute(
+        """
+        WITH told AS MATERIALIZED (
+            SELECT s.tenant, s.stock_record, s.sku, u.unheard, u.until, u.slack,
+                greatest(0, least(s.unheard, s.unheard_until - s.decided))
+                    > greatest(0, least(u.unheard, u.until - s.decided)) AS fell
+            FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+                AS u (tenant, stock_record, sku, unheard, until, slack)
+            JOIN record_skus s USING (tenant, stock_record, sku)
+            ORDER BY s.tenant, s.stock_record, s.sku FOR UPDATE OF s
+        ), kept AS (
+            UPDATE record_skus s SET unheard = t.unheard, unheard_until = t.until, slack = t.slack FROM told t
+            WHERE s.tenant = t.tenant AND s.stock_record = t.stock_record AND s.sku = t.sku
+        )
+        INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
+        SELECT DISTINCT o.tenant, o.stock_record, r.connection_id, 1, false, $7::timestamptz
+        FROM told t JOIN record_skus o USING (tenant, sku)
+            JOIN stock_records r ON r.tenant = o.tenant AND r.stock_record = o.stock_record
+        WHERE t.fell AND o.stock_record <> t.stock_record
+        """,
+        *[list(column) for column in zip(*rows, strict=True)],
+        now,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The end of one claim of one record.
+
+    `known` and `attempts` are what stands from now on. `changes` are what the number covers: none leaves the record
+    dirty. `approve` makes the number the last approved one; `seen_at` dates what is known of unheard sales. `dirty`
+    dirties the record anew.
+    """
+
+    claimed: Claimed
+    known: Baseline | None
+    attempts: tuple[Baseline, ...]
+    next_at: datetime
+    changes: tuple[int, ...] = ()
+    number: int | None = None
+    accepted_at: datetime | None = None
+    observed: int | None = None
+    seen_at: datetime | None = None
+    approve: bool = False
+    suspect_until: datetime | None = None
+    guessed: bool = False
+    failures: int = 0
+    refusal: str = ""
+    dirty: bool = False
+
+
+_SETTLE: Final = """
+WITH locked AS MATERIALIZED (
+    SELECT r.tenant, r.stock_record FROM stock_records r
+        JOIN unnest($1::text[], $2::text[]) AS k (tenant, stock_record) USING (tenant, stock_record)
+    ORDER BY r.tenant, r.stock_record FOR UPDATE OF r
+), ended AS (
+    UPDATE stock_records r SET claimed_until = NULL, known = coalesce(e.known::jsonb, r.known),
+        attempts = e.attempts::jsonb, next_at = e.next_at, wanted = coalesce(e.number, r.wanted),
+        accepted = CASE WHEN e.accepted_at IS NULL THEN r.accepted ELSE e.number END,
+        accepted_at = coalesce(e.accepted_at, r.accepted_at), observed = coalesce(e.observed, r.observed),
+        observed_at = CASE WHEN e.observed IS NULL THEN r.observed_at ELSE $20 END,
+        seen_at = coalesce(e.seen_at, r.seen_at),
+        other_change_at = CASE WHEN e.approve AND e.other AND (r.approved ->> 'x')::int <> e.number THEN $20
+            ELSE r.other_change_at END,
+        approved = CASE WHEN e.approve THEN coalesce(e.known::jsonb, r.known) ELSE r.approved END,
+        other_change = (r.other_change OR e.other) AND NOT e.approve,
+        suspect = e.suspect, suspect_until = coalesce(e.suspect_until, r.suspect_until), guessed = e.guessed,
+        failures = e.failures, refusal = e.refusal
+    FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::timestamptz[], $7::int[],
+            $8::timestamptz[], $9::int[], $10::timestamptz[], $11::bool[], $12::bool[], $13::bool[],
+            $14::timestamptz[], $15::bool[], $16::int[], $17::text[], $18::bool[])
+        AS e (tenant, stock_record, until, known, attempts, next_at, number, accepted_at, observed, seen_at,
+            approve, other, suspect, suspect_until, guessed, failures, refusal, dirty)
+        JOIN locked USING (tenant, stock_record)
+    WHERE r.tenant = e.tenant AND r.stock_record = e.stock_record
+        AND r.claimed_until IS NOT DISTINCT FROM e.until
+    RETURNING r.tenant, r.stock_record, r.connection_id, e.dirty
+), covered AS (
+    DELETE FROM stock_changes c
+    USING ended e JOIN unnest($19::text[], $21::bigint[]) AS d (stock_record, change) USING (stock_record)
+    WHERE c.tenant = e.tenant AND c.stock_record = e.stock_record AND c.change = d.change
+), dirtied AS (
+    INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
+    SELECT tenant, stock_record, connection_id, 1, false, $20 FROM ended WHERE dirty
+)
+SELECT stock_record FROM ended
+"""
+
+
+async def settle(connection: Database, settled: Sequence[Settled], now: datetime) -> None:
+    """End claims. Locks the records, sorted, first.
+
+    A claim whose lease somebody else has taken up changes nothing: what that one has written since would be forgotten.
+    """
+    rows = sorted(settled, key=lambda each: each.claimed.stock_record)
+    if not rows:
+        return
+    covered = [(each.claimed.stock_record, change) for each in rows for change in each.changes]
+    ended = await connection.fetch(
+        _SETTLE,
+        [each.claimed.tenant for each in rows],
+        [each.claimed.stock_record for each in rows],
+        [each.claimed.until for each in rows],
+        [json.dumps(_to_json(each.known)) if each.known else None for each in rows],
+        [json.dumps([_to_json(attempt) for attempt in each.attempts]) for each in rows],
+        [each.next_at for each in rows],
+        [each.number for each in rows],
+        [each.accepted_at for each in rows],
+        [each.observed for each in rows],
+        [each.seen_at for each in rows],
+        [each.approve for each in rows],
+        [each.claimed.other for each in rows],
+        # What may stand at the channel besides what is known has to be read back.
+        [bool(each.attempts) for each in rows],
+        [each.suspect_until or each.claimed.suspect_until for each in rows],
+        [each.guessed for each in rows],
+        [each.failures for each in rows],
+        [each.refusal for each in rows],
+        [each.dirty for each in rows],
+        [stock_record for stock_record, _ in covered],
+        now,
+        [change for _, change in covered],
+    )
+    held = {row["stock_record"] for row in ended}
+    standing = [
+        (each.claimed, _unheard(((each.known,) if each.known else ()) + each.attempts))
+        for each in rows
+        if each.claimed.stock_record in held
+    ]
+    await _remember_unheard(connection, standing, now)
+
+
+async def settle_propagation(
+    connection: Database, tenant: str, covered: Sequence[tuple[str, str, int, int, bool]], now: datetime
+) -> dict[str, list[asyncpg.Record]]:
+    """Close the measure rows that (record, sku, epoch, version, unchanged) cover; returns them by record."""
+    rows = await connection.fetch(
+        """
+        UPDATE propagation p SET settled_at = $7, unchanged = c.unchanged
+        FROM unnest($2::text[], $3::text[], $4::int[], $5::bigint[], $6::bool[])
+            AS c (stock_record, sku, epoch, version, unchanged)
+        WHERE p.tenant = $1 AND p.stock_record = c.stock_record AND p.sku = c.sku AND p.settled_at IS NULL
+            AND (p.epoch, p.version) <= (c.epoch, c.version)
+        RETURNING p.stock_record, p.sku, p.order_id, p.line_id, p.sale_revision, p.sold_connection_id, p.version,
+            p.sold_at, p.received_at, p.correlation_id
+        """,
+        tenant,
+        [each[0] for each in covered],
+        [each[1] for each in covered],
+        [each[2] for each in covered],
+        [each[3] for each in covered],
+        [each[4] for each in covered],
+        now,
+    )
+    found: dict[str, list[asyncpg.Record]] = {}
+    for row in sorted(rows, key=lambda row: (row["sold_at"], row["version"])):
+        found.setdefault(row["stock_record"], []).append(row)
+    return found
