@@ -55,7 +55,7 @@ def admin_router(pool: Callable[[], asyncpg.Pool]) -> APIRouter:
         if not rows:
             raise HTTPException(404, f"no order {identity}: give an order id, or the number the channel shows")
         if len(rows) > 1:
-            found = ", ".join(store.read(row["body"]).sale.connection_id for row in rows)
+            found = ", ".join(store.read(row).sale.connection_id for row in rows)
             raise HTTPException(409, f"{identity} exists on several connections: add connection_id, one of {found}")
         return _shown(rows[0])
 
@@ -78,7 +78,7 @@ def _empty_summary() -> dict[str, Any]:
 
 
 def _shown(row: asyncpg.Record) -> dict[str, Any]:
-    order = store.read(row["body"])
+    order = store.read(row)
     sale = order.sale
     waits = hold(order)
     return {

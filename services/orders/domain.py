@@ -285,18 +285,16 @@ def short_lines(order: Order) -> tuple[ShortLine, ...]:
     """What inventory said to be missing, per line and physical SKU. A cancelled order misses nothing."""
     if order.answer is None or order.status is SaleStatus.CANCELLED:
         return ()
-    return tuple(
-        ShortLine(line_id=line.line_id, sku=line.sku, missing=line.short) for line in order.answer.lines if line.short
-    )
+    short = [line for line in order.answer.lines if line.short]
+    return tuple([ShortLine(line_id=line.line_id, sku=line.sku, missing=line.short) for line in short])
 
 
 def returned_lines(order: Order) -> tuple[OrderLine, ...]:
     """What the channel says to have come back, per line and in all."""
-    return tuple(
-        OrderLine(line_id=line.line_id, sku=line.sku, quantity=quantity)
-        for line in order.sale.lines
-        if (quantity := _returned(order.sale, line))
-    )
+    sale = order.sale
+    whole = sale.status is SaleStatus.RETURNED
+    back = [(line, _returned(sale, line)) for line in sale.lines if whole or line.returned]
+    return tuple([OrderLine(line_id=line.line_id, sku=line.sku, quantity=units) for line, units in back if units])
 
 
 def alerts(order: Order) -> frozenset[str]:
@@ -364,23 +362,30 @@ def _terms(asked: SaleReported | OrderDemand) -> tuple[object, ...]:
 def _demand_line(
     order: Order, line: SaleLine, sku: str, told: DemandLine | None, ship: Mapping[str, int]
 ) -> DemandLine:
-    shipped = {was.location: was.quantity for was in told.shipped} if told else {}
-    left = sum(shipped.values())
-    for location, quantity in sorted(ship.items()):
-        if taken := min(quantity, line.quantity - left):
-            shipped[location] = shipped.get(location, 0) + taken
-            left += taken
     # Goods that have left come back as returned, not as cancelled.
     whole = order.status is SaleStatus.CANCELLED and not order.left
+    cancelled = line.quantity if whole else line.cancelled
+    location = None if line.fulfilled_by == US else line.fulfilled_by
+    shipped = {was.location: was.quantity for was in told.shipped} if told else {}
+    if not shipped and not ship:
+        return DemandLine(
+            line_id=line.line_id, sku=sku, ordered=line.quantity, cancelled=min(cancelled, line.quantity),
+            location=location,
+        )  # fmt: skip
+    left = sum(shipped.values())
+    for at, quantity in sorted(ship.items()):
+        if taken := min(quantity, line.quantity - left):
+            shipped[at] = shipped.get(at, 0) + taken
+            left += taken
     places = sorted(shipped.items())
     return DemandLine(
         line_id=line.line_id,
         sku=sku,
         ordered=line.quantity,
-        cancelled=min(line.quantity if whole else line.cancelled, line.quantity - left),
+        cancelled=min(cancelled, line.quantity - left),
         shipped=tuple(ShippedQuantity(location=at, quantity=units) for at, units in places),
-        returned=_returns(places, _returned(order.sale, line)) if places else (),
-        location=None if line.fulfilled_by == US else line.fulfilled_by,
+        returned=_returns(places, _returned(order.sale, line)),
+        location=location,
     )
 
 
@@ -458,8 +463,8 @@ def _stands(order: Order, line: SaleLine, told: DemandLine | None) -> Standing:
     short, waiting = 0, asked
     if told and order.settled:
         assert order.answer
-        parts = [part for part in order.answer.lines if part.line_id == line.line_id]
-        missing = (-(-part.short // factor) for part, factor in zip(parts, _factors(told, parts), strict=True))
+        parts = [part for part in order.answer.lines if part.short and part.line_id == line.line_id]
+        missing = [-(-part.short // factor) for part, factor in zip(parts, _factors(told, parts), strict=True)]
         short, waiting = min(asked, max(missing, default=0)), 0
     return Standing(
         line_id=line.line_id,
@@ -469,8 +474,8 @@ def _stands(order: Order, line: SaleLine, told: DemandLine | None) -> Standing:
         reserved=asked - short - waiting,
         short=short,
         open=waiting,
-        shipped=sum(was.quantity for was in told.shipped) if told else 0,
-        returned=sum(was.quantity for was in told.returned) if told else 0,
+        shipped=sum(was.quantity for was in told.shipped) if told and told.shipped else 0,
+        returned=sum(was.quantity for was in told.returned) if told and told.returned else 0,
     )
 
 

@@ -40,7 +40,7 @@ async def save(
     if new:
         await store.insert_orders(tx.connection, new, tx.now, payment_default)
     if changed:
-        await store.update_orders(tx.connection, changed, tx.now, payment_default)
+        await store.update_orders(tx.connection, changed, before, tx.now, payment_default)
     raised, cleared = [], []
     for key, order in (new | changed).items():
         stood = alerts(before[key]) if key in before else frozenset()

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import asyncpg
 from pydantic import TypeAdapter
 
 from contracts.channels.v1 import ConnectionChanged, SaleStatus
+from services.bus import array
 from services.orders.domain import Order, Standing, standing
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -15,26 +16,30 @@ Key: TypeAlias = tuple[str, str]
 """(tenant, order id)."""
 
 _order = TypeAdapter(Order)
+_APART: Final = {"sale", "demand"}
 
 
-def read(body: str) -> Order:
-    """An order from its stored form, written by this build or an older one."""
-    return _order.validate_json(body, extra="ignore")
+def read(row: asyncpg.Record) -> Order:
+    """An order from its row (sale, demand, body), written by this build or an older one."""
+    parts = f'{{"sale":{row["sale"]},"demand":{row["demand"] or "null"},{row["body"][1:]}'
+    return _order.validate_json(parts, extra="ignore")
 
 
 async def lock_orders(connection: Connection, keys: Iterable[Key]) -> dict[Key, Order]:
     """Lock and read those of `keys` that exist, in one sorted statement."""
-    tenants, order_ids = zip(*keys, strict=True)
     rows = await connection.fetch(
         """
-        SELECT tenant, order_id, body FROM orders JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, order_id)
-            USING (tenant, order_id)
+        SELECT tenant, order_id, sale, demand, body FROM orders
+            JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
         ORDER BY tenant, order_id FOR UPDATE OF orders
         """,
-        tenants,
-        order_ids,
+        *_columns(keys),
     )
-    return {(row["tenant"], row["order_id"]): read(row["body"]) for row in rows}
+    return {(row["tenant"], row["order_id"]): read(row) for row in rows}
+
+
+def _columns(rows: Iterable[Sequence[object]]) -> list[str]:
+    return [array(column) for column in zip(*rows, strict=True)]
 
 
 def _units(line: Standing) -> tuple[int, int, int, int, int]:
@@ -43,14 +48,19 @@ def _units(line: Standing) -> tuple[int, int, int, int, int]:
 
 _COLUMNS = (
     "tenant", "order_id", "state", "version", "sale_revision", "units_ordered", "units_cancelled", "units_reserved",
-    "units_short", "units_open", "payment_due", "body", "changed_at", "connection_id", "external_id", "sold_at",
+    "units_short", "units_open", "payment_due", "sale", "demand", "body", "changed_at", "connection_id",
+    "external_id", "sold_at",
 )  # fmt: skip
 
 
-def _rows(orders: Mapping[Key, Order], now: datetime, payment_default: timedelta) -> list[Sequence[object]]:
+def _rows(
+    orders: Mapping[Key, Order], before: Mapping[Key, Order], now: datetime, payment_default: timedelta
+) -> list[Sequence[object]]:
+    """The rows of `orders`, without the sale and the demand where they are those of `before`: most answers change
+    neither."""
     rows: list[Sequence[object]] = []
     for (tenant, order_id), order in orders.items():
-        sale = order.sale
+        sale, demand, was = order.sale, order.demand, before.get((tenant, order_id))
         units = map(sum, zip(*map(_units, standing(order)), strict=True)) if sale.lines else (0,) * 5
         waits = order.status is SaleStatus.AWAITING_PAYMENT
         rows.append(
@@ -62,7 +72,9 @@ def _rows(orders: Mapping[Key, Order], now: datetime, payment_default: timedelta
                 sale.revision,
                 *units,
                 (sale.payment_due or sale.sold_at + payment_default) if waits else None,
-                _order.dump_json(order).decode(),
+                None if was and was.sale is sale else sale.model_dump_json(),
+                None if demand is None or (was and was.demand is demand) else demand.model_dump_json(),
+                _order.dump_json(order, exclude=_APART).decode(),
                 now,
                 sale.connection_id,
                 sale.external_id,
@@ -76,29 +88,37 @@ async def insert_orders(
     connection: Connection, orders: Mapping[Key, Order], now: datetime, payment_default: timedelta
 ) -> None:
     """Write orders heard of for the first time. One that exists after all is a unique violation, never overwritten."""
-    await connection.copy_records_to_table("orders", records=_rows(orders, now, payment_default), columns=_COLUMNS)
+    await connection.copy_records_to_table("orders", records=_rows(orders, {}, now, payment_default), columns=_COLUMNS)
 
 
 async def update_orders(
-    connection: Connection, orders: Mapping[Key, Order], now: datetime, payment_default: timedelta
+    connection: Connection,
+    orders: Mapping[Key, Order],
+    before: Mapping[Key, Order],
+    now: datetime,
+    payment_default: timedelta,
 ) -> None:
-    """Write orders whose rows are locked."""
+    """Write orders whose rows are locked and were `before`."""
+    written = list(zip(*_rows(orders, before, now, payment_default), strict=True))
     await connection.execute(
         """
         UPDATE orders SET state = new.state, version = new.version, sale_revision = new.sale_revision,
             units_ordered = new.units_ordered, units_cancelled = new.units_cancelled,
             units_reserved = new.units_reserved, units_short = new.units_short, units_open = new.units_open,
-            payment_due = new.payment_due, body = new.body, changed_at = $13
+            payment_due = new.payment_due, sale = coalesce(new.sale, orders.sale),
+            demand = coalesce(new.demand, orders.demand), body = new.body, changed_at = $15
         FROM unnest(
-            $1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::bigint[], $7::bigint[], $8::bigint[],
-            $9::bigint[], $10::bigint[], $11::timestamptz[], $12::text[]
+            $1::text::text[], $2::text::text[], $3::text::text[], $4::text::int[], $5::text::int[],
+            $6::text::bigint[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::bigint[],
+            $11::text::timestamptz[], $12::text[], $13::text[], $14::text[]
         ) AS new (
             tenant, order_id, state, version, sale_revision, units_ordered, units_cancelled, units_reserved,
-            units_short, units_open, payment_due, body
+            units_short, units_open, payment_due, sale, demand, body
         )
         WHERE orders.tenant = new.tenant AND orders.order_id = new.order_id
         """,
-        *list(zip(*_rows(orders, now, payment_default), strict=True))[:12],
+        *map(array, written[:11]),
+        *written[11:14],
         now,
     )
 
@@ -108,10 +128,10 @@ async def raise_alerts(connection: Connection, alerts: Iterable[tuple[str, str, 
     await connection.execute(
         """
         INSERT INTO alerts (tenant, order_id, kind, raised_at, repeated_at)
-        SELECT *, $4, $4 FROM unnest($1::text[], $2::text[], $3::text[])
+        SELECT *, $4, $4 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[])
         ON CONFLICT (tenant, order_id, kind) DO UPDATE SET repeated_at = excluded.repeated_at, times = alerts.times + 1
         """,
-        *zip(*alerts, strict=True),
+        *_columns(alerts),
         now,
     )
 
@@ -120,10 +140,11 @@ async def clear_alerts(connection: Connection, alerts: Iterable[tuple[str, str, 
     """Take back (tenant, order id, kind), where it stands."""
     await connection.execute(
         """
-        DELETE FROM alerts USING unnest($1::text[], $2::text[], $3::text[]) AS gone (tenant, order_id, kind)
+        DELETE FROM alerts
+        USING unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS gone (tenant, order_id, kind)
         WHERE alerts.tenant = gone.tenant AND alerts.order_id = gone.order_id AND alerts.kind = gone.kind
         """,
-        *zip(*alerts, strict=True),
+        *_columns(alerts),
     )
 
 
@@ -156,14 +177,14 @@ async def lock_finished(connection: Connection, before: datetime, limit: int) ->
     """Lock and read finished orders that nothing has happened to since `before`."""
     rows = await connection.fetch(
         """
-        SELECT tenant, order_id, body FROM orders
+        SELECT tenant, order_id, sale, demand, body FROM orders
         WHERE state IN ('cancelled', 'delivered', 'returned') AND changed_at < $1
         ORDER BY tenant, order_id LIMIT $2 FOR UPDATE SKIP LOCKED
         """,
         before,
         limit,
     )
-    return {(row["tenant"], row["order_id"]): read(row["body"]) for row in rows}
+    return {(row["tenant"], row["order_id"]): read(row) for row in rows}
 
 
 async def put_connections(connection: Connection, changes: Mapping[Key, ConnectionChanged]) -> None:
@@ -185,14 +206,15 @@ async def put_connections(connection: Connection, changes: Mapping[Key, Connecti
         """
         INSERT INTO connections
         SELECT * FROM unnest(
-            $1::text[], $2::text[], $3::int[], $4::int[], $5::text[], $6::text[], $7::text[], $8::bool[], $9::bool[]
+            $1::text::text[], $2::text::text[], $3::text::int[], $4::text::int[], $5::text::text[], $6::text::text[],
+            $7::text::text[], $8::text::bool[], $9::text::bool[]
         )
         ON CONFLICT (tenant, connection_id) DO UPDATE SET epoch = excluded.epoch, version = excluded.version,
             connector = excluded.connector, account = excluded.account, state = excluded.state,
             reserves_unpaid = excluded.reserves_unpaid, restores_on_cancel = excluded.restores_on_cancel
         WHERE (connections.epoch, connections.version) < (excluded.epoch, excluded.version)
         """,
-        *zip(*rows, strict=True),
+        *_columns(rows),
     )
 
 
@@ -202,7 +224,7 @@ async def list_orders(
     """Orders by id from `after` on, with their connection's connector and account where known."""
     return await connection.fetch(
         """
-        SELECT orders.order_id, orders.version, orders.changed_at, orders.body, connector, account
+        SELECT orders.order_id, orders.version, orders.changed_at, sale, demand, body, connector, account
         FROM orders LEFT JOIN connections USING (tenant, connection_id)
         WHERE tenant = $1 AND ($2::text IS NULL OR orders.state = $2) AND orders.order_id > $3
         ORDER BY orders.order_id LIMIT $4
@@ -220,7 +242,7 @@ async def find_orders(
     """Orders with this order id, or with this external id on `connection_id` (on any, where it is None)."""
     return await connection.fetch(
         """
-        SELECT orders.order_id, orders.version, orders.changed_at, orders.body, connector, account
+        SELECT orders.order_id, orders.version, orders.changed_at, sale, demand, body, connector, account
         FROM orders LEFT JOIN connections USING (tenant, connection_id)
         WHERE tenant = $1 AND (orders.order_id = $2 OR orders.external_id = $2)
             AND ($3::text IS NULL OR connection_id = $3)

@@ -291,6 +291,9 @@ async def test_an_order_written_by_a_later_build_is_read(connection: Connection)
     [demand, *_] = await hear(connection, sale())
     assert isinstance(demand, OrderDemand)
     await hear(connection, answer(demand))
-    await connection.execute("UPDATE orders SET body = jsonb_set(body::jsonb, '{later}', '1')")
+    await connection.execute(
+        "UPDATE orders SET body = jsonb_set(body::jsonb, '{later}', '1'), "
+        "sale = jsonb_set(sale::jsonb, '{later}', '1'), demand = jsonb_set(demand::jsonb, '{later}', '1')"
+    )
 
     assert (await known(connection)).state == Confirmed()
