@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from contracts.channels.v1 import SaleStatus
+from services.bus import array
 from services.channels.alerts import Database
 from services.channels.intake.domain import Kept
 
@@ -34,19 +35,19 @@ async def insert_bodies(connection: Database, bodies: Sequence[Body]) -> None:
         """
         INSERT INTO intake (tenant, connection_id, topic, delivery_id, sealed, received_at, traceparent, fetch_seq,
             event_id)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::timestamptz[],
-            $7::text[], $8::bigint[], $9::text[])
+        SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
+            $5::text::bytea[], $6::text::timestamptz[], $7::text::text[], $8::text::bigint[], $9::text::text[])
         ON CONFLICT (connection_id, topic, delivery_id) DO NOTHING
         """,
-        [body.tenant for body in bodies],
-        [body.connection_id for body in bodies],
-        [body.topic for body in bodies],
-        [body.delivery_id for body in bodies],
-        [body.sealed for body in bodies],
-        [body.received_at for body in bodies],
-        [body.traceparent for body in bodies],
-        [body.fetch_seq for body in bodies],
-        [body.event_id for body in bodies],
+        array([body.tenant for body in bodies]),
+        array([body.connection_id for body in bodies]),
+        array([body.topic for body in bodies]),
+        array([body.delivery_id for body in bodies]),
+        array([_hex(body.sealed) for body in bodies]),
+        array([body.received_at for body in bodies]),
+        array([body.traceparent for body in bodies]),
+        array([body.fetch_seq for body in bodies]),
+        array([body.event_id for body in bodies]),
     )
 
 
@@ -61,6 +62,11 @@ class NewBody:
 
     intake_id: int
     body: Body
+
+
+def _hex(value: bytes | None) -> str | None:
+    """Bytes as PostgreSQL reads them in a text."""
+    return None if value is None else f"\\x{value.hex()}"
 
 
 async def try_absorb_lock(connection: Database) -> bool:
@@ -78,10 +84,10 @@ async def new_bodies(
         SELECT intake_id, tenant, connection_id, topic, delivery_id, sealed, received_at, traceparent, fetch_seq,
             event_id
         FROM intake
-        WHERE state = 'new' AND connection_id = ANY($1::text[]) AND ($3::bigint IS NULL OR intake_id = $3)
+        WHERE state = 'new' AND connection_id = ANY($1::text::text[]) AND ($3::bigint IS NULL OR intake_id = $3)
         ORDER BY intake_id LIMIT $2
         """,
-        connection_ids,
+        array(connection_ids),
         limit,
         only,
     )
@@ -95,13 +101,14 @@ async def finish_bodies(
     await connection.execute(
         """
         UPDATE intake SET state = done.state, error = done.error, order_id = nullif(done.order_id, '')
-        FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS done (intake_id, state, error, order_id)
+        FROM unnest($1::text::bigint[], $2::text::text[], $3::text::text[], $4::text::text[])
+            AS done (intake_id, state, error, order_id)
         WHERE intake.intake_id = done.intake_id
         """,
-        intake_ids,
-        states,
-        errors,
-        orders,
+        array(intake_ids),
+        array(states),
+        array(errors),
+        array(orders),
     )
 
 
@@ -144,17 +151,20 @@ async def lock_orders(
     await connection.execute(
         """
         INSERT INTO intake_orders (order_id, tenant, connection_id, external_id, received_at, traceparent)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
+        SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
+            $5::text::timestamptz[], $6::text::text[])
         ON CONFLICT DO NOTHING
         """,
-        *columns,
+        *map(array, columns),
     )
     return await lock_known(connection, columns[0])
 
 
 async def lock_known(connection: Database, order_ids: Sequence[str]) -> dict[str, OrderRow]:
     """Lock and read the rows that exist, in order of their ids."""
-    rows = await connection.fetch(_ORDER + "WHERE order_id = ANY($1::text[]) ORDER BY order_id FOR UPDATE", order_ids)
+    rows = await connection.fetch(
+        _ORDER + "WHERE order_id = ANY($1::text::text[]) ORDER BY order_id FOR UPDATE", array(order_ids)
+    )
     return {row["order_id"]: OrderRow(**row) for row in rows}
 
 
@@ -166,31 +176,32 @@ async def save_orders(connection: Database, rows: Sequence[OrderRow]) -> None:
             revision = new.revision, kept_version = new.kept_version, status = new.status,
             kept_digest = new.kept_digest, snapshot = new.snapshot::jsonb, customer_ref = new.customer_ref,
             unlinked = ARRAY(SELECT jsonb_array_elements_text(new.unlinked::jsonb))
-        FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::int[], $5::text[], $6::text[], $7::bytea[], $8::text[],
-            $9::text[], $10::text[])
+        FROM unnest($1::text::text[], $2::text::bigint[], $3::text::bigint[], $4::text::int[], $5::text::text[],
+                $6::text::text[], $7::text::bytea[], $8::text::text[], $9::text::text[], $10::text::text[])
             AS new (order_id, notified_seq, fetched_seq, revision, kept_version, status, kept_digest, snapshot,
                 customer_ref, unlinked)
         WHERE kept.order_id = new.order_id
         """,
-        [row.order_id for row in rows],
-        [row.notified_seq for row in rows],
-        [row.fetched_seq for row in rows],
-        [row.revision for row in rows],
-        [row.kept_version for row in rows],
-        [row.status for row in rows],
-        [row.kept_digest for row in rows],
-        [row.snapshot for row in rows],
-        [row.customer_ref for row in rows],
-        [json.dumps(row.unlinked) for row in rows],
+        array([row.order_id for row in rows]),
+        array([row.notified_seq for row in rows]),
+        array([row.fetched_seq for row in rows]),
+        array([row.revision for row in rows]),
+        array([row.kept_version for row in rows]),
+        array([row.status for row in rows]),
+        array([_hex(row.kept_digest) for row in rows]),
+        array([row.snapshot for row in rows]),
+        array([row.customer_ref for row in rows]),
+        array([json.dumps(row.unlinked) for row in rows]),
     )
 
 
 async def orders_waiting_for(connection: Database, connection_id: str, items: Sequence[str]) -> list[str]:
     """Orders with a line of one of these items that was linked to nothing when they were published."""
     rows = await connection.fetch(
-        "SELECT order_id FROM intake_orders WHERE connection_id = $1 AND unlinked && $2::text[] ORDER BY order_id",
+        "SELECT order_id FROM intake_orders WHERE connection_id = $1 AND unlinked && $2::text::text[]"
+        " ORDER BY order_id",
         connection_id,
-        items,
+        array(items),
     )
     return [row["order_id"] for row in rows]
 
@@ -199,8 +210,8 @@ async def kept_orders(connection: Database, order_ids: Sequence[str]) -> dict[st
     """What is kept of these orders, without locks."""
     rows = await connection.fetch(
         "SELECT order_id, revision, kept_version, status, kept_digest FROM intake_orders"
-        " WHERE order_id = ANY($1::text[])",
-        order_ids,
+        " WHERE order_id = ANY($1::text::text[])",
+        array(order_ids),
     )
     return {
         row["order_id"]: Kept(
@@ -226,13 +237,13 @@ async def ask_fetch(connection: Database, order_ids: Sequence[str], now: datetim
     rows = await connection.fetch(
         """
         WITH wanted AS (
-            SELECT order_id FROM intake_orders WHERE order_id = ANY($1::text[]) ORDER BY order_id FOR UPDATE
+            SELECT order_id FROM intake_orders WHERE order_id = ANY($1::text::text[]) ORDER BY order_id FOR UPDATE
         )
         UPDATE intake_orders SET notified_seq = notified_seq + 1, fetch_at = $2 FROM wanted
         WHERE intake_orders.order_id = wanted.order_id
         RETURNING intake_orders.tenant, intake_orders.connection_id, intake_orders.order_id
         """,
-        order_ids,
+        array(order_ids),
         now,
     )
     return [(row["tenant"], row["connection_id"], row["order_id"]) for row in rows]
@@ -375,7 +386,7 @@ class Buyer:
 async def buyer_digests(connection: Database, order_ids: Sequence[str]) -> dict[str, tuple[str, bytes]]:
     """What is kept of each order's buyer: (customer_ref, digest)."""
     rows = await connection.fetch(
-        "SELECT order_id, customer_ref, digest FROM buyers WHERE order_id = ANY($1::text[])", order_ids
+        "SELECT order_id, customer_ref, digest FROM buyers WHERE order_id = ANY($1::text::text[])", array(order_ids)
     )
     return {row["order_id"]: (row["customer_ref"], row["digest"]) for row in rows}
 
@@ -384,24 +395,30 @@ async def lock_customers(connection: Database, customer_refs: Sequence[str], now
     """Take the locks under which buyers are reported, in one sorted statement."""
     await connection.execute(
         """
-        INSERT INTO customers (customer_ref, seen_at) SELECT ref, $2 FROM unnest($1::text[]) AS ref
+        INSERT INTO customers (customer_ref, seen_at) SELECT ref, $2 FROM unnest($1::text::text[]) AS ref
         ON CONFLICT (customer_ref) DO UPDATE SET seen_at = excluded.seen_at
         """,
-        sorted(set(customer_refs)),
+        array(sorted(set(customer_refs))),
         now,
     )
 
 
 async def save_buyers(connection: Database, buyers: Sequence[Buyer]) -> None:
     """Keep the newest data of each order's buyer."""
-    await connection.executemany(
+    await connection.execute(
         """
         INSERT INTO buyers (order_id, tenant, connection_id, customer_ref, sealed, digest)
-        VALUES ($1, $2, $3, $4, $5, $6)
+        SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
+            $5::text::bytea[], $6::text::bytea[])
         ON CONFLICT (order_id) DO UPDATE SET customer_ref = excluded.customer_ref, sealed = excluded.sealed,
             digest = excluded.digest
         """,
-        [(b.order_id, b.tenant, b.connection_id, b.customer_ref, b.sealed, b.digest) for b in buyers],
+        array([buyer.order_id for buyer in buyers]),
+        array([buyer.tenant for buyer in buyers]),
+        array([buyer.connection_id for buyer in buyers]),
+        array([buyer.customer_ref for buyer in buyers]),
+        array([_hex(buyer.sealed) for buyer in buyers]),
+        array([_hex(buyer.digest) for buyer in buyers]),
     )
 
 
@@ -409,11 +426,12 @@ async def set_erase_at(connection: Database, final: Sequence[str], still_open: S
     """Buyers of final orders are to be forgotten at `at`, or when it was said first; those of open ones are kept."""
     await connection.execute(
         """
-        UPDATE buyers SET erase_at = CASE WHEN order_id = ANY($1::text[]) THEN $3::timestamptz END
-        WHERE order_id = ANY($1::text[]) AND erase_at IS NULL OR order_id = ANY($2::text[]) AND erase_at IS NOT NULL
+        UPDATE buyers SET erase_at = CASE WHEN order_id = ANY($1::text::text[]) THEN $3::timestamptz END
+        WHERE order_id = ANY($1::text::text[]) AND erase_at IS NULL
+            OR order_id = ANY($2::text::text[]) AND erase_at IS NOT NULL
         """,
-        final,
-        still_open,
+        array(final),
+        array(still_open),
         at,
     )
 
@@ -422,8 +440,8 @@ async def buyers_of(connection: Database, order_ids: Sequence[str]) -> list[Buye
     """The kept buyers of these orders."""
     rows = await connection.fetch(
         "SELECT order_id, tenant, connection_id, customer_ref, sealed, digest FROM buyers"
-        " WHERE order_id = ANY($1::text[]) ORDER BY order_id",
-        order_ids,
+        " WHERE order_id = ANY($1::text::text[]) ORDER BY order_id",
+        array(order_ids),
     )
     return [Buyer(**row) for row in rows]
 

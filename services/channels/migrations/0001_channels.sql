@@ -54,7 +54,7 @@ CREATE TABLE intake (
     -- Saves work on redelivery, no more: absorbing the same body twice changes nothing either.
     -- test_the_same_webhook_five_times_is_one_order.
     UNIQUE (connection_id, topic, delivery_id)
-);
+) WITH (autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX intake_new ON intake (intake_id) WHERE state = 'new';
 CREATE INDEX intake_poisoned ON intake (intake_id) WHERE state = 'poisoned';
 CREATE INDEX intake_order ON intake (order_id) WHERE order_id IS NOT NULL;
@@ -83,7 +83,7 @@ CREATE TABLE intake_orders (
     UNIQUE (connection_id, external_id),
     CHECK (fetched_seq <= notified_seq),
     CHECK ((revision = 0) = (snapshot IS NULL))
-);
+) WITH (autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX intake_orders_fetch ON intake_orders (connection_id, fetch_at) WHERE fetched_seq < notified_seq;
 CREATE INDEX intake_orders_unlinked ON intake_orders USING gin (unlinked) WHERE unlinked <> '{}';
 
@@ -91,7 +91,7 @@ CREATE INDEX intake_orders_unlinked ON intake_orders USING gin (unlinked) WHERE 
 CREATE TABLE customers (
     customer_ref text PRIMARY KEY,
     seen_at timestamptz NOT NULL
-);
+) WITH (autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 
 -- Personal data of buyers, sealed, until the order is final and some days more.
 CREATE TABLE buyers (
@@ -102,7 +102,7 @@ CREATE TABLE buyers (
     sealed bytea NOT NULL,
     digest bytea NOT NULL,
     erase_at timestamptz
-);
+) WITH (autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX buyers_erase ON buyers (erase_at) WHERE erase_at IS NOT NULL;
 
 -- The newest complete read of a channel's orders: everything changed before `begun_at` has been stored, in bodies up to

@@ -1,3 +1,6 @@
+-- Tables that change with every sale are looked at by the planner's statistics seldom: each look makes every connection
+-- plan its statements anew, and all of them go by key.
+
 -- Stock records, the listings that point to them, what inventory says, and what is known of each channel's own sales.
 
 -- The unit of writing: one number at a channel. Its row is written by the one sender or reader that holds its lease,
@@ -43,7 +46,7 @@ CREATE TABLE stock_records (
     PRIMARY KEY (tenant, stock_record),
     -- Two records for one number would overwrite each other for ever: test_importing_again_doubles_nothing.
     UNIQUE (tenant, connection_id, item, location)
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 60, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX stock_records_suspect ON stock_records (tenant, connection_id) WHERE suspect;
 
 -- Why a record's number may have to change, in the transaction that changes what it is computed from. A record is dirty
@@ -63,7 +66,7 @@ CREATE TABLE stock_changes (
     causes text NOT NULL DEFAULT '[]',
     changed_at timestamptz NOT NULL,
     PRIMARY KEY (tenant, stock_record, change)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX stock_changes_due ON stock_changes (tenant, connection_id, lane, change);
 
 -- Adverts. Many may show the number of one record.
@@ -95,7 +98,7 @@ CREATE TABLE record_skus (
     slack bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, stock_record, sku),
     FOREIGN KEY (tenant, stock_record) REFERENCES stock_records
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 60, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX record_skus_sku ON record_skus (tenant, sku);
 
 -- The latest level of each physical SKU: counters is [[location, pool, available, held_by], ...]. `sold` counts what
@@ -108,7 +111,7 @@ CREATE TABLE levels (
     counters jsonb NOT NULL,
     sold bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, sku)
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 60, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 
 -- The latest state of each item; components is [[sku, quantity], ...], empty for what is no kit.
 CREATE TABLE items (
@@ -138,7 +141,7 @@ CREATE TABLE own_sales (
     received_at timestamptz NOT NULL,
     -- An own sale counts once, however often it is heard: test_an_own_sale_heard_again_counts_once.
     PRIMARY KEY (tenant, order_id, line_id, sku)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 70, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX own_sales_pending ON own_sales (tenant, stock_record, sku) WHERE asked > decided;
 CREATE INDEX own_sales_held ON own_sales (tenant, stock_record, sku) WHERE held;
 CREATE INDEX own_sales_received ON own_sales (tenant, stock_record, received_at);
@@ -164,7 +167,7 @@ CREATE TABLE propagation (
     unchanged boolean NOT NULL DEFAULT false,
     -- A sale is measured once at a record: test_a_level_heard_twice_counts_once.
     PRIMARY KEY (tenant, order_id, line_id, sku, stock_record, sale_revision, outcome)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 70, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX propagation_open ON propagation (tenant, stock_record, sku) WHERE settled_at IS NULL;
 CREATE INDEX propagation_settled ON propagation (settled_at) WHERE settled_at IS NOT NULL;
 

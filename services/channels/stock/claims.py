@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from services.bus import array
 from services.channels.alerts import Database
 from services.channels.stock import domain
 from services.channels.stock.domain import Baseline, Part, Record, Tally
@@ -25,13 +26,13 @@ async def due_lanes(connection: Database, connections: Sequence[tuple[str, str]]
     rows = await connection.fetch(
         """
         SELECT k.connection_id, n.lane
-        FROM unnest($1::text[], $2::text[]) AS k (tenant, connection_id), (VALUES (0), (1)) AS n (lane)
+        FROM unnest($1::text::text[], $2::text::text[]) AS k (tenant, connection_id), (VALUES (0), (1)) AS n (lane)
         WHERE EXISTS (SELECT FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
             WHERE c.tenant = k.tenant AND c.connection_id = k.connection_id AND c.lane = n.lane
                 AND r.next_at <= $3 AND (r.claimed_until IS NULL OR r.claimed_until < $3))
         """,
-        [tenant for tenant, _ in connections],
-        [connection_id for _, connection_id in connections],
+        array([tenant for tenant, _ in connections]),
+        array([connection_id for _, connection_id in connections]),
         now,
     )
     return {(row["connection_id"], row["lane"]) for row in rows}
@@ -141,7 +142,7 @@ async def reclaim(
     rows = await connection.fetch(
         """
         WITH due AS (
-            SELECT tenant, stock_record FROM stock_records WHERE tenant = $1 AND stock_record = ANY($2::text[])
+            SELECT tenant, stock_record FROM stock_records WHERE tenant = $1 AND stock_record = ANY($2::text::text[])
                 AND (claimed_until IS NULL OR claimed_until < $4) ORDER BY stock_record FOR UPDATE
         )
         UPDATE stock_records r SET claimed_until = $3
@@ -149,7 +150,7 @@ async def reclaim(
         RETURNING r.*
         """,
         tenant,
-        stock_records,
+        array(stock_records),
         now + timedelta(seconds=lease_s),
         now,
     )
@@ -167,7 +168,7 @@ async def relock(
         """
         WITH mine AS (
             SELECT r.tenant, r.stock_record FROM stock_records r
-                JOIN unnest($2::text[], $3::timestamptz[]) AS c (stock_record, until)
+                JOIN unnest($2::text::text[], $3::text::timestamptz[]) AS c (stock_record, until)
                     ON r.tenant = $1 AND r.stock_record = c.stock_record AND r.claimed_until = c.until
             ORDER BY r.stock_record FOR UPDATE OF r
         )
@@ -175,8 +176,8 @@ async def relock(
         WHERE r.tenant = mine.tenant AND r.stock_record = mine.stock_record RETURNING r.*
         """,
         tenant,
-        [each.stock_record for each in claimed],
-        [each.until for each in claimed],
+        array([each.stock_record for each in claimed]),
+        array([each.until for each in claimed]),
         now + timedelta(seconds=lease_s),
     )
     return [_claimed(row) for row in rows]
@@ -207,7 +208,7 @@ async def inputs(
                 WHERE e.tenant = s.tenant AND e.sku = s.sku AND o.received_at > $3), 0)::float
                 / (s.factor * (SELECT count(*) FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku))
                 AS recent
-        FROM unnest($1::text[], $2::text[]) AS k (tenant, stock_record)
+        FROM unnest($1::text::text[], $2::text::text[]) AS k (tenant, stock_record)
             JOIN stock_records r USING (tenant, stock_record)
             LEFT JOIN record_skus s USING (tenant, stock_record)
             LEFT JOIN levels l ON l.tenant = s.tenant AND l.sku = s.sku
@@ -216,8 +217,8 @@ async def inputs(
                 FROM stock_changes c WHERE c.tenant = k.tenant AND c.stock_record = k.stock_record) AS c ON true
         ORDER BY r.stock_record, s.sku
         """,
-        [each.tenant for each in claimed],
-        [each.stock_record for each in claimed],
+        array([each.tenant for each in claimed]),
+        array([each.stock_record for each in claimed]),
         now - timedelta(seconds=SALES_WINDOW_S),
     )
     by_record: dict[str, list[asyncpg.Record]] = {each.stock_record: [] for each in claimed}
@@ -315,25 +316,28 @@ async def keep(
             sent = coalesce(a.number, r.sent), sent_at = CASE WHEN a.number IS NULL THEN r.sent_at ELSE $10 END,
             attempts = coalesce(a.attempts::jsonb, r.attempts), other_change = a.other,
             suspect = r.suspect OR a.suspect, suspect_until = a.suspect_until
-        FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::int[], $5::text[], $6::bool[], $7::bool[],
-                $8::timestamptz[])
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[], $4::text::int[], $5::text::text[],
+                $6::text::bool[], $7::text::bool[],
+                $8::text::timestamptz[])
             AS a (tenant, stock_record, until, number, attempts, other, suspect, suspect_until)
         WHERE r.tenant = a.tenant AND r.stock_record = a.stock_record AND r.claimed_until IS NOT DISTINCT FROM a.until
         RETURNING r.stock_record
         """,
-        [attempt.claimed.tenant for attempt in attempts],
-        [attempt.claimed.stock_record for attempt in attempts],
-        [attempt.claimed.until for attempt in attempts],
-        [attempt.number for attempt in attempts],
-        [
-            json.dumps([_to_json(each) for each in (*attempt.claimed.attempts, attempt.after)])
-            if attempt.after
-            else None
-            for attempt in attempts
-        ],
-        [attempt.claimed.other for attempt in attempts],
-        [bool(attempt.claimed.attempts) for attempt in attempts],
-        [attempt.claimed.suspect_until for attempt in attempts],
+        array([attempt.claimed.tenant for attempt in attempts]),
+        array([attempt.claimed.stock_record for attempt in attempts]),
+        array([attempt.claimed.until for attempt in attempts]),
+        array([attempt.number for attempt in attempts]),
+        array(
+            [
+                json.dumps([_to_json(each) for each in (*attempt.claimed.attempts, attempt.after)])
+                if attempt.after
+                else None
+                for attempt in attempts
+            ]
+        ),
+        array([attempt.claimed.other for attempt in attempts]),
+        array([bool(attempt.claimed.attempts) for attempt in attempts]),
+        array([attempt.claimed.suspect_until for attempt in attempts]),
         lease_until,
         now,
     )
@@ -363,8 +367,12 @@ def _raised(before: Mapping[str, Unheard], after: Baseline | None) -> dict[str, 
 
 def _unheard(baselines: Sequence[Baseline]) -> dict[str, Unheard]:
     """What other records' numbers have to know of a record on which these numbers may stand."""
-    skus = {sku for baseline in baselines for sku in baseline.tallies}
-    return {sku: (*domain.unheard_bounds(baselines, sku), domain.unheard_slack(baselines, sku)) for sku in skus}
+    units: dict[str, Unheard] = {}
+    for sku in {sku for baseline in baselines for sku in baseline.tallies}:
+        unheard, until = domain.unheard_bounds(baselines, sku)
+        # Where nothing is unheard the bound says nothing either; kept, every decision would write it anew.
+        units[sku] = unheard, until if unheard > 0 else 0, domain.unheard_slack(baselines, sku)
+    return units
 
 
 async def _remember_unheard(
@@ -388,7 +396,8 @@ async def _remember_unheard(
             SELECT s.tenant, s.stock_record, s.sku, u.unheard, u.until, u.slack,
                 greatest(0, least(s.unheard, s.unheard_until - s.decided))
                     > greatest(0, least(u.unheard, u.until - s.decided)) AS fell
-            FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+            FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::bigint[], $5::text::bigint[],
+                    $6::text::bigint[])
                 AS u (tenant, stock_record, sku, unheard, until, slack)
             JOIN record_skus s USING (tenant, stock_record, sku)
             ORDER BY s.tenant, s.stock_record, s.sku FOR UPDATE OF s
@@ -402,7 +411,7 @@ async def _remember_unheard(
             JOIN stock_records r ON r.tenant = o.tenant AND r.stock_record = o.stock_record
         WHERE t.fell AND o.stock_record <> t.stock_record
         """,
-        *[list(column) for column in zip(*rows, strict=True)],
+        *map(array, zip(*rows, strict=True)),
         now,
     )
 
@@ -436,7 +445,7 @@ class Settled:
 _SETTLE: Final = """
 WITH locked AS MATERIALIZED (
     SELECT r.tenant, r.stock_record FROM stock_records r
-        JOIN unnest($1::text[], $2::text[]) AS k (tenant, stock_record) USING (tenant, stock_record)
+        JOIN unnest($1::text::text[], $2::text::text[]) AS k (tenant, stock_record) USING (tenant, stock_record)
     ORDER BY r.tenant, r.stock_record FOR UPDATE OF r
 ), ended AS (
     UPDATE stock_records r SET claimed_until = NULL, known = coalesce(e.known::jsonb, r.known),
@@ -451,9 +460,11 @@ WITH locked AS MATERIALIZED (
         other_change = (r.other_change OR e.other) AND NOT e.approve,
         suspect = e.suspect, suspect_until = coalesce(e.suspect_until, r.suspect_until), guessed = e.guessed,
         failures = e.failures, refusal = e.refusal
-    FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::timestamptz[], $7::int[],
-            $8::timestamptz[], $9::int[], $10::timestamptz[], $11::bool[], $12::bool[], $13::bool[],
-            $14::timestamptz[], $15::bool[], $16::int[], $17::text[], $18::bool[])
+    FROM unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[], $4::text::text[], $5::text::text[],
+            $6::text::timestamptz[], $7::text::int[],
+            $8::text::timestamptz[], $9::text::int[], $10::text::timestamptz[], $11::text::bool[], $12::text::bool[],
+            $13::text::bool[],
+            $14::text::timestamptz[], $15::text::bool[], $16::text::int[], $17::text::text[], $18::text::bool[])
         AS e (tenant, stock_record, until, known, attempts, next_at, number, accepted_at, observed, seen_at,
             approve, other, suspect, suspect_until, guessed, failures, refusal, dirty)
         JOIN locked USING (tenant, stock_record)
@@ -462,7 +473,7 @@ WITH locked AS MATERIALIZED (
     RETURNING r.tenant, r.stock_record, r.connection_id, e.dirty
 ), covered AS (
     DELETE FROM stock_changes c
-    USING ended e JOIN unnest($19::text[], $21::bigint[]) AS d (stock_record, change) USING (stock_record)
+    USING ended e JOIN unnest($19::text::text[], $21::text::bigint[]) AS d (stock_record, change) USING (stock_record)
     WHERE c.tenant = e.tenant AND c.stock_record = e.stock_record AND c.change = d.change
 ), dirtied AS (
     INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
@@ -483,28 +494,28 @@ async def settle(connection: Database, settled: Sequence[Settled], now: datetime
     covered = [(each.claimed.stock_record, change) for each in rows for change in each.changes]
     ended = await connection.fetch(
         _SETTLE,
-        [each.claimed.tenant for each in rows],
-        [each.claimed.stock_record for each in rows],
-        [each.claimed.until for each in rows],
-        [json.dumps(_to_json(each.known)) if each.known else None for each in rows],
-        [json.dumps([_to_json(attempt) for attempt in each.attempts]) for each in rows],
-        [each.next_at for each in rows],
-        [each.number for each in rows],
-        [each.accepted_at for each in rows],
-        [each.observed for each in rows],
-        [each.seen_at for each in rows],
-        [each.approve for each in rows],
-        [each.claimed.other for each in rows],
+        array([each.claimed.tenant for each in rows]),
+        array([each.claimed.stock_record for each in rows]),
+        array([each.claimed.until for each in rows]),
+        array([json.dumps(_to_json(each.known)) if each.known else None for each in rows]),
+        array([json.dumps([_to_json(attempt) for attempt in each.attempts]) for each in rows]),
+        array([each.next_at for each in rows]),
+        array([each.number for each in rows]),
+        array([each.accepted_at for each in rows]),
+        array([each.observed for each in rows]),
+        array([each.seen_at for each in rows]),
+        array([each.approve for each in rows]),
+        array([each.claimed.other for each in rows]),
         # What may stand at the channel besides what is known has to be read back.
-        [bool(each.attempts) for each in rows],
-        [each.suspect_until or each.claimed.suspect_until for each in rows],
-        [each.guessed for each in rows],
-        [each.failures for each in rows],
-        [each.refusal for each in rows],
-        [each.dirty for each in rows],
-        [stock_record for stock_record, _ in covered],
+        array([bool(each.attempts) for each in rows]),
+        array([each.suspect_until or each.claimed.suspect_until for each in rows]),
+        array([each.guessed for each in rows]),
+        array([each.failures for each in rows]),
+        array([each.refusal for each in rows]),
+        array([each.dirty for each in rows]),
+        array([stock_record for stock_record, _ in covered]),
         now,
-        [change for _, change in covered],
+        array([change for _, change in covered]),
     )
     held = {row["stock_record"] for row in ended}
     standing = [
@@ -522,7 +533,7 @@ async def settle_propagation(
     rows = await connection.fetch(
         """
         UPDATE propagation p SET settled_at = $7, unchanged = c.unchanged
-        FROM unnest($2::text[], $3::text[], $4::int[], $5::bigint[], $6::bool[])
+        FROM unnest($2::text::text[], $3::text::text[], $4::text::int[], $5::text::bigint[], $6::text::bool[])
             AS c (stock_record, sku, epoch, version, unchanged)
         WHERE p.tenant = $1 AND p.stock_record = c.stock_record AND p.sku = c.sku AND p.settled_at IS NULL
             AND (p.epoch, p.version) <= (c.epoch, c.version)
@@ -530,11 +541,11 @@ async def settle_propagation(
             p.sold_at, p.received_at, p.correlation_id
         """,
         tenant,
-        [each[0] for each in covered],
-        [each[1] for each in covered],
-        [each[2] for each in covered],
-        [each[3] for each in covered],
-        [each[4] for each in covered],
+        array([each[0] for each in covered]),
+        array([each[1] for each in covered]),
+        array([each[2] for each in covered]),
+        array([each[3] for each in covered]),
+        array([each[4] for each in covered]),
         now,
     )
     found: dict[str, list[asyncpg.Record]] = {}

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from contracts.channels.v1 import SaleReported, SaleStatus
+from services.bus import array
 from services.channels.alerts import Database
 from services.channels.stock.wake import Due
 
@@ -71,8 +72,9 @@ _NOTE_OWN_SALES: Final = """
 WITH told AS (
     SELECT t.*, s.sku, t.net * s.factor / r.pack AS asked, t.gross * s.factor / r.pack AS lowered,
         r.connection_id, r.restores_on_cancel, o.asked AS asked_before, o.asked_max AS max_before
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::int[], $7::bool[],
-            $8::timestamptz[], $9::timestamptz[], $10::int[])
+    FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::int[],
+            $6::text::int[], $7::text::bool[],
+            $8::text::timestamptz[], $9::text::timestamptz[], $10::text::int[])
         AS t (tenant, stock_record, order_id, line_id, revision, net, held, sold_at, received_at, gross)
     JOIN stock_records r USING (tenant, stock_record) JOIN record_skus s USING (tenant, stock_record)
     LEFT JOIN own_sales o
@@ -124,16 +126,18 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         return set()
     changed = await connection.fetch(
         _NOTE_OWN_SALES,
-        [row[0] for row in rows],
-        [row[1] for row in rows],
-        [sale.order_id for _, _, sale, _ in rows],
-        [line.line_id for _, _, _, line in rows],
-        [sale.revision for _, _, sale, _ in rows],
-        [0 if sale.status is SaleStatus.CANCELLED else line.quantity - line.cancelled for _, _, sale, line in rows],
-        [sale.status in _STILL_RESERVED for _, _, sale, _ in rows],
-        [sale.sold_at for _, _, sale, _ in rows],
-        [sale.received_at for _, _, sale, _ in rows],
-        [line.quantity for _, _, _, line in rows],
+        array([row[0] for row in rows]),
+        array([row[1] for row in rows]),
+        array([sale.order_id for _, _, sale, _ in rows]),
+        array([line.line_id for _, _, _, line in rows]),
+        array([sale.revision for _, _, sale, _ in rows]),
+        array(
+            [0 if sale.status is SaleStatus.CANCELLED else line.quantity - line.cancelled for _, _, sale, line in rows]
+        ),
+        array([sale.status in _STILL_RESERVED for _, _, sale, _ in rows]),
+        array([sale.sold_at for _, _, sale, _ in rows]),
+        array([sale.received_at for _, _, sale, _ in rows]),
+        array([line.quantity for _, _, _, line in rows]),
         now,
     )
     return {(row["connection_id"], row["lane"]) for row in changed}
@@ -146,10 +150,11 @@ async def lock_levels(
     rows = await connection.fetch(
         """
         SELECT tenant, sku, epoch, version, counters FROM levels
-        WHERE (tenant, sku) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY tenant, sku FOR UPDATE
+        WHERE (tenant, sku) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[]))
+        ORDER BY tenant, sku FOR UPDATE
         """,
-        [tenant for tenant, _ in keys],
-        [sku for _, sku in keys],
+        array([tenant for tenant, _ in keys]),
+        array([sku for _, sku in keys]),
     )
     return {
         (row["tenant"], row["sku"]): (
@@ -166,16 +171,17 @@ async def put_levels(connection: Database, levels: Sequence[Level]) -> None:
     await connection.execute(
         """
         INSERT INTO levels (tenant, sku, epoch, version, counters, sold)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::jsonb[], $6::bigint[])
+        SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::int[], $4::text::bigint[],
+                $5::text::jsonb[], $6::text::bigint[])
         ON CONFLICT (tenant, sku) DO UPDATE SET epoch = excluded.epoch, version = excluded.version,
             counters = excluded.counters, sold = levels.sold + excluded.sold
         """,
-        [level.tenant for level in levels],
-        [level.sku for level in levels],
-        [level.epoch for level in levels],
-        [level.version for level in levels],
-        [json.dumps(level.counters) for level in levels],
-        [level.sold for level in levels],
+        array([level.tenant for level in levels]),
+        array([level.sku for level in levels]),
+        array([level.epoch for level in levels]),
+        array([level.version for level in levels]),
+        array([json.dumps(level.counters) for level in levels]),
+        array([level.sold for level in levels]),
     )
 
 
@@ -189,7 +195,7 @@ async def count_decided(connection: Database, causes: Sequence[SaleCause]) -> No
         """
         WITH moved AS (
             SELECT tenant, order_id, line_id, sku, sum(units) AS units, sum(greatest(units, 0)) AS sold
-            FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+            FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::bigint[])
                 AS c (tenant, order_id, line_id, sku, units)
             GROUP BY tenant, order_id, line_id, sku
         ), owned AS MATERIALIZED (
@@ -211,11 +217,11 @@ async def count_decided(connection: Database, causes: Sequence[SaleCause]) -> No
         UPDATE record_skus s SET decided = s.decided + l.units FROM locked l
         WHERE s.tenant = l.tenant AND s.stock_record = l.stock_record AND s.sku = l.sku
         """,
-        [cause.tenant for cause in causes],
-        [cause.order_id for cause in causes],
-        [cause.line_id for cause in causes],
-        [cause.sku for cause in causes],
-        [cause.units for cause in causes],
+        array([cause.tenant for cause in causes]),
+        array([cause.order_id for cause in causes]),
+        array([cause.line_id for cause in causes]),
+        array([cause.sku for cause in causes]),
+        array([cause.units for cause in causes]),
     )
 
 
@@ -226,8 +232,10 @@ async def open_propagation(connection: Database, causes: Sequence[SaleCause]) ->
         INSERT INTO propagation (tenant, sku, epoch, version, order_id, line_id, sale_revision, outcome,
             sold_connection_id, sold_at, received_at, event_id, correlation_id, traceparent, stock_record)
         SELECT c.*, s.stock_record
-        FROM unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::text[], $6::text[], $7::int[], $8::text[],
-                $9::text[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[])
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::int[], $4::text::bigint[], $5::text::text[],
+                $6::text::text[], $7::text::int[], $8::text::text[],
+                $9::text::text[], $10::text::timestamptz[], $11::text::timestamptz[], $12::text::text[],
+                $13::text::text[], $14::text::text[])
             AS c (tenant, sku, epoch, version, order_id, line_id, sale_revision, outcome, sold_connection_id, sold_at,
                 received_at, event_id, correlation_id, traceparent)
         JOIN record_skus s USING (tenant, sku) JOIN stock_records r USING (tenant, stock_record)
@@ -236,20 +244,20 @@ async def open_propagation(connection: Database, causes: Sequence[SaleCause]) ->
         WHERE r.known IS NOT NULL AND o.stock_record IS DISTINCT FROM s.stock_record
         ON CONFLICT DO NOTHING
         """,
-        [cause.tenant for cause in causes],
-        [cause.sku for cause in causes],
-        [cause.epoch for cause in causes],
-        [cause.version for cause in causes],
-        [cause.order_id for cause in causes],
-        [cause.line_id for cause in causes],
-        [cause.sale_revision for cause in causes],
-        [cause.outcome for cause in causes],
-        [cause.connection_id for cause in causes],
-        [cause.sold_at for cause in causes],
-        [cause.received_at for cause in causes],
-        [cause.event_id for cause in causes],
-        [cause.correlation_id for cause in causes],
-        [cause.traceparent for cause in causes],
+        array([cause.tenant for cause in causes]),
+        array([cause.sku for cause in causes]),
+        array([cause.epoch for cause in causes]),
+        array([cause.version for cause in causes]),
+        array([cause.order_id for cause in causes]),
+        array([cause.line_id for cause in causes]),
+        array([cause.sale_revision for cause in causes]),
+        array([cause.outcome for cause in causes]),
+        array([cause.connection_id for cause in causes]),
+        array([cause.sold_at for cause in causes]),
+        array([cause.received_at for cause in causes]),
+        array([cause.event_id for cause in causes]),
+        array([cause.correlation_id for cause in causes]),
+        array([cause.traceparent for cause in causes]),
     )
 
 
@@ -262,16 +270,16 @@ async def dirty_consumers(connection: Database, changes: Sequence[Change], low_s
         INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, causes, changed_at)
         SELECT s.tenant, s.stock_record, r.connection_id,
             CASE WHEN (c.available - r.buffer) / s.factor <= $7 THEN 0 ELSE 1 END, NOT c.sales_only, c.causes, $6
-        FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bool[], $5::text[])
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::bool[], $5::text::text[])
             AS c (tenant, sku, available, sales_only, causes)
         JOIN record_skus s USING (tenant, sku) JOIN stock_records r USING (tenant, stock_record)
         RETURNING connection_id, lane
         """,
-        [change.tenant for change in changes],
-        [change.sku for change in changes],
-        [change.available for change in changes],
-        [change.sales_only for change in changes],
-        [json.dumps(change.causes) for change in changes],
+        array([change.tenant for change in changes]),
+        array([change.sku for change in changes]),
+        array([change.available for change in changes]),
+        array([change.sales_only for change in changes]),
+        array([json.dumps(change.causes) for change in changes]),
         now,
         low_stock,
     )
@@ -285,7 +293,8 @@ async def put_items(
     rows = await connection.fetch(
         """
         WITH told AS (
-            SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::jsonb[])
+            SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::int[], $4::text::bigint[],
+                    $5::text::jsonb[])
                 AS t (tenant, sku, epoch, version, components)
         ), before AS (
             SELECT i.tenant, i.sku, i.components FROM items i JOIN told USING (tenant, sku)
@@ -299,11 +308,11 @@ async def put_items(
         SELECT k.tenant, k.sku FROM kept k LEFT JOIN before b USING (tenant, sku)
         WHERE k.components IS DISTINCT FROM coalesce(b.components, '[]'::jsonb)
         """,
-        [item[0] for item in items],
-        [item[1] for item in items],
-        [item[2] for item in items],
-        [item[3] for item in items],
-        [json.dumps(item[4]) for item in items],
+        array([item[0] for item in items]),
+        array([item[1] for item in items]),
+        array([item[2] for item in items]),
+        array([item[3] for item in items]),
+        array([json.dumps(item[4]) for item in items]),
     )
     return [(row["tenant"], row["sku"]) for row in rows]
 
@@ -313,10 +322,11 @@ async def lock_records_of_items(connection: Database, keys: Sequence[tuple[str, 
     rows = await connection.fetch(
         """
         SELECT tenant, stock_record FROM stock_records
-        WHERE (tenant, sku) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY tenant, stock_record FOR UPDATE
+        WHERE (tenant, sku) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[]))
+        ORDER BY tenant, stock_record FOR UPDATE
         """,
-        [tenant for tenant, _ in keys],
-        [sku for _, sku in keys],
+        array([tenant for tenant, _ in keys]),
+        array([sku for _, sku in keys]),
     )
     found: dict[str, list[str]] = {}
     for row in rows:
