@@ -4,6 +4,7 @@ import os
 import sys
 
 import typer
+from rich.markup import escape
 
 from deploy.local.supervisor import InstanceBusyError, StartError
 from services.console.client import AdminError
@@ -16,10 +17,11 @@ from services.console.commands import (
     listings,
     orders,
     running,
+    sandbox,
     stock,
     streams,
 )
-from services.console.instance import NotRunning
+from services.console.instance import CannotKeep, NotRunning
 from services.console.options import Failed
 from services.console.output import errors
 
@@ -42,17 +44,29 @@ app.add_typer(stock.app, name="stock")
 app.add_typer(orders.app, name="order")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(deadletters.consumers, name="consumer")
+app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(contracts.app, name="contracts")
 
 
 def main() -> None:
     """Entry point. Errors that people can act on are one line on stderr and exit code 1."""
+    if unreadable := [argument for argument in sys.argv[1:] if not _is_text(argument)]:
+        errors.print(f"[bold red]error:[/] {unreadable[0]!a} is not UTF-8: set the terminal to UTF-8", highlight=False)
+        sys.exit(2)
     try:
         app()
-    except (NotRunning, AdminError, Failed, StartError, InstanceBusyError) as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+    except (NotRunning, CannotKeep, AdminError, Failed, StartError, InstanceBusyError) as error:
+        errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of our output has gone (`saldo ... | head`): nothing is wrong, and nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:  # Bytes that are no UTF-8 reach us as lone surrogates.
+        return False
+    return True

@@ -55,7 +55,7 @@ class Admin:
                 json=body,
                 headers={"Authorization": f"Bearer {address.token}"},
             )
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise AdminError(
                 f"{service} does not answer at {address.base_url} ({type(error).__name__}): see `saldo status`"
             ) from error
@@ -84,5 +84,5 @@ def is_ready(address: Address) -> tuple[bool, Any]:
     try:
         answer = httpx.get(f"{address.base_url}/readyz", timeout=5, trust_env=False)
         return answer.is_success, answer.json()
-    except (httpx.HTTPError, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return False, type(error).__name__

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pydantic import ValidationError
-
 from contracts.inventory.v1 import Component, PutItem, ReceiveStock
+from services.console.given import make, shown
 
 M = TypeVar("M", PutItem, ReceiveStock)
+
+_DIGITS_MAX = 18
+_COLUMNS_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,13 @@ def parse_takeon(raw: bytes, *, skus: Mapping[str, bool], locations: Sequence[st
     def read(row: Mapping[str, str]) -> ReceiveStock:
         sku, location = row["sku"], row["location"]
         if sku not in skus:
-            raise ValueError(f"sku {sku} is not an item: add it with `saldo item put` or `saldo item import`")
+            raise ValueError(f"sku {shown(sku)} is not an item: add it with `saldo item put` or `saldo item import`")
         if skus[sku]:
             raise ValueError(f"sku {sku} is a kit: take on the stock of its components")
         if location not in locations:
-            raise ValueError(f"location {location} is not known: add it with `saldo location add`")
-        return ReceiveStock(
+            raise ValueError(f"location {shown(location)} is not known: add it with `saldo location add`")
+        return make(
+            ReceiveStock,
             sku=sku,
             location=location,
             pool=row.get("pool") or "shared",
@@ -73,7 +76,8 @@ def parse_items(raw: bytes, *, known: Sequence[str] = ()) -> Parsed[PutItem]:
 
     def read(row: Mapping[str, str]) -> PutItem:
         weight = row.get("weight_g", "")
-        return PutItem(
+        return make(
+            PutItem,
             sku=row["sku"],
             name=row["name"],
             active=row.get("active", "").lower() not in ("no", "false", "0", "nao", "não"),
@@ -110,15 +114,17 @@ def parse_components(text: str) -> tuple[Component, ...]:
     for part in text.split():
         sku, separator, quantity = part.rpartition(":")
         if not separator or not sku:
-            raise ValueError(f"component {part} must be SKU:QUANTITY")
-        components.append(Component(sku=sku, quantity=whole_number(quantity, f"quantity of component {sku}")))
+            raise ValueError(f"component {shown(part)} must be SKU:QUANTITY")
+        components.append(
+            make(Component, sku=sku, quantity=whole_number(quantity, f"quantity of component {shown(sku)}"))
+        )
     return tuple(components)
 
 
 def whole_number(text: str, name: str) -> int:
     """A whole number written in digits. Raises `ValueError` naming the field."""
-    if not text.isascii() or not text.removeprefix("-").isdigit():
-        raise ValueError(f"{name} must be a whole number, not {text or 'empty'}")
+    if not text.isascii() or not text.removeprefix("-").isdigit() or len(text) > _DIGITS_MAX:
+        raise ValueError(f"{name} must be a whole number, not {shown(text) or 'empty'}")
     return int(text)
 
 
@@ -137,15 +143,37 @@ def _parse(
         line = raw[: error.start].count(b"\n") + 1
         parsed.rejected.append(Rejected(line, "the file is not UTF-8: save it as UTF-8"))
         return parsed
-    header = text.split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text), delimiter=";" if header.count(";") > header.count(",") else ",")
+    # Any line end will do, that of old spreadsheets on a Mac too.
+    lines = io.StringIO(text, newline=None)
+    header = text.splitlines()[0] if text else ""
+    reader = csv.DictReader(lines, delimiter=";" if header.count(";") > header.count(",") else ",")
+    try:
+        _read_rows(reader, parsed, required, optional, read, identity)
+    except csv.Error:
+        # The reader stops at a cell of more than 128 KiB, and what it has read of such a file means nothing.
+        reason = "a cell of this row has no end: close its quotation mark, or save the file as CSV again"
+        parsed.rejected.append(Rejected(reader.line_num + 1, reason))
+    if not parsed.rows and not parsed.rejected:
+        parsed.rejected.append(Rejected(1, "the file has a header only: it needs a row for each thing"))
+    return parsed
+
+
+def _read_rows(
+    reader: "csv.DictReader[str]",
+    parsed: Parsed[M],
+    required: Sequence[str],
+    optional: Sequence[str],
+    read: Callable[[Mapping[str, str]], M],
+    identity: Callable[[M], str],
+) -> None:
     columns = [name.strip().lower() for name in reader.fieldnames or []]
     problems = [f"column {name} is missing" for name in required if name not in columns]
-    problems += [f"column {name or '(empty)'} is not known" for name in columns if name not in (*required, *optional)]
+    strange = [name for name in columns if name not in (*required, *optional)]
+    problems += [f"column {shown(name) or '(empty)'} is not known" for name in strange[:_COLUMNS_NAMED]]
     if problems or len(set(columns)) != len(columns):
         known = ", ".join((*required, *optional))
         parsed.rejected.append(Rejected(1, f"{'; '.join(problems) or 'a column comes twice'}; the columns are {known}"))
-        return parsed
+        return
     reader.fieldnames = columns
     seen: dict[str, int] = {}
     for cells in reader:
@@ -156,12 +184,8 @@ def _parse(
             if first != line:
                 raise ValueError(f"{identity(message)} is on line {first} already")
             parsed.rows.append((line, message))
-        except ValidationError as error:
-            reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-            parsed.rejected.append(Rejected(line, "; ".join(reasons)))
         except ValueError as error:
             parsed.rejected.append(Rejected(line, str(error)))
-    return parsed
 
 
 def _read_row(

@@ -16,6 +16,10 @@ class NotRunning(Exception):
     """Nothing answers for this instance; the text says how to start it."""
 
 
+class CannotKeep(Exception):
+    """An instance's folder cannot be made; the text says which."""
+
+
 def var() -> Path:
     """The folder of all local instances: `SALDO_VAR`, else `var` of the checkout, else of the current folder."""
     if given := os.environ.get("SALDO_VAR"):
@@ -60,8 +64,8 @@ def read_endpoints(told: Mapping[str, Any], folder: Path) -> Endpoints:
 def from_environment(environ: Mapping[str, str]) -> Endpoints | None:
     """Endpoints of servers started by other means, or None where `SALDO_ADMIN_<SERVICE>_URL` is set for no service.
 
-    `SALDO_ADMIN_TOKEN`, `KAFKA_BOOTSTRAP_SERVERS`, `SALDO_VERIFY_<SERVICE>_DSN`, `SALDO_<SERVICE>_DSN` and
-    `SALDO_SPANS_FOLDER` say the rest.
+    `SALDO_ADMIN_TOKEN`, `KAFKA_BOOTSTRAP_SERVERS`, `SALDO_VERIFY_<SERVICE>_DSN`, `SALDO_<SERVICE>_DSN`,
+    `SALDO_SANDBOX_<MARKETPLACE>_URL`, `SALDO_SANDBOX_TOKEN` and `SALDO_SPANS_FOLDER` say the rest.
     """
     token = environ.get("SALDO_ADMIN_TOKEN", "")
     admin = {
@@ -71,11 +75,17 @@ def from_environment(environ: Mapping[str, str]) -> Endpoints | None:
     }
     if not admin:
         return None
+    control_token = environ.get("SALDO_SANDBOX_TOKEN", "")
+    sandboxes = {
+        name: Address(environ[variable].rstrip("/"), control_token)
+        for name in stack.SANDBOXES
+        if environ.get(variable := f"SALDO_SANDBOX_{name.upper()}_URL")
+    }
     spans = environ.get("SALDO_SPANS_FOLDER")
     return Endpoints(
         kafka=environ.get("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
         admin=admin,
-        sandboxes={},
+        sandboxes=sandboxes,
         verify_dsns=_by_service(environ, "SALDO_VERIFY_{}_DSN"),
         dsns=_by_service(environ, "SALDO_{}_DSN"),
         webhooks=environ.get("SALDO_DOOR_URL", ""),
@@ -91,6 +101,16 @@ def _by_service(environ: Mapping[str, str], pattern: str) -> dict[str, str]:
 def folder(instance: str) -> Path:
     """The folder of an instance named on the command line: a name below `var`, or a path."""
     return Path(instance) if os.sep in instance else var() / instance
+
+
+def make_folder(instance: str) -> Path:
+    """The folder of an instance, made where it is not there yet. Raises `CannotKeep`."""
+    at = folder(instance)
+    try:
+        at.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotKeep(f"{at} cannot be made ({error.strerror}): name another folder with --instance") from None
+    return at
 
 
 def find(instance: str | None) -> Endpoints:

@@ -38,7 +38,12 @@ def table(
     shown = Table(title=title or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float | None) for row in listed)
-        shown.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(
+            column.replace("_", " "),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=column == columns[0],  # What names the row stays in one piece, to be copied.
+        )
     for row in listed:
         shown.add_row(*(_cell(row.get(column)) for column in columns))
     console.print(shown)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import uuid_utils
 
 from contracts.envelope import Message
-from services.bus.command import send_all
 from services.console.client import Admin
 from services.console.options import Failed
 
@@ -51,6 +50,30 @@ def derived_command_id(*parts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\x1f".join(str(part) for part in parts)))
 
 
+async def send_all(bootstrap: str, commands: Sequence[tuple[str, Message]], *, tenant: str, source: str) -> None:
+    """The bus's `send_all`. Imported when something is sent: it takes longer to load than most commands to run."""
+    from services.bus.command import send_all as send
+
+    await send(bootstrap, commands, tenant=tenant, source=source)
+
+
+def earlier_answer(admin: Admin, order: Order) -> Answer | None:
+    """What inventory did with this id before; None if it has not heard of it.
+
+    Raises `Failed` where the id belongs to another command: its answer would pass for the answer to this one.
+    """
+    told = admin.get("inventory", f"commands/{order.command_id}")
+    if told["state"] not in ("booked", "refused"):
+        return None
+    subject = getattr(order.message, "sku", None) or getattr(order.message, "location", "")
+    if (told["kind"], told["sku"]) != (type(order.message).__name__, subject):
+        raise Failed(
+            f"id {order.command_id} belongs to another command, {told['kind']} of {told['sku']} ({told['outcome']}): "
+            "leave --id out, so that this one gets an id of its own"
+        )
+    return Answer(order, told["state"] == "booked", f"before, nothing is done again: {told['outcome']}")
+
+
 def book(admin: Admin, orders: Sequence[Order], progress: Callable[[], None] | None = None) -> list[Answer]:
     """Send commands and wait until inventory has booked or refused each one; `progress` is called after each one.
 
@@ -84,5 +107,8 @@ def _await_answer(admin: Admin, order: Order) -> Answer:
         if told["state"] in ("booked", "refused"):
             return Answer(order, told["state"] == "booked", told["outcome"])
         if time.monotonic() > deadline:
-            raise Failed(f"inventory has not answered within {ANSWER_TIMEOUT_S:g} s: see `saldo status`")
+            raise Failed(
+                f"inventory has not answered within {ANSWER_TIMEOUT_S:g} s: see `saldo status`, and whether it waits "
+                "behind one of `saldo deadletters list`"
+            )
         time.sleep(_POLL_S)

@@ -39,6 +39,7 @@ def test_every_agreed_command_exists() -> None:
         "stock receive", "stock adjust", "stock count", "stock show", "stock explain", "stock takeon", "order show",
         "trace", "deadletters list", "deadletters show", "deadletters replay", "deadletters discard", "consumer list",
         "consumer resume", "announce", "republish", "contracts check", "contracts asyncapi", "topics", "migrate",
+        "sandbox buy", "sandbox pay", "sandbox cancel", "sandbox numbers",
     }  # fmt: skip
     assert set(ALL) == agreed
 
@@ -155,11 +156,18 @@ def booked(listener: Listener, command_id: str, *, state: str = "booked", outcom
     listener.say("GET", f"commands/{command_id}", {"command_id": command_id, "state": state, "outcome": outcome})
 
 
+@pytest.fixture
+def my_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id that the next stock command draws."""
+    monkeypatch.setattr("services.console.commands.items.new_command_id", lambda: "my-id")
+
+
+@pytest.mark.usefixtures("my_id")
 def test_a_stock_command_is_booked_under_its_id(
     saldo: Saldo, listener: Listener, sent: list[tuple[str, Message]]
 ) -> None:
     booked(listener, "my-id")
-    printed = saldo("stock", "receive", "A", "10", "--id", "my-id", "--json")
+    printed = saldo("stock", "receive", "A", "10", "--json")
     assert printed.json == {"id": "my-id", "state": "booked", "text": "10 units"}
     ((command_id, message),) = sent
     assert command_id == "my-id"
@@ -170,11 +178,12 @@ def test_a_stock_command_is_booked_under_its_id(
     }
 
 
+@pytest.mark.usefixtures("my_id")
 def test_a_refused_command_says_why_with_exit_code_1(
     saldo: Saldo, listener: Listener, sent: list[tuple[str, Message]]
 ) -> None:
     booked(listener, "my-id", state="refused", outcome="only 2 units are available")
-    printed = saldo("stock", "adjust", "A", "--by", "-3", "--reason", "broken", "--id", "my-id")
+    printed = saldo("stock", "adjust", "A", "--by", "-3", "--reason", "broken")
     assert printed.code == 1
     assert "refused: only 2 units are available" in printed.err
 
@@ -183,7 +192,6 @@ def test_an_unknown_outcome_prints_the_id_to_try_again_with(
     saldo: Saldo, listener: Listener, sent: list[tuple[str, Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(people, "ANSWER_TIMEOUT_S", 0.0)
-    monkeypatch.setattr(people, "new_command_id", lambda: "drawn-id")
     monkeypatch.setattr("services.console.commands.items.new_command_id", lambda: "drawn-id")
     listener.say("GET", "commands/drawn-id", {"command_id": "drawn-id", "state": "unknown"})
     printed = saldo("stock", "count", "A", "7")

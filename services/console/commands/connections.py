@@ -5,8 +5,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
+from rich.markup import escape
 
 from services.console import output
 from services.console.client import Admin
@@ -53,12 +55,28 @@ def read_credentials(source: str | None) -> Mapping[str, str]:
     if source is None:
         return {}
     try:
-        told = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        told = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise Failed(f"--credentials {source} cannot be read as JSON ({type(error).__name__})") from None
     if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
         raise Failed(f"--credentials {source} must be a JSON object of names and texts")
     return told
+
+
+def _check_url(text: str) -> None:
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # Brackets without an end, or a port that is none.
+        fits = False
+    if not fits:
+        raise Failed(f"--base-url {_without_user(text)} must be http(s)://host[:port][/path]")
+
+
+def _without_user(text: str) -> str:
+    """An address without what stands before its @, which may be a password."""
+    scheme, separator, rest = text.rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 @app.command()
@@ -77,6 +95,7 @@ def add(
     json_wanted: Json = False,
 ) -> None:
     """Add a connection as a draft; adding the same again changes it and doubles nothing."""
+    _check_url(base_url)
     body = {
         "connector": connector,
         "environment": environment,
@@ -138,7 +157,7 @@ def _do(verb: str, connection: str, tenant: str, instance: str | None, *, json_w
         problems = told.get("problems") or []
         if problems and not json_wanted:
             for problem in problems:
-                output.errors.print(f"[red]-[/] {problem}", highlight=False, soft_wrap=True)
+                output.errors.print(f"[red]-[/] {escape(problem)}", highlight=False, soft_wrap=True)
         else:
             _print_one(told, json_wanted)
         if problems:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -31,7 +32,7 @@ def all_letters(client: Admin, service: str | None = None, state: str | None = "
 
 
 def _on_holder(client: Admin, service: str | None, call: Callable[[str], Any]) -> dict[str, Any]:
-    """Ask the services one after another, until one has the dead letter."""
+    """Ask the services one after another, until one has the dead letter. `call` gets a service's name."""
     for name in [service] if service else sorted(client.endpoints.admin):
         try:
             return {"service": name, **call(name)}
@@ -73,7 +74,10 @@ def show(
     """One dead letter with its cause, its payload and what waits behind it."""
     with admin(tenant, instance) as client:
         _tell(
-            _on_holder(client, service, lambda name: client.get(name, f"deadletters/{letter}", payload=1)), json_wanted
+            _on_holder(
+                client, service, lambda name: client.get(name, f"deadletters/{quote(letter, safe='')}", payload=1)
+            ),
+            json_wanted,
         )
 
 
@@ -87,7 +91,10 @@ def replay(
 ) -> None:
     """Handle it again; if that succeeds, what waits behind it follows in order."""
     with admin(tenant, instance) as client:
-        _tell(_on_holder(client, service, lambda name: client.post(name, f"deadletters/{letter}/replay")), json_wanted)
+        _tell(
+            _on_holder(client, service, lambda name: client.post(name, f"deadletters/{quote(letter, safe='')}/replay")),
+            json_wanted,
+        )
 
 
 @app.command()
@@ -102,7 +109,9 @@ def discard(
     """Give it up for good; what waits behind it follows in order."""
     with admin(tenant, instance) as client:
         discarded = _on_holder(
-            client, service, lambda name: client.post(name, f"deadletters/{letter}/discard", reason=reason)
+            client,
+            service,
+            lambda name: client.post(name, f"deadletters/{quote(letter, safe='')}/discard", reason=reason),
         )
         _tell(discarded, json_wanted)
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from contracts.inventory.v1 import PutItem, PutLocation
 from services.console import output
 from services.console.client import Admin
 from services.console.files import Rejected, parse_components, parse_items
-from services.console.options import DEFAULT_TENANT, CommandId, Failed, Instance, Json, Tenant, admin
-from services.console.people import Answer, Order, book, derived_command_id, new_command_id
+from services.console.options import DEFAULT_TENANT, CommandId, Failed, Instance, Json, Tenant, admin, made
+from services.console.people import Answer, Order, book, derived_command_id, earlier_answer, new_command_id
 
 app = typer.Typer(help="Items of the catalogue, kits included.", no_args_is_help=True)
 locations = typer.Typer(help="Places where stock lies.", no_args_is_help=True)
@@ -41,22 +42,25 @@ def print_rejected(rejected: list[Rejected], *, json_wanted: bool) -> None:
         output.as_json({"sent": 0, "rejected": [{"line": one.line, "reason": one.reason} for one in rejected]})
     else:
         for one in rejected:
-            output.errors.print(f"[red]line {one.line}:[/] {one.reason}", highlight=False, soft_wrap=True)
+            output.errors.print(f"[red]line {one.line}:[/] {escape(one.reason)}", highlight=False, soft_wrap=True)
         output.errors.print(f"{len(rejected)} rows are rejected, nothing was sent: correct the file and send it again")
     raise typer.Exit(1)
 
 
 def send_one(client: Admin, message: Any, command_id: str | None, *, json_wanted: bool) -> None:
-    """Book one command and print its answer; exit code 1 where it is refused."""
+    """Book one command and print its answer; exit code 1 where it is refused.
+
+    Raises `Failed` where the id was used for something else before.
+    """
     order = Order(command_id or new_command_id(), message)
-    answer = book(client, [order])[0]
+    answer = (earlier_answer(client, order) if command_id else None) or book(client, [order])[0]
     if json_wanted:
         told = {"id": order.command_id, "state": "booked" if answer.booked else "refused", "text": answer.text}
         output.as_json(told)
     elif answer.booked:
-        output.console.print(f"[green]booked[/] {answer.text} [dim]{order.command_id}[/]", highlight=False)
+        output.console.print(f"[green]booked[/] {escape(answer.text)} [dim]{order.command_id}[/]", highlight=False)
     else:
-        output.errors.print(f"[red]refused:[/] {answer.text}", highlight=False, soft_wrap=True)
+        output.errors.print(f"[red]refused:[/] {escape(answer.text)}", highlight=False, soft_wrap=True)
     if not answer.booked:
         raise typer.Exit(1)
 
@@ -77,7 +81,7 @@ def send_many(client: Admin, *groups: Sequence[tuple[int, Order]], json_wanted: 
         output.as_json({"booked": booked, "refused": [{"line": line, "reason": reason} for line, reason in refused]})
     else:
         for line, reason in refused:
-            output.errors.print(f"[red]line {line} refused:[/] {reason}", highlight=False, soft_wrap=True)
+            output.errors.print(f"[red]line {line} refused:[/] {escape(reason)}", highlight=False, soft_wrap=True)
         output.console.print(f"{booked} booked, {len(refused)} refused")
     if refused:
         raise typer.Exit(1)
@@ -111,7 +115,8 @@ def put(
         components = parse_components(" ".join(component or []))
     except ValueError as error:
         raise Failed(str(error)) from None
-    message = PutItem(
+    message = made(
+        PutItem,
         sku=sku,
         name=name,
         active=active,
@@ -171,7 +176,7 @@ def add_location(
     json_wanted: Json = False,
 ) -> None:
     """Create or change a location."""
-    message = PutLocation(location=location, name=name or location, held_by=held_by, priority=priority)
+    message = made(PutLocation, location=location, name=name or location, held_by=held_by, priority=priority)
     with admin(tenant, instance) as client:
         send_one(client, message, command_id, json_wanted=json_wanted)
 

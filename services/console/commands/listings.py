@@ -46,7 +46,7 @@ def link(
         if json_wanted:
             output.as_json(told)
         else:
-            output.console.print(f"{listing} sells {pack} × {sku}")
+            output.console.print(f"{listing} sells {pack} × {sku}", markup=False)
 
 
 @app.command("list")

@@ -1,8 +1,10 @@
 """`saldo order` and `saldo trace`: an order's story, and how long each step of it took."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
+from rich.markup import escape
 from rich.tree import Tree
 
 from services.console import output
@@ -51,7 +53,10 @@ def _reservations(client: Admin, order_id: str) -> list[dict[str, Any]]:
 
 def _order(client: Admin, order: str, connection: str | None) -> dict[str, Any]:
     connection_id = find(client, connection)["connection_id"] if connection else None
-    return dict(client.get("orders", f"orders/{order}", connection_id=connection_id))
+    told = client.get("orders", f"orders/{quote(order, safe='')}", connection_id=connection_id)
+    if "order_id" not in told:  # The path of a list, or of a summary.
+        raise Failed(f"no order {order}: give an order id, or the number the channel shows")
+    return dict(told)
 
 
 def register(root: typer.Typer) -> None:
@@ -82,7 +87,7 @@ def trace(
         output.as_json({"order_id": order_id, "spans": flatten(roots)})
         return
     begun_ns = min(root.span.start_ns for root in roots)
-    shown = Tree(f"[bold]order {order}[/] [dim]{order_id}[/]")
+    shown = Tree(f"[bold]order {escape(order)}[/] [dim]{order_id}[/]")
     for root in roots:
         _grow(shown, root, begun_ns)
     output.console.print(shown)

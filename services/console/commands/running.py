@@ -1,6 +1,7 @@
 """`saldo up`, `down`, `status`, `demo`, `verify`, `bench`: the system as a whole."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,12 +10,13 @@ from typing import Annotated, Any
 
 import asyncpg
 import typer
+from rich.markup import escape
 
 from deploy.local import stack
 from deploy.local.supervisor import PROJECT
 from services.console import instance as instances
 from services.console import output
-from services.console.client import Admin, AdminError
+from services.console.client import Admin, AdminError, is_ready
 from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant
 
 
@@ -35,8 +37,10 @@ def up(
     """Start everything in the background; data stays in var/. The first start sets up four shops with their SKUs."""
     from services.console.demo.seed import set_up
 
-    folder = instances.folder(instance or "up")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = instances.make_folder(instance or "up")
+    if stack.status(folder)["phase"] == "ready":
+        output.console.print("Saldo is running already: `saldo status` tells where, `saldo down` stops it")
+        return
     with output.errors.status("starting") as shown:
         state = stack.start_background(stack.Stack(folder), lambda state: shown.update(_phase(state)))
         endpoints = instances.read_endpoints(state["endpoints"], folder)
@@ -64,10 +68,12 @@ def down(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None) -> None:
 
 def status(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_wanted: Json = False) -> None:
     """Every endpoint, the sandboxes' credentials, the connections, and the health of each process."""
-    names = [instance] if instance else ["up", "demo"]
-    folders = [instances.folder(name) for name in names]
-    folder = next((one for one in folders if stack.status(one)["running"]), folders[0])
-    told = _status(folder, tenant)
+    if instance is None and (given := instances.from_environment(os.environ)):
+        told = _status_elsewhere(given, tenant)
+    else:
+        folders = [instances.folder(name) for name in ([instance] if instance else ["up", "demo"])]
+        folder = next((one for one in folders if stack.status(one)["running"]), folders[0])
+        told = _status(folder, tenant)
     if json_wanted:
         output.as_json(told)
     else:
@@ -90,9 +96,34 @@ def _status(folder: Path, tenant: str) -> dict[str, Any]:
     }
     if not state["running"] or not state["endpoints"]:
         return told
-    told |= state["endpoints"]
     endpoints = instances.read_endpoints(state["endpoints"], folder)
-    told["sandboxes"] = asyncio.run(_sandboxes(endpoints))
+    told |= state["endpoints"]
+    return told | _asked(endpoints, tenant)
+
+
+def _status_elsewhere(endpoints: instances.Endpoints, tenant: str) -> dict[str, Any]:
+    """The same of a system that was started by other means, as far as its own listeners tell."""
+    processes = {
+        name: {"pid": None, "health": "ready" if is_ready(address)[0] else "not ready", "restarts": None}
+        for name, address in endpoints.admin.items()
+    }
+    ready = all(process["health"] == "ready" for process in processes.values())
+    told: dict[str, Any] = {
+        "instance": "as SALDO_ADMIN_<SERVICE>_URL tell",
+        "running": True,
+        "phase": "ready" if ready else "not ready",
+        "processes": processes,
+        "kafka": {"bootstrap_servers": endpoints.kafka},
+        "databases": {name: {"verify_dsn": dsn} for name, dsn in endpoints.verify_dsns.items()},
+        "webhooks": {"base_url": endpoints.webhooks},
+        "admin": {name: {"base_url": one.base_url, "token": one.token} for name, one in endpoints.admin.items()},
+    }
+    return told | _asked(endpoints, tenant)
+
+
+def _asked(endpoints: instances.Endpoints, tenant: str) -> dict[str, Any]:
+    """What sandboxes and channels themselves have to be asked."""
+    told: dict[str, Any] = {"sandboxes": asyncio.run(_sandboxes(endpoints)), "connections": []}
     try:
         with Admin(endpoints, tenant) as client:
             told["connections"] = client.get("channels", "connections")["connections"]
@@ -121,7 +152,7 @@ async def _sandboxes(endpoints: instances.Endpoints) -> dict[str, Any]:
 
 
 def _print_status(told: Mapping[str, Any]) -> None:
-    output.console.print(f"[bold]{told['instance']}[/]: {told['phase']}", highlight=False)
+    output.console.print(f"[bold]{escape(told['instance'])}[/]: {told['phase']}", highlight=False)
     rows = [{"process": name, **process} for name, process in told["processes"].items()]
     output.table(rows, ("process", "health", "pid", "restarts"), empty="nothing is running: start it with `saldo up`")
     if not told["running"]:
@@ -129,7 +160,8 @@ def _print_status(told: Mapping[str, Any]) -> None:
     output.console.print()
     places = [{"what": "kafka", "where": told["kafka"].get("bootstrap_servers")}]
     places += [
-        {"what": f"database {name}", "where": _without_secret(one["dsn"])} for name, one in told["databases"].items()
+        {"what": f"database {name}", "where": _without_secret(one.get("dsn") or one["verify_dsn"])}
+        for name, one in told["databases"].items()
     ]
     places += [{"what": "webhooks", "where": told["webhooks"].get("base_url")}]
     places += [{"what": f"admin {name}", "where": one["base_url"]} for name, one in told["admin"].items()]
@@ -143,6 +175,8 @@ def _print_status(told: Mapping[str, Any]) -> None:
     output.table(
         told["connections"], ("connection_id", "connector", "account", "environment", "state"), empty="no connections"
     )
+    if problem := told.get("problem"):
+        output.errors.print(f"[red]{escape(problem)}[/]", highlight=False, soft_wrap=True)
     output.console.print("[dim]`--json` has passwords and tokens too[/]")
 
 
@@ -169,7 +203,7 @@ def demo(
     """Everything from nothing: servers, services, four shops, buyers, and a verdict. Exit code 0 only if it passes."""
     from services.console.demo.run import DemoOptions, run_demo
 
-    folder = instances.folder(instance or "demo")
+    folder = instances.make_folder(instance or "demo")
     options = DemoOptions(orders=orders, rate=rate, skus=skus, seconds=seconds, seed=seed, tenant=tenant, keep=keep)
     passed = run_demo(folder, options, json_wanted=json_wanted)
     if not passed:
@@ -218,7 +252,7 @@ def verify(
                 f"{mark} {outcome.check.what} [dim]({outcome.examined} rows behind it)[/]", highlight=False
             )
             for contradiction in outcome.contradictions:
-                output.console.print(f"      {contradiction}", highlight=False, soft_wrap=True)
+                output.console.print(f"      {escape(contradiction)}", highlight=False, soft_wrap=True)
     if not proved:
         raise typer.Exit(1)
 

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from contracts.inventory.v1 import AccountState, AdjustStock, CountStock, ReceiveStock
 from services.console import output
 from services.console.commands.items import all_items, pages, print_rejected, read_file, send_many, send_one
 from services.console.files import parse_takeon
-from services.console.options import DEFAULT_TENANT, CommandId, Failed, Instance, Json, Tenant, admin
+from services.console.options import DEFAULT_TENANT, CommandId, Failed, Instance, Json, Tenant, admin, made, utc
 from services.console.people import Order, derived_command_id
 
 app = typer.Typer(help="Stock: change it, see it, have it explained.", no_args_is_help=True)
@@ -21,18 +20,8 @@ Location = Annotated[str, typer.Option(help="Where the stock lies.")]
 Pool = Annotated[str, typer.Option(help="The pool it belongs to.")]
 
 
-def _make(model: Any, **values: Any) -> Any:
-    """A message, or `Failed` naming the option that is wrong."""
-    try:
-        return model(**values)
-    except ValidationError as error:
-        reasons = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise Failed("; ".join(reasons)) from None
-
-
 def _utc(moment: datetime | None) -> datetime:
-    # What a person types without an offset is meant in this machine's own time.
-    return datetime.now(UTC) if moment is None else moment.astimezone(UTC)
+    return datetime.now(UTC) if moment is None else utc(moment)
 
 
 @app.command()
@@ -48,7 +37,7 @@ def receive(
     json_wanted: Json = False,
 ) -> None:
     """Goods came in from a supplier."""
-    message = _make(ReceiveStock, sku=sku, location=location, pool=pool, quantity=quantity, reference=reference)
+    message = made(ReceiveStock, sku=sku, location=location, pool=pool, quantity=quantity, reference=reference)
     with admin(tenant, instance) as client:
         send_one(client, message, command_id, json_wanted=json_wanted)
 
@@ -70,7 +59,7 @@ def adjust(
     """Correct stock by a signed quantity."""
     if state not in ("available", "damaged"):
         raise Failed("--state must be available or damaged")
-    message = _make(
+    message = made(
         AdjustStock,
         sku=sku,
         location=location,
@@ -99,7 +88,7 @@ def count(
     json_wanted: Json = False,
 ) -> None:
     """Somebody counted what is really there."""
-    message = _make(
+    message = made(
         CountStock,
         sku=sku,
         location=location,
@@ -177,6 +166,9 @@ def explain(sku: str, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None
         place["from_the_ledger"] = "; ".join(
             _summed(state, account) for state, account in ledger.items() if account["parts"]
         )
+    for claim in (*told["reservations"], *told["shortfalls"]):
+        for name in ("correlation_id", "traceparent"):
+            claim.pop(name, None)
     output.fields(told)
 
 

@@ -9,12 +9,9 @@ import typer
 
 from contracts.catalogue import CATALOGUE, StreamKind
 from deploy.local.supervisor import PROJECT
-from services.bus.migrate import MigrationRefused
-from services.bus.migrate import migrate as migrate_database
-from services.bus.topics import ensure_topics
 from services.console import instance as instances
 from services.console import output
-from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
+from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin, utc
 
 
 def register(root: typer.Typer) -> None:
@@ -53,7 +50,7 @@ def republish(
 ) -> None:
     """Send again what a service has sent, under the same event ids: consumers that have seen them do nothing."""
     with admin(tenant, instance) as client:
-        told = client.post(service, "republish", since=since.astimezone().isoformat(), stream=stream)
+        told = client.post(service, "republish", since=utc(since).isoformat(), stream=stream)
         if json_wanted:
             output.as_json(told)
         else:
@@ -69,9 +66,7 @@ def topics(
     """The topics of the catalogue, and whether the broker has them. Every company shares them; keys keep them apart."""
     del tenant
     kafka = instances.find(instance).kafka
-    if create:
-        asyncio.run(ensure_topics(kafka, CATALOGUE))
-    there = asyncio.run(_existing(kafka))
+    there = asyncio.run(_existing(kafka, create=create))
     rows = [
         {
             "topic": stream.name,
@@ -88,12 +83,16 @@ def topics(
     output.listing(rows, columns, json_wanted=json_wanted)
 
 
-async def _existing(kafka: str) -> set[str]:
+async def _existing(kafka: str, *, create: bool) -> set[str]:
     from aiokafka.admin import AIOKafkaAdminClient
     from aiokafka.errors import KafkaError
 
+    from services.bus.topics import ensure_topics
+
     admin_client = AIOKafkaAdminClient(bootstrap_servers=kafka)
     try:
+        if create:
+            await ensure_topics(kafka, CATALOGUE)
         await admin_client.start()
         return set(await admin_client.list_topics())
     except KafkaError as error:
@@ -109,6 +108,11 @@ def migrate(
     json_wanted: Json = False,
 ) -> None:
     """Bring the services' databases up to date. Every company shares them."""
+    import asyncpg
+
+    from services.bus.migrate import MigrationRefused
+    from services.bus.migrate import migrate as migrate_database
+
     del tenant
     dsns = instances.find(instance).dsns
     names = [service] if service else sorted(dsns)
@@ -118,7 +122,7 @@ def migrate(
             raise Failed(f"the database of {name} is not known: set SALDO_{name.upper()}_DSN")
         try:
             applied = asyncio.run(migrate_database(dsns[name], name, migrations_of(name)))
-        except (MigrationRefused, OSError) as error:
+        except (MigrationRefused, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise Failed(f"{name}: {error}") from error
         rows.append({"service": name, "applied": applied})
     if json_wanted:

@@ -18,6 +18,7 @@ from services.sandbox.client import SandboxClient
 LOCATION = "main"
 SHOPS = (("shopify", "loja-azul"), ("shopify", "loja-verde"), ("skyhub", "casa-norte"), ("skyhub", "casa-sul"))
 LINKS_TIMEOUT_S, NUMBERS_TIMEOUT_S = 30.0, 90.0
+BEGUN = ("live", "paused")
 SCARCE_SHARE, KIT_SHARE = 0.03, 0.05
 
 Progress = Callable[[str], None]
@@ -67,8 +68,9 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
     shops = asyncio.run(_open_shops(endpoints, catalogue))
     with Admin(endpoints, tenant) as client:
         # Who has sold here before keeps the stock as it is: opening stock is taken on once, for ever.
-        live = [one for one in client.get("channels", "connections")["connections"] if one["state"] == "live"]
-        known = {(one["connector"], one["account"]): one["connection_id"] for one in live}
+        # A connection that a person has paused stays paused.
+        begun = [one for one in client.get("channels", "connections")["connections"] if one["state"] in BEGUN]
+        known = {(one["connector"], one["account"]): one["connection_id"] for one in begun}
         fresh = not known
         if fresh:
             progress(f"putting {skus} items with their stock")
