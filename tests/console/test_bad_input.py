@@ -212,3 +212,21 @@ def test_a_system_elsewhere_has_a_status(saldo: Saldo, listener: Listener, monke
     assert "c-1" in saldo("status").out
     monkeypatch.setenv("SALDO_ADMIN_ORDERS_URL", "http://127.0.0.1:1")
     assert saldo("status").code == 1
+
+
+def test_a_running_system_is_not_started_twice_nor_thrown_away(
+    saldo: Saldo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("deploy.local.stack.status", lambda _: {"phase": "ready", "running": True})
+    again = saldo("up", "--instance", str(tmp_path))
+    assert (again.code, "running already" in again.out) == (0, True)
+    fresh = saldo("up", "--fresh", "--instance", str(tmp_path))
+    assert fresh.code == 1
+    assert "saldo down" in fresh.err
+
+
+def test_an_open_sandbox_is_named_where_none_is_known(saldo: Saldo, listener: Listener) -> None:
+    for arguments in (("buy", "loja-azul", "A"), ("numbers", "A"), ("fill",)):
+        printed = saldo("sandbox", *arguments)
+        assert printed.code == 1
+        assert "SALDO_SANDBOX_SHOPIFY_URL" in printed.err

@@ -42,6 +42,17 @@ def test_gives_each_process_the_environment_that_the_embedded_stack_gives(
         assert wanted <= set(compose["services"][spec.name]["environment"]), spec.name
 
 
+def test_the_console_reaches_the_sandboxes_and_reads_the_spans(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    console = services["console"]["environment"]
+    for name in SANDBOXES:
+        port = services[f"sandbox-{name}"]["environment"]["SALDO_SANDBOX_PORT"]
+        assert console[f"SALDO_SANDBOX_{name.upper()}_URL"] == f"http://127.0.0.1:{port}"
+    for name in SERVICES:
+        assert services[name]["environment"]["SALDO_SPANS_PATH"] == f"{console['SALDO_SPANS_FOLDER']}/{name}.sqlite"
+        assert services[name]["volumes"] == services["console"]["volumes"]
+
+
 def test_publishes_nothing_and_keeps_no_secret(compose: dict[str, Any]) -> None:
     assert [name for name, service in compose["services"].items() if "ports" in service] == []
     for service in compose["services"].values():

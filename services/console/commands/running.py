@@ -29,6 +29,7 @@ def register(root: typer.Typer) -> None:
 def up(
     skus: Annotated[int, typer.Option(min=10, help="SKUs of the demonstration set, at the first start.")] = 200,
     empty: Annotated[bool, typer.Option("--empty", help="Start without shops, connections and SKUs.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Throw the instance's data away first.")] = False,
     seed: Annotated[int, typer.Option(help="Of the demonstration set.")] = 1,
     tenant: Tenant = DEFAULT_TENANT,
     instance: Instance = None,
@@ -39,10 +40,12 @@ def up(
 
     folder = instances.make_folder(instance or "up")
     if stack.status(folder)["phase"] == "ready":
+        if fresh:
+            raise Failed("Saldo is running: stop it with `saldo down` before its data is thrown away")
         output.console.print("Saldo is running already: `saldo status` tells where, `saldo down` stops it")
         return
     with output.errors.status("starting") as shown:
-        state = stack.start_background(stack.Stack(folder), lambda state: shown.update(_phase(state)))
+        state = stack.start_background(stack.Stack(folder, fresh=fresh), lambda state: shown.update(_phase(state)))
         endpoints = instances.read_endpoints(state["endpoints"], folder)
         if not empty:
             set_up(endpoints, tenant, skus=skus, seed=seed, progress=shown.update)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from deploy.local import stack
 from services.console import instance as instances
 from services.console import output
 from services.console.files import parse_components
@@ -53,6 +54,24 @@ def buy(
         output.as_json(told)
     else:
         output.console.print(f"[green]bought[/] order {told['order_id']}: `saldo trace {told['order_id']}`")
+
+
+@app.command()
+def fill(
+    skus: Annotated[int, typer.Option(min=10, help="SKUs of the demonstration set.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the demonstration set.")] = 1,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+) -> None:
+    """Open two shops on each marketplace, with stock, and connect them, as `up` does at its first start."""
+    from services.console.demo.seed import set_up
+
+    endpoints = instances.find(instance)
+    if len(endpoints.sandboxes) < len(stack.SANDBOXES):
+        raise Failed("both sandboxes are wanted: set SALDO_SANDBOX_SHOPIFY_URL, SALDO_SANDBOX_SKYHUB_URL and the token")
+    with output.errors.status("opening the shops") as shown:
+        set_up(endpoints, tenant, skus=skus, seed=seed, progress=shown.update)
+    output.console.print("four shops are connected: `saldo connection list`")
 
 
 @app.command()
