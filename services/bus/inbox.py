@@ -1,15 +1,19 @@
 """The statements by which a record takes effect once, waits, or becomes a dead letter. Connection first."""
 
+import contextlib
 from collections.abc import Collection, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
+
+import asyncpg
 
 from services.bus.arrays import array
 from services.bus.record import Incoming, pack
 from services.bus.sealing import Seal
 
 _LOCK: Final = "SELECT key FROM parked_keys WHERE consumer = $1 AND key = ANY($2::text::text[]) ORDER BY key FOR SHARE"
+_INBOX: Final = ("day", "consumer", "source", "id")
 _CLAIM: Final = """
 INSERT INTO inbox (day, consumer, source, id)
 SELECT $2, $1, $3, id FROM unnest($4::text::text[]) AS t (id) ON CONFLICT DO NOTHING RETURNING id
@@ -55,12 +59,17 @@ async def claim(connection: Any, consumer: str, events: Sequence[Incoming]) -> l
     identities = sorted(identity for identity in first if identity)
     if not identities:
         return []
+    if len(identities) == len(events):
+        # Nearly always all of them are new. Saying so beforehand halves what a row costs; if it is wrong, ask below.
+        rows = [(day, consumer, source, id_) for day, source, id_ in identities]
+        with contextlib.suppress(asyncpg.UniqueViolationError):
+            async with connection.transaction():
+                await connection.copy_records_to_table("inbox", records=rows, columns=_INBOX)
+            return list(events)
     claimed = set()
     for (day, source), group in groupby(identities, key=itemgetter(0, 1)):
         ids = array([id_ for _, _, id_ in group])
         claimed |= {(day, source, row[0]) for row in await connection.fetch(_CLAIM, consumer, day, source, ids)}
-    if len(claimed) == len(events):
-        return list(events)
     return [event for event in events if event.identity in claimed and first[event.identity] is event]
 
 

@@ -52,27 +52,27 @@ class Outbox:
 
         Raises `Poison` for a publication that no broker would take, `KeyError` for one that is not in the catalogue.
         """
-        rows = [row for publication in tx.publications for row in self._rows(publication, tx.now, spans)]
+        rows: list[Row] = []
+        for publication in tx.publications:
+            message = publication.message
+            plan = self._plans.get(type(message))
+            if plan and plan.is_alone:
+                rows.append(self._row(publication, plan, message, tx.now, spans))
+                continue
+            for entry, cast in self._catalogue.publications(message):
+                rows.append(self._row(publication, self._plans[entry.model], cast, tx.now, spans))
         if rows:
             await tx.connection.copy_records_to_table("outbox", records=rows, columns=_COLUMNS)
         return len(rows)
 
-    def _rows(self, publication: Publication, now: datetime, spans: Mapping[str, Span]) -> list[Row]:
-        message = publication.message
-        plan = self._plans.get(type(message))
-        if plan and plan.is_alone:
-            return [self._row(publication, plan, message, now, spans)]
-        majors = self._catalogue.publications(message)
-        return [self._row(publication, self._plans[entry.model], cast, now, spans) for entry, cast in majors]
-
     def _row(
         self, publication: Publication, plan: _Plan, message: Message, now: datetime, spans: Mapping[str, Span]
     ) -> Row:
-        causes, event_id, flow = publication.causes, publication.event_id, publication.correlation_id
+        _, tenant, causes, flow, event_id = publication
+        traceparent = self._tracing.created(plan.topic, plan.type_name, event_id, flow, causes, spans)
         envelope = Envelope(
-            id=event_id, type=plan.type_name, source=self._source, time=now, subject=plan.entry.aggregate(message),
-            tenant=publication.tenant, correlation_id=flow, causation_id=causes[0].event_id if causes else "",
-            traceparent=self._tracing.created(plan.topic, plan.type_name, event_id, flow, causes, spans),
+            event_id, plan.type_name, self._source, now, plan.entry.aggregate(message), tenant, flow,
+            causes[0].event_id if causes else "", traceparent,
         )  # fmt: skip
         return encoded(envelope, message, plan.topic, self._shards, personal=plan.personal)
 

@@ -244,4 +244,5 @@ def _headers(values: bytes) -> list[tuple[str, bytes]]:
     parts = values.split(SEPARATOR)
     if len(parts) > len(HEADERS):
         raise ValueError(f"a row of the outbox has {len(parts)} headers, this build knows {len(HEADERS)}")
-    return [header for header in zip(HEADERS, parts, strict=False) if header[1]]
+    headers = list(zip(HEADERS, parts, strict=False))
+    return [header for header in headers if header[1]] if b"" in parts else headers

@@ -178,11 +178,14 @@ def _explain(ledger: Ledger, line: Line, before: int, still_short: int, taken: i
     """The causes of the next level. What the order newly stands for is reserved or short, each unit once; what it stood
     for as short and now has is filled; what it no longer stands for is released."""
     change = line.claimed() - before
-    ledger.because(line, min(0, change), CauseOutcome.RELEASED)
-    ledger.because(line, min(still_short, taken), CauseOutcome.FILLED)
-    newly_short = max(0, min(change, line.short - max(0, still_short - taken)))
-    ledger.because(line, max(0, change) - newly_short, CauseOutcome.RESERVED)
-    ledger.because(line, newly_short, CauseOutcome.SHORT)
+    if change < 0:
+        ledger.because(line, change, CauseOutcome.RELEASED)
+    if still_short and taken:
+        ledger.because(line, min(still_short, taken), CauseOutcome.FILLED)
+    if change > 0:
+        newly_short = max(0, min(change, line.short - max(0, still_short - taken)))
+        ledger.because(line, change - newly_short, CauseOutcome.RESERVED)
+        ledger.because(line, newly_short, CauseOutcome.SHORT)
 
 
 def _returned(line: Line) -> int:

@@ -8,6 +8,7 @@ import asyncpg
 from pydantic import TypeAdapter
 
 from contracts.channels.v1 import ConnectionChanged, SaleStatus
+from contracts.envelope import Message
 from services.bus import array
 from services.orders.domain import Order, Standing, standing
 
@@ -23,6 +24,10 @@ def read(row: asyncpg.Record) -> Order:
     """An order from its row (sale, demand, body), written by this build or an older one."""
     parts = f'{{"sale":{row["sale"]},"demand":{row["demand"] or "null"},{row["body"][1:]}'
     return _order.validate_json(parts, extra="ignore")
+
+
+def _json(message: Message) -> str:
+    return message.__pydantic_serializer__.to_json(message).decode()
 
 
 async def lock_orders(connection: Connection, keys: Iterable[Key]) -> dict[Key, Order]:
@@ -72,8 +77,8 @@ def _rows(
                 sale.revision,
                 *units,
                 (sale.payment_due or sale.sold_at + payment_default) if waits else None,
-                None if was and was.sale is sale else sale.model_dump_json(),
-                None if demand is None or (was and was.demand is demand) else demand.model_dump_json(),
+                None if was and was.sale is sale else _json(sale),
+                None if demand is None or (was and was.demand is demand) else _json(demand),
                 _order.dump_json(order, exclude=_APART).decode(),
                 now,
                 sale.connection_id,
