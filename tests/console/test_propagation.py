@@ -33,6 +33,39 @@ def test_from_the_sale_to_the_first_number_that_covers_it() -> None:
     assert result["a"].unchanged == 0
 
 
+def test_a_number_as_low_as_all_that_was_sold_covers_the_sale_before_it_is_decided() -> None:
+    world = World()
+    order = world.buy("a", 1000)
+    world.push("b", 1045, number=9)  # a was read: its sale is taken off though nobody has decided it
+    world.report("a", order, 1050, 1000)
+    world.decide("a", order, 1060)
+    world.push("b", 9000)
+    assert measured(world)["b"].from_sale_ms == (45,)
+
+
+def test_a_low_number_does_not_cover_a_sale_while_another_one_is_unheard() -> None:
+    world = World()
+    order, other = world.buy("a", 1000), world.buy("b", 1010)
+    world.push("b", 1045, number=9)  # b's own sale, not a's
+    for connection, sale in (("a", order), ("b", other)):
+        world.report(connection, sale, 1050, 1000)
+        world.decide(connection, sale, 1060)
+    world.push("b", 1100)
+    assert measured(world)["b"].from_sale_ms == (100,)
+
+
+def test_what_is_given_back_makes_no_number_low_enough() -> None:
+    world = World()
+    earlier = world.buy("b", 900)
+    world.cancel("b", 950, earlier)
+    order = world.buy("a", 1000)
+    world.push("b", 1045, number=9)  # b's cancelled sale is still taken off, a's is not
+    world.report("a", order, 1050, 1000)
+    world.decide("a", order, 1060)
+    world.push("b", 1100)
+    assert measured(world)["b"].from_sale_ms == (100,)
+
+
 def test_a_later_level_covers_an_earlier_sale() -> None:
     world = World()
     for moment in (1000, 1001):

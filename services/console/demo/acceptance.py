@@ -1,6 +1,6 @@
 """When a channel took a number that covers a level: our pushes matched with the sandbox's own books. Pure."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -45,6 +45,49 @@ def _earliest_by_position(accepted: Sequence[Accepted], sku: str) -> tuple[list[
     for index in range(len(earliest) - 2, -1, -1):
         earliest[index] = min(earliest[index], earliest[index + 1])
     return [position for position, _ in pairs], earliest
+
+
+class Truth:
+    """When a channel took a number that takes off everything sold anywhere by then, whatever we say that it covers.
+
+    Such a number covers every sale before it, also where it was sent before the sale was decided: it took the sale off
+    as one that its channel had made and we had not heard of, and when the decision came nothing was left to send.
+    What was given back is not counted, so that a number is never taken for true because of it.
+    """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._plan = evidence.plan
+        sold = sorted(
+            (sold.at_ms, part, sold.quantity * factor)
+            for books in evidence.books.values()
+            for sold in books.sold
+            for part, factor in evidence.plan.factors(sold.sku).items()
+        )
+        self._sold: dict[str, tuple[list[int], list[int]]] = {}
+        for at_ms, part, units in sold:
+            moments, totals = self._sold.setdefault(part, ([], []))
+            moments.append(at_ms)
+            totals.append(units + (totals[-1] if totals else 0))
+        self._written: dict[tuple[str, str], list[Written]] = {}
+        for connection_id, books in evidence.books.items():
+            for written in sorted(books.written, key=lambda written: (written.at_ms, written.row)):
+                self._written.setdefault((connection_id, written.sku), []).append(written)
+
+    def first_after(self, connection_id: str, listing_sku: str, sold_at_ms: int) -> int | None:
+        """Milliseconds of the first such write of a listing after a moment; None where there is none."""
+        writes = self._written.get((connection_id, listing_sku), [])
+        for written in writes[bisect_left(writes, sold_at_ms, key=lambda written: written.at_ms) :]:
+            if written.number <= self._plan.shown(listing_sku, self._left(listing_sku, written.at_ms)):
+                return written.at_ms
+        return None
+
+    def _left(self, listing_sku: str, at_ms: int) -> dict[str, int]:
+        left = {}
+        for part in self._plan.factors(listing_sku):
+            moments, totals = self._sold.get(part, ([], []))
+            before = bisect_right(moments, at_ms)
+            left[part] = self._plan.opening.get(part, 0) - (totals[before - 1] if before else 0)
+        return left
 
 
 def match(evidence: Evidence) -> Acceptances:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from contracts.inventory.v1 import CauseOutcome
-from services.console.demo.acceptance import Acceptances, Position
+from services.console.demo.acceptance import Acceptances, Position, Truth
 from services.console.demo.accounts import Accounts
 from services.console.demo.evidence import Channel, Evidence, Level, SendLimits
 
@@ -122,30 +122,38 @@ def measure(evidence: Evidence, accounts: Accounts, acceptances: Acceptances) ->
     """The propagation of every (sale, connection), by connection id.
 
     From the sale in the selling sandbox's books to the moment when the last of the listings that it changes has, in
-    the other sandbox's books, a number that covers it.
+    the other sandbox's books, a number that covers it: one that says so, or one that is as low as all that was sold.
     """
     by_connection: dict[str, list[Reach]] = {channel.connection_id: [] for channel in evidence.channels}
+    truth = Truth(evidence)
     for (_, connection_id), reach in reaches(evidence, accounts).items():
         by_connection[connection_id].append(reach)
     return {
-        channel.connection_id: _measure(channel, by_connection[channel.connection_id], acceptances)
+        channel.connection_id: _measure(channel, by_connection[channel.connection_id], acceptances, truth)
         for channel in evidence.channels
     }
 
 
-def _measure(channel: Channel, reached: Sequence[Reach], acceptances: Acceptances) -> Propagation:
+def _measure(channel: Channel, reached: Sequence[Reach], acceptances: Acceptances, truth: Truth) -> Propagation:
     from_sale: list[float] = []
     from_receipt: list[float] = []
     trace: list[tuple[int, str]] = []
     unchanged = 0
     for reach in reached:
         moments = [
-            moment
+            min(found)
             for target in reach.targets
             if (
-                moment := acceptances.first_covering(
-                    channel.connection_id, target.listing_sku, target.sku, target.position
-                )
+                found := [
+                    moment
+                    for moment in (
+                        acceptances.first_covering(
+                            channel.connection_id, target.listing_sku, target.sku, target.position
+                        ),
+                        truth.first_after(channel.connection_id, target.listing_sku, reach.sold_at_ms),
+                    )
+                    if moment is not None
+                ]
             )
         ]
         if not moments:
