@@ -32,7 +32,7 @@ class BusSettings(BaseSettings):
     trace_ratio: float = Field(default=1.0, ge=0, le=1, validation_alias="SALDO_TRACE_RATIO")
     personal_key: SecretStr = Field(default=SecretStr(""), validation_alias="SALDO_PERSONAL_KEY")  # 32 bytes, base64
     pool_size: int = Field(default=12, ge=2, validation_alias="SALDO_POOL_SIZE")
-    max_records: int = Field(default=500, ge=1, validation_alias="SALDO_MAX_RECORDS")
+    max_records: int = Field(default=1_000, ge=1, validation_alias="SALDO_MAX_RECORDS")
     batch_timeout_ms: int = Field(default=10, ge=1, validation_alias="SALDO_BATCH_TIMEOUT_MS")
     outbox_keep_h: int = Field(default=24, ge=0, validation_alias="OUTBOX_KEEP_H")
     relay_shards: int = Field(default=1, ge=1, le=64, validation_alias="SALDO_RELAY_SHARDS")

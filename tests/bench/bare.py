@@ -28,7 +28,7 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from pydantic_core import from_json, to_json
 
-BATCH_RECORDS_MAX = 500
+BATCH_RECORDS_MAX = 1_000
 BATCH_TIMEOUT_MS = 20
 RELAY_ROWS = 2_000
 
