@@ -87,7 +87,10 @@ def book(admin: Admin, orders: Sequence[Order], progress: Callable[[], None] | N
         chunk = orders[start : start + _IN_FLIGHT]
         try:
             commands = [(order.command_id, order.message) for order in chunk]
-            asyncio.run(send_all(admin.endpoints.kafka, commands, tenant=admin.tenant, source=SOURCE))
+            # An event is known by its source and id together: with the company in the source, the same --id of two
+            # companies is two commands.
+            source = f"{SOURCE}/{admin.tenant}"
+            asyncio.run(send_all(admin.endpoints.kafka, commands, tenant=admin.tenant, source=source))
             for order in chunk:
                 answers.append(_await_answer(admin, order))
                 if progress:

@@ -46,6 +46,7 @@ def listener(listener: Listener) -> Listener:
         (("stock", "adjust", "A", "--by", "-3000000000", "--reason", "x"), "quantity: -3000000000 is out of range"),
         (("stock", "adjust", "A", "--by", "1", "--reason", "x" * 1001), "reason: 1001 characters are too many"),
         (("stock", "adjust", "A", "--by", "1", "--reason", "x", "--state", "[/x]"), "must be available or damaged"),
+        (("stock", "adjust", "A", "--by", "1", "--reason", "x", "--effective-at", "2999-01-01"), "has not come yet"),
         (("stock", "receive", "A\nB", "1"), "sku: holds a line break"),
         (("stock", "count", "A", "5", "--counted-at", "0001-01-01"), "give one nearer to now"),
         (("republish", "inventory", "--since", "0001-01-01"), "give one nearer to now"),
@@ -230,3 +231,20 @@ def test_an_open_sandbox_is_named_where_none_is_known(saldo: Saldo, listener: Li
         printed = saldo("sandbox", *arguments)
         assert printed.code == 1
         assert "SALDO_SANDBOX_SHOPIFY_URL" in printed.err
+
+
+def test_the_same_id_of_two_companies_is_two_events(
+    saldo: Saldo, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[str] = []
+
+    async def send_all(bootstrap: str, given: list[tuple[str, Message]], *, tenant: str, source: str) -> None:
+        told = {"command_id": "my-id", "kind": "ReceiveStock", "sku": "A", "state": "booked", "outcome": "10 units"}
+        listener.say("GET", "commands/my-id", told)
+        sources.append(source)
+
+    monkeypatch.setattr(people, "send_all", send_all)
+    for tenant in ("demo", "other"):
+        listener.say("GET", "commands/my-id", {"command_id": "my-id", "state": "unknown"})
+        assert saldo("stock", "receive", "A", "10", "--id", "my-id", "--tenant", tenant).code == 0
+    assert len(set(sources)) == 2

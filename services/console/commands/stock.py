@@ -1,7 +1,7 @@
 """`saldo stock`: receive, adjust, count, take on; show a number and take it apart."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from services.console.people import Order, derived_command_id
 app = typer.Typer(help="Stock: change it, see it, have it explained.", no_args_is_help=True)
 
 Location = Annotated[str, typer.Option(help="Where the stock lies.")]
+CLOCK_TOLERANCE = timedelta(minutes=1)
 Pool = Annotated[str, typer.Option(help="The pool it belongs to.")]
 
 
@@ -59,6 +60,9 @@ def adjust(
     """Correct stock by a signed quantity."""
     if state not in ("available", "damaged"):
         raise Failed("--state must be available or damaged")
+    effective = _utc(effective_at)
+    if effective > datetime.now(UTC) + CLOCK_TOLERANCE:
+        raise Failed(f"--effective-at {effective_at} has not come yet: give the moment since which it is so")
     message = made(
         AdjustStock,
         sku=sku,
@@ -67,7 +71,7 @@ def adjust(
         state=AccountState(state),
         quantity=by,
         reason=reason,
-        effective_at=_utc(effective_at),
+        effective_at=effective,
     )
     with admin(tenant, instance) as client:
         send_one(client, message, command_id, json_wanted=json_wanted)
