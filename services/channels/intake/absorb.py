@@ -24,7 +24,7 @@ from services.channels.intake import domain, store
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Heard, Link, Verdict
 from services.channels.intake.store import NewBody, OrderRow
-from services.channels.stock import facts, listings, wake
+from services.channels.stock import facts, listings
 
 if TYPE_CHECKING:
     from services.bus import Service
@@ -206,13 +206,12 @@ def _accept(one: Read, row: OrderRow, tenant_key: bytes) -> Accepted:
 async def _apply(tx: Transaction, intake: Intake, accepted: Sequence[Accepted]) -> None:
     links = await _links(tx, [(one.row, one.order) for one in accepted])
     pools = {one.row.connection_id: one.read.entry.connection.pool for one in accepted}
-    due = await _publish(
+    await _publish(
         tx,
         [(one.row, one.order, one.revision, one.read.new.body.traceparent) for one in accepted],
         links,
         pools,
     )
-    tx.after_commit(lambda: intake.stock.dirtied(due))
     await _report_buyers(tx, intake, accepted)
 
 
@@ -242,11 +241,8 @@ async def _publish(
     snapshots: Sequence[Snapshot],
     links: Mapping[str, Mapping[str, Link]],
     pools: Mapping[str, str],
-) -> set[wake.Due]:
-    """Publish sales, count them for the records they lowered, and alert about items that are linked to nothing.
-
-    Returns the lanes of the stock senders that have something to do.
-    """
+) -> None:
+    """Publish sales, count them for the records they lowered, and alert about items that are linked to nothing."""
     sales: list[tuple[str, SaleReported]] = []
     alerts: list[Alert] = []
     for row, order, revision, traceparent in snapshots:
@@ -257,9 +253,8 @@ async def _publish(
         sales.append((row.tenant, sale))
         row.unlinked = domain.unlinked_items(order, linked)
         alerts += [_unknown_sku(row, item) for item in row.unlinked]
-    due = await facts.note_own_sales(tx.connection, sales, tx.now)
+    await facts.note_own_sales(tx.connection, sales, tx.now)
     await raise_alerts(tx.connection, alerts, tx.now)
-    return due
 
 
 def _unknown_sku(row: OrderRow, item: str) -> Alert:

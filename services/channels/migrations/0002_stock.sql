@@ -65,6 +65,8 @@ CREATE TABLE stock_changes (
     -- [[event id, correlation id, traceparent], ...] as JSON: what the push goes on from.
     causes text NOT NULL DEFAULT '[]',
     changed_at timestamptz NOT NULL,
+    -- Not a reason to send before: an own sale is decided a moment later, and travels with its level.
+    due_at timestamptz NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (tenant, stock_record, change)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 50000);
 CREATE INDEX stock_changes_due ON stock_changes (tenant, connection_id, lane, change);

@@ -29,7 +29,7 @@ async def due_lanes(connection: Database, connections: Sequence[tuple[str, str]]
         FROM unnest($1::text::text[], $2::text::text[]) AS k (tenant, connection_id), (VALUES (0), (1)) AS n (lane)
         WHERE EXISTS (SELECT FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
             WHERE c.tenant = k.tenant AND c.connection_id = k.connection_id AND c.lane = n.lane
-                AND r.next_at <= $3 AND (r.claimed_until IS NULL OR r.claimed_until < $3))
+                AND c.due_at <= $3 AND r.next_at <= $3 AND (r.claimed_until IS NULL OR r.claimed_until < $3))
         """,
         array([tenant for tenant, _ in connections]),
         array([connection_id for _, connection_id in connections]),
@@ -122,7 +122,7 @@ async def claim(
     rows = await connection.fetch(
         """
         SELECT r.* FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
-        WHERE c.tenant = $1 AND c.connection_id = $2 AND c.lane = $3 AND r.next_at <= $5
+        WHERE c.tenant = $1 AND c.connection_id = $2 AND c.lane = $3 AND c.due_at <= $5 AND r.next_at <= $5
             AND (r.claimed_until IS NULL OR r.claimed_until < $5)
         ORDER BY c.change LIMIT $4 FOR UPDATE OF r SKIP LOCKED
         """,

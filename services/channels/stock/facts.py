@@ -7,7 +7,7 @@ are taken in one order by everyone, sorted within a kind: the level of a SKU, st
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from contracts.channels.v1 import SaleReported, SaleStatus
@@ -15,6 +15,7 @@ from services.bus import array
 from services.channels.alerts import Database
 from services.channels.stock.wake import Due
 
+_DECIDED_WITHIN: Final = timedelta(seconds=0.5)
 _STILL_RESERVED: Final = frozenset(
     {SaleStatus.PLACED, SaleStatus.AWAITING_PAYMENT, SaleStatus.PAID, SaleStatus.CANCEL_REQUESTED}
 )
@@ -102,18 +103,17 @@ WITH told AS (
     UPDATE record_skus s SET heard = s.heard + l.units FROM locked l
     WHERE s.tenant = l.tenant AND s.stock_record = l.stock_record AND s.sku = l.sku
 )
-INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
-SELECT DISTINCT tenant, stock_record, connection_id, 1, false, $11::timestamptz FROM told
-RETURNING connection_id, lane
+INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at, due_at)
+SELECT DISTINCT tenant, stock_record, connection_id, 1, false, $11::timestamptz, $12::timestamptz FROM told
 """
 
 
-async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleReported]], now: datetime) -> set[Due]:
+async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleReported]], now: datetime) -> None:
     """Keep what stands of a channel's own order lines (tenant, snapshot), in the transaction that publishes them.
 
-    Counts what the channel has lowered by itself (net of cancels that it restores), and dirties the records; returns
-    the lanes that have something to do. A revision that is not newer than the kept one changes nothing; lines without a
-    stock record are passed over. One call for all orders of a transaction takes its locks sorted.
+    Counts what the channel has lowered by itself (net of cancels that it restores), and dirties the records. A revision
+    that is not newer than the kept one changes nothing; lines without a stock record are passed over. One call for all
+    orders of a transaction takes its locks sorted.
     """
     newest = {(tenant, sale.order_id): sale for tenant, sale in sorted(sales, key=lambda pair: pair[1].revision)}
     rows = [
@@ -123,8 +123,8 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         if line.stock_record and line.fulfilled_by == "us"
     ]
     if not rows:
-        return set()
-    changed = await connection.fetch(
+        return
+    await connection.execute(
         _NOTE_OWN_SALES,
         array([row[0] for row in rows]),
         array([row[1] for row in rows]),
@@ -139,8 +139,8 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         array([sale.received_at for _, _, sale, _ in rows]),
         array([line.quantity for _, _, _, line in rows]),
         now,
+        now + _DECIDED_WITHIN,
     )
-    return {(row["connection_id"], row["lane"]) for row in changed}
 
 
 async def lock_levels(
