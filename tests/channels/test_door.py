@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from services.channels.connections.store import Connection
+from services.channels.intake import store
 from services.channels.intake.door import Door
 from tests.channels.conftest import Kit, shopify_order
 
@@ -113,7 +114,7 @@ async def test_what_is_accepted_is_stored_sealed_once_with_its_ids(
     rows = await kit.service.pool.fetch("SELECT * FROM intake")
     assert [(row["topic"], row["delivery_id"], row["event_id"]) for row in rows] == [("orders/create", "w1", "e1")]
     assert b"Ana" not in rows[0]["sealed"]
-    await kit.absorb()
+    assert rows[0]["state"] == "absorbed", "with the commit that stored it"
     assert [sale["status"] for sale in await kit.published()] == ["paid"]
 
 
@@ -133,6 +134,32 @@ async def test_signed_but_malformed_json_is_stored(kit: Kit, door: httpx.AsyncCl
     await kit.absorb()
     assert await kit.count("intake", "state = 'poisoned'") == 1
     assert len(await kit.service.dead_letters.listed("loja", "open", None, 10)) == 1
+
+
+async def test_what_cannot_be_absorbed_now_is_stored_all_the_same(
+    kit: Kit, door: httpx.AsyncClient, shop: Connection
+) -> None:
+    await kit.service.pool.execute("ALTER TABLE intake_orders ADD CONSTRAINT broken CHECK (revision < 1)")
+    assert (await door.post(f"/hooks/{shop.connection_id}", content=BODY, headers=signed(BODY))).status_code == 200
+    assert (await kit.count("intake", "state = 'new'"), await kit.published()) == (1, [])
+    assert kit.intake.arrived.is_set()
+    await kit.service.pool.execute("ALTER TABLE intake_orders DROP CONSTRAINT broken")
+    await kit.absorb()
+    assert len(await kit.published()) == 1
+
+
+async def test_while_another_process_absorbs_bodies_are_only_stored(
+    kit: Kit, door: httpx.AsyncClient, shop: Connection
+) -> None:
+    async with kit.service.transaction() as tx:
+        assert await store.try_absorb_lock(tx.connection)
+        assert (await door.post(f"/hooks/{shop.connection_id}", content=BODY, headers=signed(BODY))).status_code == 200
+    assert (await kit.count("intake", "state = 'new'"), await kit.published()) == (1, [])
+    # The next one takes the older one along, in order.
+    headers = signed(BODY, **{"x-shopify-webhook-id": "w2"})
+    assert (await door.post(f"/hooks/{shop.connection_id}", content=BODY, headers=headers)).status_code == 200
+    assert await kit.count("intake", "state = 'absorbed'") == 2
+    assert len(await kit.published()) == 1
 
 
 async def test_a_signature_of_one_company_opens_no_door_of_another(kit: Kit, door: httpx.AsyncClient) -> None:

@@ -23,7 +23,7 @@ from services.channels.connectors.connector import ChannelOrder
 from services.channels.intake import domain, store
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Heard, Link, Verdict
-from services.channels.intake.store import NewBody, OrderRow
+from services.channels.intake.store import Body, NewBody, OrderRow
 from services.channels.stock import facts, listings
 
 if TYPE_CHECKING:
@@ -100,28 +100,55 @@ def _live(intake: Intake) -> list[str]:
     return [entry.connection.connection_id for entry in intake.registry.live()]
 
 
+async def store_and_absorb(service: "Service", intake: Intake, bodies: Sequence[Body]) -> None:
+    """Store bodies and absorb what waits, in one transaction: one commit less between the sale and all others.
+
+    Where absorbing fails they are only stored, and `absorb_loop` finds out whose fault it is. Raises where not even
+    that can be done.
+    """
+    limit = intake.settings.absorb_batch_max
+    try:
+        async with service.transaction() as tx:
+            await store.insert_bodies(tx.connection, bodies)
+            absorbed = await _absorb_waiting(tx, intake, limit)
+            service.faults.point("intake.absorb.before")
+        service.faults.point("intake.absorb.after")
+    except Exception as failure:  # noqa: BLE001 - a body may hold anything; what matters is that it is kept
+        _log.warning("bodies are stored and absorbed later", error=describe(failure))
+        absorbed = 0
+        async with service.pool.acquire() as connection:
+            await store.insert_bodies(connection, bodies)
+    if not len(bodies) <= absorbed < limit:
+        intake.arrived.set()
+
+
 async def _absorb(service: "Service", intake: Intake, limit: int, only: int | None = None) -> int:
     async with service.transaction() as tx:
-        if not await store.try_absorb_lock(tx.connection):
-            return 0
-        bodies = await store.new_bodies(tx.connection, _live(intake), limit, only)
-        if not bodies:
-            return 0
-        reads = [read(intake, new) for new in bodies]
-        good = [one for one in reads if not one.error]
-        asked = await _take(tx, intake, good) if good else False
-        await store.finish_bodies(
-            tx.connection,
-            [one.new.intake_id for one in good],
-            ["absorbed"] * len(good),
-            [""] * len(good),
-            [one.order_id for one in good],
-        )
-        await _set_aside(tx, [(one.new, one.error) for one in reads if one.error])
+        absorbed = await _absorb_waiting(tx, intake, limit, only)
         service.faults.point("intake.absorb.before")
     service.faults.point("intake.absorb.after")
-    if asked:
-        intake.wanted.set()
+    return absorbed
+
+
+async def _absorb_waiting(tx: Transaction, intake: Intake, limit: int, only: int | None = None) -> int:
+    """Absorb the oldest bodies; none where another transaction does. Returns how many were dealt with."""
+    if not await store.try_absorb_lock(tx.connection):
+        return 0
+    bodies = await store.new_bodies(tx.connection, _live(intake), limit, only)
+    if not bodies:
+        return 0
+    reads = [read(intake, new) for new in bodies]
+    good = [one for one in reads if not one.error]
+    if good and await _take(tx, intake, good):
+        tx.after_commit(intake.wanted.set)
+    await store.finish_bodies(
+        tx.connection,
+        [one.new.intake_id for one in good],
+        ["absorbed"] * len(good),
+        [""] * len(good),
+        [one.order_id for one in good],
+    )
+    await _set_aside(tx, [(one.new, one.error) for one in reads if one.error])
     return len(bodies)
 
 

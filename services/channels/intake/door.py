@@ -1,7 +1,8 @@
-"""The webhook door: verify the raw bytes, store them, commit, answer 2xx. Nothing else happens before the answer.
+"""The webhook door: verify the raw bytes, store them, commit, answer 2xx.
 
-A delivery is refused before it is read to the end where that is possible, and a refused one leaves nothing behind: no
-row, no word of its content in a log. Concurrent deliveries share one transaction.
+What is stored is absorbed in the same transaction where that works; the answer never depends on it. Concurrent
+deliveries share one. A delivery is refused before it is read to the end where that is possible, and a refused one leaves
+nothing behind: no row, no word of its content in a log.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ from services.bus import Cause
 from services.bus.failures import describe
 from services.channels.connections.registry import Open
 from services.channels.connectors.connector import Delivery, SignatureInvalid
-from services.channels.intake import domain, store
+from services.channels.intake import domain
+from services.channels.intake.absorb import store_and_absorb
 from services.channels.intake.context import Intake
 from services.channels.intake.store import Body
 
@@ -156,8 +158,7 @@ class Door:
     async def _store(self, batch: list[_Waiting]) -> None:
         try:
             self._service.faults.point("intake.store.before")
-            async with self._service.pool.acquire() as connection:
-                await store.insert_bodies(connection, [waiting.body for waiting in batch])
+            await store_and_absorb(self._service, self._intake, [waiting.body for waiting in batch])
             self._service.faults.point("intake.store.after")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
             for waiting in batch:
@@ -166,7 +167,6 @@ class Door:
                     # Taken note of here, since a caller that timed out never looks.
                     waiting.stored.exception()
             return
-        self._intake.arrived.set()
         for waiting in batch:
             if not waiting.stored.done():
                 waiting.stored.set_result(None)
