@@ -121,7 +121,8 @@ CREATE TABLE probe (
     at timestamptz NOT NULL
 );
 
--- Partitions of `parent` for every day of [first, last]; whole days before `first` are dropped.
+-- Partitions of `parent` for every day of [first, last]; whole days before `first` are dropped. Rows are only added to
+-- them and found by their key, so vacuum and analyze have next to nothing to do there.
 CREATE FUNCTION keep_days(parent text, first date, last date) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     day  date;
@@ -131,7 +132,9 @@ BEGIN
     FOR day IN SELECT generate_series(first, last, interval '1 day')::date LOOP
         part := parent || to_char(day, '_YYYYMMDD');
         IF to_regclass(part) IS NULL THEN
-            EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', part, parent, day, day + 1);
+            EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L) WITH ('
+                'autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_scale_factor = 1)',
+                part, parent, day, day + 1);
         END IF;
     END LOOP;
     FOR part IN

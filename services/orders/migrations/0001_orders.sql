@@ -1,6 +1,6 @@
 -- An order is a row: what is searched by is a column, the rest is the order itself as JSON. The sale and the demand lie
 -- apart from the rest (`body`), because an answer of inventory changes neither. Rows of up to half a page are not
--- compressed: the usual one would be, with every answer.
+-- compressed: the usual one would be, with every answer. It is analysed seldom: every plan is a look-up by key.
 CREATE TABLE orders (
     tenant text COLLATE "C" NOT NULL,
     order_id text COLLATE "C" NOT NULL,
@@ -29,7 +29,8 @@ CREATE TABLE orders (
     UNIQUE (tenant, connection_id, external_id),
     -- Every unit has exactly one outcome: test_a_unit_cannot_be_counted_twice.
     CHECK (units_ordered = units_cancelled + units_reserved + units_short + units_open)
-) WITH (fillfactor = 70, toast_tuple_target = 4080);
+) WITH (fillfactor = 70, toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.2,
+        autovacuum_analyze_scale_factor = 0.5);
 
 CREATE INDEX orders_by_state ON orders (tenant, state, order_id);
 CREATE INDEX orders_awaiting_payment ON orders (payment_due) WHERE payment_due IS NOT NULL;
