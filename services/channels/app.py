@@ -18,6 +18,7 @@ from services.channels.intake.pull import keep_loop, pull_loop
 from services.channels.linking import link_loop
 from services.channels.settings import ChannelsSettings
 from services.channels.stock.handlers import take_items, take_levels
+from services.channels.stock.metrics import StockMetrics
 from services.channels.stock.push import Sender
 from services.channels.stock.reconcile import Reconciler
 from services.channels.stock.settings import StockSettings
@@ -29,7 +30,8 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
     registry = Registry(vault)
     intake = Intake(settings, registry, vault)
     channels = Channels(intake)
-    sender = Sender(registry, intake.stock, stock)
+    metrics = StockMetrics()
+    sender = Sender(registry, intake.stock, stock, metrics)
     reconciler = Reconciler(registry, intake.stock, stock)
 
     async def door_loop(service: Service) -> None:
@@ -67,6 +69,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
         announcers={"channels.connections.v1": announce_connections},
         routers=[channels.router],
     )
+    metrics.register(service.metrics.registry)
     channels.serve(service)
     return service
 

@@ -27,7 +27,7 @@ from services.channels.settings import ChannelsSettings
 from services.channels.stock.listings import ListingRow
 
 MIGRATIONS = Path(services.channels.__file__).parent / "migrations"
-START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+START = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=2)
 
 
 @dataclass

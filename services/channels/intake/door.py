@@ -1,8 +1,8 @@
 """The webhook door: verify the raw bytes, store them, commit, answer 2xx.
 
 What is stored is absorbed in the same transaction where that works; the answer never depends on it. Concurrent
-deliveries share one. A delivery is refused before it is read to the end where that is possible, and a refused one leaves
-nothing behind: no row, no word of its content in a log.
+deliveries share one. A delivery is refused before it is read to the end where that is possible, and a refused one
+leaves nothing behind: no row, no word of its content in a log.
 """
 
 import asyncio

@@ -16,6 +16,8 @@ from services.channels.alerts import Database
 from services.channels.stock.wake import Due
 
 _DECIDED_WITHIN: Final = timedelta(seconds=0.5)
+OWN_SALES_KEPT: Final = timedelta(days=60)
+"""How long own sales are kept after they are decided and no longer held."""
 _STILL_RESERVED: Final = frozenset(
     {SaleStatus.PLACED, SaleStatus.AWAITING_PAYMENT, SaleStatus.PAID, SaleStatus.CANCEL_REQUESTED}
 )
@@ -80,7 +82,8 @@ WITH told AS (
     JOIN stock_records r USING (tenant, stock_record) JOIN record_skus s USING (tenant, stock_record)
     LEFT JOIN own_sales o
         ON (o.tenant, o.order_id, o.line_id, o.sku) = (t.tenant, t.order_id, t.line_id, s.sku)
-    WHERE o.revision IS NULL OR o.revision < t.revision
+    -- Of an order that old nothing is kept any more: what is heard of it late is not counted as new.
+    WHERE o.revision < t.revision OR o.revision IS NULL AND t.sold_at > $13
 ), kept AS (
     INSERT INTO own_sales AS o (tenant, order_id, line_id, sku, stock_record, revision, asked, asked_max, held,
         sold_at, received_at)
@@ -140,6 +143,7 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         array([line.quantity for _, _, _, line in rows]),
         now,
         now + _DECIDED_WITHIN,
+        now - OWN_SALES_KEPT,
     )
 
 

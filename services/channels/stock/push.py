@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -35,6 +36,7 @@ from services.channels.stock.breaker import Breaker, State
 from services.channels.stock.claims import Attempt, Claimed, Settled
 from services.channels.stock.domain import NORMAL, URGENT, Manner, Observed, Plan, Record, Step
 from services.channels.stock.limiter import Lane, Turnstile
+from services.channels.stock.metrics import StockMetrics
 from services.channels.stock.settings import StockSettings
 from services.channels.stock.wake import Due, Wake
 
@@ -86,10 +88,18 @@ class Pusher:
     """Writes one lane of one connection. `push` is one batch, from claim to settled."""
 
     def __init__(
-        self, service: "Service", entry: "Open", lane: int, limiter: Lane, breaker: Breaker, settings: StockSettings
+        self,
+        service: "Service",
+        entry: "Open",
+        lane: int,
+        limiter: Lane,
+        breaker: Breaker,
+        settings: StockSettings,
+        metrics: StockMetrics,
     ) -> None:
         self._service, self._lane, self._limiter, self._breaker = service, lane, limiter, breaker
         self._settings = settings
+        self._propagation = metrics.propagation.labels(entry.connection.connection_id)
         self.tenant, self.connection_id = entry.connection.tenant, entry.connection.connection_id
         self._connector: Connector = entry.connector
         self._session: Session = replace(entry.session, limiter=limiter)
@@ -268,6 +278,8 @@ class Pusher:
             sales = await claims.settle_propagation(tx.connection, self.tenant, covered, tx.now)
             for each, plan, outcome in accepted:
                 rows = sales.get(each.stock_record, [])
+                for row in rows:
+                    self._propagation.observe((tx.now - row["received_at"]).total_seconds())
                 tx.publish(
                     StockPushed(
                         connection_id=self.connection_id,
@@ -453,8 +465,10 @@ def _covered(plan: Plan, *, unchanged: bool) -> list[tuple[str, str, int, int, b
 class Sender:
     """Runs two lanes for every live connection; made once by `app.py`, `run` is a loop of the service."""
 
-    def __init__(self, connections: LiveConnections, wake: Wake, settings: StockSettings) -> None:
-        self._connections, self._wake, self._settings = connections, wake, settings
+    def __init__(
+        self, connections: LiveConnections, wake: Wake, settings: StockSettings, metrics: StockMetrics
+    ) -> None:
+        self._connections, self._wake, self._settings, self._metrics = connections, wake, settings, metrics
         self._lanes: dict[Due, tuple[object, asyncio.Event, asyncio.Task[None]]] = {}
         self.breakers: dict[str, Breaker] = {}
 
@@ -492,12 +506,13 @@ class Sender:
             if (connection_id, NORMAL) in self._lanes and (connection_id, URGENT) in self._lanes:
                 continue
             breaker = self.breakers.setdefault(connection_id, Breaker(time.monotonic))
+            self._metrics.breaker_state.labels(connection_id).set_function(partial(getattr, breaker, "state"))
             turnstile = Turnstile(entry.session.limiter)
             for lane in (URGENT, NORMAL):
                 if (connection_id, lane) in self._lanes:
                     continue
                 limiter = Lane(turnstile, urgent=lane == URGENT)
-                pusher = Pusher(service, entry, lane, limiter, breaker, self._settings)
+                pusher = Pusher(service, entry, lane, limiter, breaker, self._settings, self._metrics)
                 event = asyncio.Event()
                 self._lanes[connection_id, lane] = (entry, event, asyncio.create_task(_lane(pusher, event)))
 

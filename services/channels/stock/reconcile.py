@@ -215,7 +215,7 @@ class Reconciler:
         self._pruned_at = now
         async with service.transaction() as tx:
             await upkeep.compact_changes(tx.connection)
-            await upkeep.prune(tx.connection, now - timedelta(days=self._settings.measures_keep_days))
+            await upkeep.prune(tx.connection, now - timedelta(days=self._settings.measures_keep_days), now)
 
 
 def _report_unexplained(tx: Transaction, each: Claimed, record: Record, units: int, seen_at: datetime) -> None:

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from services.channels.alerts import Database
 from services.channels.stock.claims import Claimed, reclaim
+from services.channels.stock.facts import OWN_SALES_KEPT
 
 # The brake.
 
@@ -175,10 +176,10 @@ async def compact_changes(connection: Database) -> int:
     return int(status.rpartition(" ")[2])
 
 
-async def prune(connection: Database, before: datetime) -> int:
-    """Forget measures and decided own sales from before a moment; returns how many rows went."""
+async def prune(connection: Database, before: datetime, now: datetime) -> int:
+    """Forget measures from before a moment, and decided own sales; returns how many rows went."""
     measured = await connection.execute("DELETE FROM propagation WHERE coalesce(settled_at, received_at) < $1", before)
     sold = await connection.execute(
-        "DELETE FROM own_sales WHERE received_at < $1 AND NOT held AND asked <= decided", before
+        "DELETE FROM own_sales WHERE received_at < $1 AND NOT held AND asked <= decided", now - OWN_SALES_KEPT
     )
     return int(measured.rpartition(" ")[2]) + int(sold.rpartition(" ")[2])

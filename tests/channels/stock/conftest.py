@@ -26,6 +26,7 @@ from services.channels.stock.breaker import Breaker
 from services.channels.stock.domain import NORMAL, URGENT
 from services.channels.stock.limiter import Lane, Turnstile
 from services.channels.stock.listings import ListingRow
+from services.channels.stock.metrics import StockMetrics
 from services.channels.stock.push import Pusher
 from services.channels.stock.reconcile import Reconciler
 from services.channels.stock.settings import StockSettings
@@ -154,7 +155,15 @@ class Shop:
         )
 
     async def sell(
-        self, order_id: str, item: str, units: int = 1, *, revision: int = 1, cancelled: int = 0, pack: int = 1
+        self,
+        order_id: str,
+        item: str,
+        units: int = 1,
+        *,
+        revision: int = 1,
+        cancelled: int = 0,
+        pack: int = 1,
+        sold_at: datetime | None = None,
     ) -> None:
         """The channel sells, and intake hears of it."""
         line = SaleLine(
@@ -171,7 +180,7 @@ class Shop:
             order_id=order_id,
             revision=revision,
             status=SaleStatus.CANCELLED if cancelled == units else SaleStatus.PAID,
-            sold_at=self.desk.now,
+            sold_at=sold_at or self.desk.now,
             received_at=self.desk.now,
             customer_ref="c",
             currency="BRL",
@@ -207,9 +216,11 @@ class Desk:
         )
         # The clock is read anew each time: `now` is replaced when time moves.
         breaker = Breaker(lambda: self.now.timestamp())  # noqa: PLW0108
-        turnstile = Turnstile(free)
+        turnstile, metrics = Turnstile(free), StockMetrics()
         lanes = [
-            Pusher(self.work, entry, lane, Lane(turnstile, urgent=lane == URGENT), breaker, self.settings)  # type: ignore[arg-type]
+            Pusher(
+                self.work, entry, lane, Lane(turnstile, urgent=lane == URGENT), breaker, self.settings, StockMetrics()
+            )  # type: ignore[arg-type]
             for lane in (URGENT, NORMAL)
         ]
         return Shop(self, connection_id, channel, free, entry, breaker, *lanes)

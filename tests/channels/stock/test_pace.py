@@ -4,12 +4,14 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client import Gauge
 
 from services.channels.stock.breaker import Breaker, State
 from services.channels.stock.limiter import Lane, Turnstile
+from services.channels.stock.metrics import StockMetrics
 from services.channels.stock.push import Sender
 from services.channels.stock.wake import Wake
-from tests.channels.stock.conftest import Desk, FreeLimiter, row
+from tests.channels.stock.conftest import Desk, FreeLimiter, Shop, row
 
 pytestmark = pytest.mark.asyncio
 
@@ -97,12 +99,17 @@ async def test_a_breaker_probes_after_a_pause_that_doubles() -> None:
     assert breaker.state is State.CLOSED
 
 
+def _value(gauge: Gauge, shop: Shop) -> float:
+    return gauge.labels(shop.connection_id).collect()[0].samples[0].value  # type: ignore[no-any-return]
+
+
 async def test_the_sender_follows_live_connections_and_the_wake(desk: Desk) -> None:
     azul, verde = desk.open("azul", compares=False), desk.open("verde", compares=False)
     for shop in (azul, verde):
         await shop.put(row("a", "A"))
     live = [azul.entry]
-    sender = Sender(SimpleNamespace(live=lambda: list(live)), desk.wake, desk.settings)
+    metrics = StockMetrics()
+    sender = Sender(SimpleNamespace(live=lambda: list(live)), desk.wake, desk.settings, metrics)
     running = asyncio.create_task(sender.run(desk.work))
     try:
         await desk.level("A", 30)
@@ -115,6 +122,10 @@ async def test_the_sender_follows_live_connections_and_the_wake(desk: Desk) -> N
         await desk.level("A", 20)
         await until(lambda: verde.channel.numbers == {("a", "1"): 20})
         assert azul.channel.numbers == {("a", "1"): 30}
+        assert _value(metrics.breaker_state, verde) == State.CLOSED
+        for _ in range(5):
+            sender.breakers[verde.connection_id].failed()
+        assert _value(metrics.breaker_state, verde) == State.OPEN
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -128,7 +139,8 @@ async def test_a_lane_that_fails_is_started_again(desk: Desk) -> None:
         raise RuntimeError("a connector with a mistake")
 
     shop.channel.during = fail
-    sender = Sender(SimpleNamespace(live=lambda: [shop.entry]), desk.wake, desk.settings)
+    metrics = StockMetrics()
+    sender = Sender(SimpleNamespace(live=lambda: [shop.entry]), desk.wake, desk.settings, metrics)
     running = asyncio.create_task(sender.run(desk.work))
     try:
         await desk.level("A", 30)

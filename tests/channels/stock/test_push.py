@@ -118,6 +118,18 @@ async def test_an_own_sale_alone_needs_no_write(desk: Desk) -> None:
     assert (await shop.row("a"))["wanted"] == 19
 
 
+async def test_an_own_sale_is_looked_at_when_its_decision_does_not_come(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    await desk.level("A", 20)
+    await shop.push()
+    await shop.sell("order-1", "a")
+    assert await shop.push() == 0
+    desk.later(0.6)
+    assert await shop.push() == 1
+    assert [batch[0].quantity for batch in shop.channel.batches] == [20, 19]
+
+
 async def test_a_change_during_the_call_is_sent_again(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.inventory.v1 import CauseOutcome, Component, ItemChanged
 from services.bus import Received
-from services.channels.stock import claims, handlers, listings
+from services.channels.stock import claims, handlers, listings, upkeep
 from services.channels.stock.claims import Settled
 from services.channels.stock.listings import LinkConflict
 from tests.channels.stock.conftest import Desk, row
@@ -120,6 +120,35 @@ async def test_an_own_sale_heard_again_counts_once(desk: Desk) -> None:
     await shop.sell("order-1", "a", 3, revision=3)
     await shop.sell("order-1", "a", 9, revision=2)
     assert await tallies(desk) == [("A", 1, 3, 0)]
+
+
+async def test_an_order_too_old_to_be_kept_is_not_counted_again(desk: Desk) -> None:
+    """Else a late snapshot of it would be taken for a new sale that nobody will ever decide."""
+    shop = desk.open()
+    await shop.put(row("a", "A"))
+    sold_at = desk.now
+    await shop.sell("order-1", "a", 2, sold_at=sold_at)
+    await desk.level("A", 18, desk.cause(shop, "order-1", 2))
+    await desk.work.pool.execute("UPDATE own_sales SET held = false")
+    desk.later(61 * 86_400)
+    async with desk.work.transaction() as tx:
+        assert await upkeep.prune(tx.connection, desk.now, desk.now) == 1
+    await shop.sell("order-1", "a", 2, revision=2, sold_at=sold_at)
+    assert await tallies(desk) == [("A", 1, 2, 2)]
+    assert await desk.work.pool.fetchval("SELECT count(*) FROM own_sales") == 0
+
+
+async def test_changes_nobody_sends_are_folded_and_none_is_lost(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    for available in (9, 4, 30, 20):
+        await desk.level("A", available)
+    async with desk.work.transaction() as tx:
+        assert await upkeep.compact_changes(tx.connection) > 0
+    left = await desk.work.pool.fetch("SELECT lane, other FROM stock_changes ORDER BY change")
+    assert [tuple(each) for each in left] == [(0, True), (1, True)]
+    await shop.push()
+    assert shop.channel.numbers["a", "1"] == 20
 
 
 async def test_a_pack_and_a_kit_take_units_of_their_skus(desk: Desk) -> None:
