@@ -218,9 +218,7 @@ class Desk:
         breaker = Breaker(lambda: self.now.timestamp())  # noqa: PLW0108
         turnstile, metrics = Turnstile(free), StockMetrics()
         lanes = [
-            Pusher(
-                self.work, entry, lane, Lane(turnstile, urgent=lane == URGENT), breaker, self.settings, StockMetrics()
-            )  # type: ignore[arg-type]
+            Pusher(self.work, entry, lane, Lane(turnstile, urgent=lane == URGENT), breaker, self.settings, metrics)  # type: ignore[arg-type]
             for lane in (URGENT, NORMAL)
         ]
         return Shop(self, connection_id, channel, free, entry, breaker, *lanes)
