@@ -72,6 +72,21 @@ async def test_one_level_per_sku_and_batch_with_every_cause(connection: Connecti
 
 
 @pytest.mark.asyncio
+async def test_rows_of_a_line_say_where_its_units_are_and_nothing_else(connection: Connection) -> None:
+    await furnish(connection, {"MUG": 3})
+    stored = "SELECT state, quantity FROM reservations ORDER BY state"
+    await ask(connection, demand("a", line(ordered=5)))
+    assert list(map(tuple, await connection.fetch(stored))) == [("reserved", 3), ("short", 2)]
+    await ask(connection, demand("a", line(ordered=3), revision=2))
+    assert list(map(tuple, await connection.fetch(stored))) == [("reserved", 3)]
+    # What a line without units was composed of is remembered.
+    await ask(connection, demand("a", line(ordered=3, cancelled=3), revision=3))
+    assert list(map(tuple, await connection.fetch(stored))) == [("short", 0)]
+    await ask(connection, demand("a", line(ordered=3), revision=4))
+    assert list(map(tuple, await connection.fetch(stored))) == [("reserved", 3)]
+
+
+@pytest.mark.asyncio
 async def test_a_receipt_fills_shortfalls_of_earlier_batches(connection: Connection) -> None:
     await furnish(connection, {"MUG": 0})
     await ask(connection, demand("younger", minute=2), demand("older", minute=1))
