@@ -149,7 +149,9 @@ class Consumer:
 
     async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """Try again what passes by itself: for ever on the connection class, five times on the record class."""
-        backoff, tries = Backoff(self.stop, self._work.settings.backoff_cap_s), 0
+        cap_s, tries = self._work.settings.backoff_cap_s, 0
+        # Few tries have to outlast what they wait for, somebody's lock: their pauses grow to the lock timeout's order.
+        backoffs = {Kind.CONNECTION: Backoff(self.stop, cap_s), Kind.RECORD: Backoff(self.stop, cap_s, growth=5)}
         while not self.stop.is_set():
             try:
                 await attempt()
@@ -162,7 +164,7 @@ class Consumer:
                     self.waiting = describe(failure)
                     _log.warning("waiting", stream=self.stream, error=self.waiting)
                 self._work.metrics.waits.labels(self.stream, kind.value).inc()
-                await backoff.wait()
+                await backoffs[kind].wait()
             else:
                 self.waiting = ""
                 return

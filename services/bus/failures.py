@@ -71,15 +71,17 @@ def describe(failure: BaseException) -> str:
 
 @final
 class Backoff:
-    """Pauses that double up to a cap, with jitter; `wait` returns False as soon as `stop` is set."""
+    """Pauses that grow by a factor up to a cap, with jitter; `wait` returns False as soon as `stop` is set."""
 
-    def __init__(self, stop: asyncio.Event, cap_s: float, jitter: Callable[[], float] = random.random) -> None:
-        self._stop, self._cap_s, self._jitter = stop, cap_s, jitter
+    def __init__(
+        self, stop: asyncio.Event, cap_s: float, jitter: Callable[[], float] = random.random, growth: float = 2
+    ) -> None:
+        self._stop, self._cap_s, self._jitter, self._growth = stop, cap_s, jitter, growth
         self.tries = 0
 
     async def wait(self) -> bool:
         """Pause before the next try. False: stop trying."""
-        pause_s = min(self._cap_s, 0.05 * 2 ** min(self.tries, 16)) * (0.5 + self._jitter() / 2)
+        pause_s = min(self._cap_s, 0.05 * self._growth ** min(self.tries, 16)) * (0.5 + self._jitter() / 2)
         self.tries += 1
         return not await waited(self._stop, pause_s)
 

@@ -128,6 +128,27 @@ async def test_a_record_class_failure_is_tried_five_times_then_alone_then_buried
 
 
 @pytest.mark.asyncio(loop_scope="session")
+async def test_the_pauses_between_the_five_tries_outlast_a_lock(database, monkeypatch):
+    streams, pauses = make_streams(), []
+
+    async def remembered(event, timeout_s):
+        pauses.append(timeout_s)
+        return event.is_set()
+
+    async def handler(events, tx):
+        raise asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
+
+    monkeypatch.setattr("services.bus.failures.waited", remembered)
+    async with by_hand(database, streams, handler=handler) as (service, consumer):
+        service.settings.backoff_cap_s = 5.0
+        await consumer.take(log(streams, [record(streams, "a", 1)]))
+    assert len(pauses) == RECORD_TRIES - 1
+    assert pauses == sorted(pauses)
+    lock_timeout_s = 5
+    assert sum(pauses) > lock_timeout_s / 2  # At worst: each pause is jittered down to a half of itself.
+
+
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_handler_that_says_transient_is_waited_for(database):
     streams, tries = make_streams(), []
 
