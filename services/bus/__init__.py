@@ -8,14 +8,6 @@ from services.bus.settings import BusSettings
 from services.bus.transaction import Cause, Received, Transaction
 
 __all__ = [
-    "BusSettings",
-    "Cause",
-    "Poison",
-    "Received",
-    "Service",
-    "Subscription",
-    "Transaction",
-    "Transient",
-    "array",
+    "BusSettings", "Cause", "Poison", "Received", "Service", "Subscription", "Transaction", "Transient", "array",
     "each",
-]
+]  # fmt: skip

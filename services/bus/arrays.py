@@ -8,14 +8,12 @@ def array(values: Sequence[object]) -> str:
 
     asyncpg writes one text in a fraction of the time of an array, whose elements it looks at one by one.
     """
-    if None in values:
-        return f"{{{','.join(['NULL' if value is None else _quoted(value) for value in values])}}}"
     text = '","'.join(map(str, values))
-    if "\\" in text or text.count('"') != 2 * max(0, len(values) - 1):
+    if None in values or "\\" in text or text.count('"') != 2 * max(0, len(values) - 1):
         return f"{{{','.join(map(_quoted, values))}}}"
     return f'{{"{text}"}}' if values else "{}"
 
 
 def _quoted(value: object) -> str:
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    return "NULL" if value is None else f'"{escaped}"'

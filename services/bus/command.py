@@ -38,15 +38,10 @@ async def send_all(
         for command_id, message in commands:
             entry = catalogue.of(message)
             envelope = Envelope(
-                id=command_id,
-                type=entry.name,
-                source=source,
-                time=datetime.now(UTC),
-                subject=entry.aggregate(message),
-                tenant=tenant,
-                correlation_id=correlation_id or command_id,
+                id=command_id, type=entry.name, source=source, time=datetime.now(UTC),
+                subject=entry.aggregate(message), tenant=tenant, correlation_id=correlation_id or command_id,
                 traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-0{int(sampled)}",
-            )
+            )  # fmt: skip
             stream = entry.stream
             _, topic, key, _, payload, _, _ = encoded(envelope, message, stream.name, 1, personal=stream.personal)
             waiting.append(await producer.send(topic, value=payload, key=key.encode(), headers=envelope.to_headers()))

@@ -68,15 +68,10 @@ def partition_of(key: bytes, partitions: Sequence[int], available: object = ()) 
 def new_producer(bootstrap: str, compression: str) -> AIOKafkaProducer:
     """The one way records are produced: idempotent, acknowledged by all in-sync replicas, no transaction."""
     return AIOKafkaProducer(
-        bootstrap_servers=bootstrap,
-        acks="all",
-        enable_idempotence=True,
-        partitioner=partition_of,
-        linger_ms=0,
-        max_batch_size=128 * 1024,
-        compression_type=None if compression == "none" else compression,
+        bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, partitioner=partition_of, linger_ms=0,
+        max_batch_size=128 * 1024, compression_type=None if compression == "none" else compression,
         request_timeout_ms=10_000,
-    )
+    )  # fmt: skip
 
 
 _Batch = tuple[str, int, Any, list[Any]]

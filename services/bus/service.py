@@ -214,13 +214,9 @@ class Service:
 
     async def _member(self, slot: int, holder: Holder, backoff: Backoff) -> None:
         broker = KafkaBroker(
-            self.settings.kafka_bootstrap_servers,
-            consumer_only=True,
-            allow_auto_create_topics=False,
-            apply_types=False,
-            graceful_timeout=self.settings.shutdown_s,
-            logger=None,
-        )
+            self.settings.kafka_bootstrap_servers, consumer_only=True, allow_auto_create_topics=False,
+            apply_types=False, graceful_timeout=self.settings.shutdown_s, logger=None,
+        )  # fmt: skip
         for consumer in self._consumers.values():
             await consumer.load_brake()
             consumer.stop.clear()
@@ -238,20 +234,12 @@ class Service:
 
     def _subscriber(self, broker: KafkaBroker, consumer: Consumer, slot: int) -> Any:
         subscriber = broker.subscriber(
-            consumer.stream,
-            batch=True,
-            group_id=consumer.group_id,
-            group_instance_id=f"{self.name}.{consumer.stream}.{slot}",
-            auto_offset_reset="earliest",
-            ack_policy=AckPolicy.MANUAL,
-            no_reply=True,
-            max_records=self.settings.max_records,
-            batch_timeout_ms=self.settings.batch_timeout_ms,
-            session_timeout_ms=SESSION_TIMEOUT_MS,
-            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
-            parser=_passed_through,
-            decoder=_raw_records,
-        )
+            consumer.stream, batch=True, group_id=consumer.group_id,
+            group_instance_id=f"{self.name}.{consumer.stream}.{slot}", auto_offset_reset="earliest",
+            ack_policy=AckPolicy.MANUAL, no_reply=True, max_records=self.settings.max_records,
+            batch_timeout_ms=self.settings.batch_timeout_ms, session_timeout_ms=SESSION_TIMEOUT_MS,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS, parser=_passed_through, decoder=_raw_records,
+        )  # fmt: skip
 
         @subscriber
         async def take(records: Any) -> None:

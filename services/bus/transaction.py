@@ -89,12 +89,7 @@ class Transaction:
         correlation id is the first cause's unless given.
         """
         causes = (cause,) if isinstance(cause, Cause) else tuple(cause)
-        publication = Publication(
-            message=message,
-            tenant=tenant,
-            causes=causes,
-            correlation_id=correlation_id or (causes[0].correlation_id if causes else ""),
-            event_id=event_id or self.new_id(),
-        )
+        flow = correlation_id or (causes[0].correlation_id if causes else "")
+        publication = Publication(message, tenant, causes, flow, event_id or self.new_id())
         self.publications.append(publication)
         return publication.event_id

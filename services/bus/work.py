@@ -41,14 +41,9 @@ async def _keep_session(_: Any) -> None:
 def create_pool(dsn: str, service: str, size: int) -> "asyncpg.Pool[asyncpg.Record]":
     """A pool that is not connected yet; `await` it."""
     return asyncpg.create_pool(
-        dsn,
-        min_size=1,
-        max_size=size,
-        timeout=10,
-        command_timeout=30,
-        reset=_keep_session,
+        dsn, min_size=1, max_size=size, timeout=10, command_timeout=30, reset=_keep_session,
         server_settings={**SESSION, "application_name": f"saldo-{service}"},
-    )
+    )  # fmt: skip
 
 
 @final
