@@ -45,9 +45,8 @@ _STATUS: Final = {
     "CANCELED": SaleStatus.CANCELLED,
 }
 _GIVEN_BACK: Final = frozenset({SaleStatus.CANCELLED})
-# Limits count in windows of a second per endpoint and method; an even pace never meets two windows' worth in one.
-# Documented are 9 and 1 requests in a second. A bucket lets rate + burst pass in one; whoever sends 9.0/s sends ten in
-# some second, since requests do not arrive as evenly as they leave, and is shut out for a whole one.
+# Documented are 9 and 1 requests a second, counted in windows per endpoint and method. A bucket lets rate + burst pass
+# in one: whoever sends 9.0/s sends ten in some window, since requests do not arrive as evenly as they leave.
 _FAST: Final = Limit(8.0, 1.0)
 _SLOW: Final = Limit(0.9, 1.0)
 
