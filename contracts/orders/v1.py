@@ -26,10 +26,11 @@ class OrderLine(Message):
 
 
 class OrderPlaced(OrderFact):
-    """An order was heard of for the first time."""
+    """An order was heard of for the first time. `paid` if the marketplace says so already; else `OrderPaid` follows."""
 
     sold_at: UtcDatetime
     customer_ref: str
+    paid: bool
     lines: tuple[OrderLine, ...]
 
 
@@ -59,7 +60,7 @@ class OrderHeld(OrderFact):
 
 
 class OrderPaid(OrderFact):
-    """The marketplace says that the buyer has paid."""
+    """The marketplace says that the buyer of an order that was placed unpaid has paid."""
 
 
 class OrderCancelled(OrderFact):

@@ -491,8 +491,10 @@ def _facts(
     sale = after.sale
     if before is None:
         lines = tuple(OrderLine(line_id=line.line_id, sku=line.sku, quantity=line.quantity) for line in sale.lines)
-        facts.append(OrderPlaced(**head(), sold_at=sale.sold_at, customer_ref=sale.customer_ref, lines=lines))
-    if after.paid and not (before and before.paid):
+        facts.append(
+            OrderPlaced(**head(), sold_at=sale.sold_at, customer_ref=sale.customer_ref, paid=after.paid, lines=lines)
+        )
+    elif after.paid and not before.paid:
         facts.append(OrderPaid(**head()))
     if waits and not (before and waits == hold(before)):
         facts.append(OrderHeld(**head(), reason=waits.reason, until=waits.until))

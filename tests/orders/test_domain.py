@@ -6,6 +6,7 @@ import pytest
 
 from contracts.channels.v1 import SaleStatus
 from contracts.inventory.v1 import AccountState, DemandMet, HoldExpired, OrderDemand, ShippedQuantity
+from contracts.orders.v1 import OrderPlaced
 from services.orders.domain import (
     Cancelled,
     Closed,
@@ -54,7 +55,8 @@ def outstanding(demand: OrderDemand) -> dict[str, int]:
 def test_a_paid_sale_asks_for_its_stock_at_once() -> None:
     order, facts, demands = after(sale(1, SaleStatus.PAID))
 
-    assert facts == ["OrderPlaced", "OrderPaid"]
+    assert facts == ["OrderPlaced"]
+    assert [fact.paid for fact in decide(None, sale(1), NOW).facts if isinstance(fact, OrderPlaced)] == [True]
     assert order.state == Placed()
     assert [(demand.revision, outstanding(demand)) for demand in demands] == [(1, {"1": 2})]
 
@@ -65,7 +67,7 @@ def test_a_met_demand_confirms_the_order_once() -> None:
     order, facts, demands = after(sale(), met, met)
 
     assert order.state == Confirmed()
-    assert facts == ["OrderPlaced", "OrderPaid", "OrderConfirmed"]
+    assert facts == ["OrderPlaced", "OrderConfirmed"]
     assert len(demands) == 1
 
 
@@ -85,7 +87,9 @@ def test_an_unpaid_order_reserves_and_waits_for_payment() -> None:
 
     order, facts, demands = after(unpaid, sale(2, SaleStatus.PAID))
 
-    assert decide(None, unpaid, NOW).order.state == Held("payment", due)
+    placed = decide(None, unpaid, NOW)
+    assert placed.order.state == Held("payment", due)
+    assert [fact.paid for fact in placed.facts if isinstance(fact, OrderPlaced)] == [False]
     assert facts == ["OrderPlaced", "OrderHeld", "OrderPaid"]
     assert [demand.hold_until for demand in demands] == [None]
     assert settle(order).state == Confirmed()
@@ -138,7 +142,7 @@ def test_a_line_without_sku_waits_alone() -> None:
     known, unknown = line("1"), line("2", None, 3)
     order, facts, demands = after(sale(1, SaleStatus.PAID, known, unknown))
 
-    assert facts == ["OrderPlaced", "OrderPaid", "OrderHeld"]
+    assert facts == ["OrderPlaced", "OrderHeld"]
     assert order.state == Held("mapping")
     assert unresolved_lines(order) == ["2"]
     assert [outstanding(demand) for demand in demands] == [{"1": 2}]

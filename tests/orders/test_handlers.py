@@ -66,7 +66,7 @@ async def tables(connection: Connection) -> dict[str, list[dict[str, Any]]]:
 async def test_a_sale_becomes_an_order_and_its_demand_goes_first(connection: Connection) -> None:
     published = await hear(connection, sale())
 
-    assert [type(message).__name__ for message in published] == ["OrderDemand", "OrderPlaced", "OrderPaid"]
+    assert [type(message).__name__ for message in published] == ["OrderDemand", "OrderPlaced"]
     assert (await known(connection)).sale == sale()
 
 
@@ -94,7 +94,7 @@ async def test_five_copies_of_one_sale_are_one_order(connection: Connection) -> 
     published += await hear(connection, sale())
     published += await hear(connection, sale())
 
-    assert [type(message).__name__ for message in published] == ["OrderDemand", "OrderPlaced", "OrderPaid"]
+    assert [type(message).__name__ for message in published] == ["OrderDemand", "OrderPlaced"]
 
 
 @pytest.mark.asyncio
