@@ -54,16 +54,32 @@ def test_a_low_number_does_not_cover_a_sale_while_another_one_is_unheard() -> No
     assert measured(world)["b"].from_sale_ms == (100,)
 
 
-def test_what_is_given_back_makes_no_number_low_enough() -> None:
+def test_a_low_number_that_rises_again_before_the_sale_is_covered_does_not_count() -> None:
     world = World()
     earlier = world.buy("b", 900)
     world.cancel("b", 950, earlier)
     order = world.buy("a", 1000)
     world.push("b", 1045, number=9)  # b's cancelled sale is still taken off, a's is not
-    world.report("a", order, 1050, 1000)
-    world.decide("a", order, 1060)
+    world.push("b", 1055, number=10)
+    world.report("a", order, 1060, 1000)
+    world.decide("a", order, 1070)
     world.push("b", 1100)
     assert measured(world)["b"].from_sale_ms == (100,)
+
+
+def test_a_cancel_that_makes_up_for_the_sale_leaves_nothing_to_change() -> None:
+    world = World(opening={"P1": 10})
+    earlier = world.buy("a", 500)
+    world.report("a", earlier, 505, 500)
+    world.decide("a", earlier, 510)
+    world.push("b", 520)
+    world.cancel("a", 990, earlier)
+    order = world.buy("a", 1000)
+    world.report("a", order, 1005, 1000)
+    world.decide("a", order, 1010)
+    world.push("b", 9000)
+    result = measured(world)["b"]
+    assert (result.from_sale_ms, result.unchanged) == ((20,), 1)
 
 
 def test_a_later_level_covers_an_earlier_sale() -> None:

@@ -1,8 +1,10 @@
 """When a channel took a number that covers a level: our pushes matched with the sandbox's own books. Pure."""
 
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from contracts.channels.v1 import StockPushed
 from services.console.demo.evidence import Evidence, Written
@@ -48,46 +50,60 @@ def _earliest_by_position(accepted: Sequence[Accepted], sku: str) -> tuple[list[
 
 
 class Truth:
-    """When a channel took a number that takes off everything sold anywhere by then, whatever we say that it covers.
+    """Whether a channel shows no more than is left of everything sold anywhere, by the books, whatever we say of it.
 
-    Such a number covers every sale before it, also where it was sent before the sale was decided: it took the sale off
-    as one that its channel had made and we had not heard of, and when the decision came nothing was left to send.
-    What was given back is not counted, so that a number is never taken for true because of it.
+    Such a number covers every sale before it, also where no push says so: the sale was taken off as one that its
+    channel had made and we had not heard of, or a cancel made up for it, and when it was decided nothing was left to
+    send.
     """
 
     def __init__(self, evidence: Evidence) -> None:
-        self._plan = evidence.plan
-        sold = sorted(
-            (sold.at_ms, part, sold.quantity * factor)
-            for books in evidence.books.values()
-            for sold in books.sold
-            for part, factor in evidence.plan.factors(sold.sku).items()
-        )
-        self._sold: dict[str, tuple[list[int], list[int]]] = {}
-        for at_ms, part, units in sold:
-            moments, totals = self._sold.setdefault(part, ([], []))
-            moments.append(at_ms)
-            totals.append(units + (totals[-1] if totals else 0))
-        self._written: dict[tuple[str, str], list[Written]] = {}
-        for connection_id, books in evidence.books.items():
-            for written in sorted(books.written, key=lambda written: (written.at_ms, written.row)):
-                self._written.setdefault((connection_id, written.sku), []).append(written)
+        self._plan, self._books = evidence.plan, evidence.books
+        changes: dict[str, list[tuple[int, int]]] = {}
+        for books in evidence.books.values():
+            for sign, lines in ((1, books.sold), (-1, books.given_back)):
+                for line in lines:
+                    for part, factor in evidence.plan.factors(line.sku).items():
+                        changes.setdefault(part, []).append((line.at_ms, sign * line.quantity * factor))
+        self._net: dict[str, tuple[list[int], list[int]]] = {}
+        for part, of_part in changes.items():
+            of_part.sort()
+            self._net[part] = [at_ms for at_ms, _ in of_part], list(accumulate(units for _, units in of_part))
 
-    def first_after(self, connection_id: str, listing_sku: str, sold_at_ms: int) -> int | None:
-        """Milliseconds of the first such write of a listing after a moment; None where there is none."""
-        writes = self._written.get((connection_id, listing_sku), [])
-        for written in writes[bisect_left(writes, sold_at_ms, key=lambda written: written.at_ms) :]:
-            if written.number <= self._plan.shown(listing_sku, self._left(listing_sku, written.at_ms)):
-                return written.at_ms
-        return None
+    def right_from(self, connection_id: str, listing_sku: str, sold_at_ms: int, until_ms: float) -> int | None:
+        """The first moment from a sale on, before `until_ms`, at which this listing shows no more than is left.
 
-    def _left(self, listing_sku: str, at_ms: int) -> dict[str, int]:
+        None where there is none, or where it shows more again afterwards than was left when that sale was made.
+        """
+        history = self._books[connection_id].history.get(listing_sku)
+        if not history:
+            return None
+        parts = self._plan.factors(listing_sku)
+        moments = {sold_at_ms} | {
+            at_ms
+            for source in (
+                [at_ms for at_ms, _ in history],
+                *(self._net[part][0] for part in parts if part in self._net),
+            )
+            for at_ms in source[bisect_right(source, sold_at_ms) : bisect_left(source, until_ms)]
+        }
+        left_then = self._left(listing_sku, sold_at_ms)
+        right_from = None
+        for moment in sorted(moments):
+            shown = history[bisect_right(history, (moment, sys.maxsize)) - 1][1]
+            if right_from is None and shown <= self._left(listing_sku, moment):
+                right_from = moment
+            elif right_from is not None and shown > left_then:
+                right_from = None
+        return right_from
+
+    def _left(self, listing_sku: str, at_ms: int) -> int:
         left = {}
         for part in self._plan.factors(listing_sku):
-            moments, totals = self._sold.get(part, ([], []))
+            moments, totals = self._net.get(part, ([], []))
             before = bisect_right(moments, at_ms)
             left[part] = self._plan.opening.get(part, 0) - (totals[before - 1] if before else 0)
-        return left
+        return self._plan.shown(listing_sku, left)
 
 
 def match(evidence: Evidence) -> Acceptances:

@@ -87,13 +87,17 @@ class Written:
 
 @dataclass(slots=True)
 class ShopBooks:
-    """The books of one shop, sorted out by kind; `numbers` is what it shows now, by SKU."""
+    """The books of one shop, sorted out by kind; `numbers` is what it shows now, by SKU.
+
+    `history` has (milliseconds, number) of every change of what it shows, by SKU, oldest first.
+    """
 
     sold: list[Sold] = field(default_factory=list)
     given_back: list[GivenBack] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
     refused: int = 0
     by_place: dict[tuple[str, str], int] = field(default_factory=dict)
+    history: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -102,6 +106,12 @@ class ShopBooks:
         for (sku, _), number in self.by_place.items():
             shown[sku] = shown.get(sku, 0) + number
         return shown
+
+    def show(self, at_ms: int, sku: str, location: str, number: int) -> None:
+        """The number at a place is another one from now on."""
+        self.by_place[sku, location] = number
+        total = sum(units for (one, _), units in self.by_place.items() if one == sku) if sku in self.history else number
+        self.history.setdefault(sku, []).append((at_ms, total))
 
 
 def read_books(rows: Iterable[Mapping[str, Any]]) -> dict[str, ShopBooks]:
@@ -112,10 +122,10 @@ def read_books(rows: Iterable[Mapping[str, Any]]) -> dict[str, ShopBooks]:
         row_id, at_ms = row["id"], row["at_ms"]
         match row["kind"]:
             case "opened":
-                books.by_place[row["sku"], row["location"]] = row["number"]
+                books.show(at_ms, row["sku"], row["location"], row["number"])
             case "sale":
                 books.sold.append(Sold(row_id, at_ms, str(row["order_id"]), row["sku"], row["quantity"]))
-                books.by_place[row["sku"], row["location"]] = row["number_after"]
+                books.show(at_ms, row["sku"], row["location"], row["number_after"])
             case "sale_refused":
                 books.refused += 1
             case "cancel" | "refund":
@@ -124,11 +134,11 @@ def read_books(rows: Iterable[Mapping[str, Any]]) -> dict[str, ShopBooks]:
                     order = str(row["order_id"])
                     books.given_back.append(GivenBack(row_id, at_ms, order, line["sku"], line["quantity"], restored))
                     if restored:
-                        books.by_place[line["sku"], line["location"]] = line["number_after"]
+                        books.show(at_ms, line["sku"], line["location"], line["number_after"])
             case "write":
                 ids = tuple(str(row[name]) for name in ("request_id", "client_request_id") if row.get(name))
                 books.written.append(Written(row_id, at_ms, row["sku"], row["number_after"], ids))
-                books.by_place[row["sku"], row["location"]] = row["number_after"]
+                books.show(at_ms, row["sku"], row["location"], row["number_after"])
             case _:
                 pass
     return shops

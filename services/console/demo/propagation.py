@@ -122,7 +122,8 @@ def measure(evidence: Evidence, accounts: Accounts, acceptances: Acceptances) ->
     """The propagation of every (sale, connection), by connection id.
 
     From the sale in the selling sandbox's books to the moment when the last of the listings that it changes has, in
-    the other sandbox's books, a number that covers it: one that says so, or one that is as low as all that was sold.
+    the other sandbox's books, a number that covers it: one that says so, or one that is no more than is left. Where it
+    showed no more than that already, nothing had to change.
     """
     by_connection: dict[str, list[Reach]] = {channel.connection_id: [] for channel in evidence.channels}
     truth = Truth(evidence)
@@ -141,20 +142,9 @@ def _measure(channel: Channel, reached: Sequence[Reach], acceptances: Acceptance
     unchanged = 0
     for reach in reached:
         moments = [
-            min(found)
+            moment
             for target in reach.targets
-            if (
-                found := [
-                    moment
-                    for moment in (
-                        acceptances.first_covering(
-                            channel.connection_id, target.listing_sku, target.sku, target.position
-                        ),
-                        truth.first_after(channel.connection_id, target.listing_sku, reach.sold_at_ms),
-                    )
-                    if moment is not None
-                ]
-            )
+            if (moment := _reached(channel.connection_id, target, reach.sold_at_ms, acceptances, truth)) is not None
         ]
         if not moments:
             unchanged += 1
@@ -164,6 +154,16 @@ def _measure(channel: Channel, reached: Sequence[Reach], acceptances: Acceptance
         trace += [(reach.sold_at_ms, target.listing_sku) for target in reach.targets]
     ideal = percentile(ideal_delays_ms(trace, channel.limits), 0.99) or 0.0
     return Propagation(tuple(from_sale), tuple(from_receipt), unchanged, ideal)
+
+
+def _reached(connection_id: str, target: Target, sold_at_ms: int, acceptances: Acceptances, truth: Truth) -> int | None:
+    """When a listing has a number that covers the sale; None where nothing had to change for it."""
+    covered = acceptances.first_covering(connection_id, target.listing_sku, target.sku, target.position)
+    until_ms = math.inf if covered is None else covered
+    right = truth.right_from(connection_id, target.listing_sku, sold_at_ms, until_ms)
+    if right == sold_at_ms:
+        return None
+    return covered if right is None else right
 
 
 def ideal_delays_ms(trace: Iterable[tuple[int, str]], limits: SendLimits) -> list[float]:
