@@ -538,7 +538,7 @@ async def settle_propagation(
         WHERE p.tenant = $1 AND p.stock_record = c.stock_record AND p.sku = c.sku AND p.settled_at IS NULL
             AND (p.epoch, p.version) <= (c.epoch, c.version)
         RETURNING p.stock_record, p.sku, p.order_id, p.line_id, p.sale_revision, p.sold_connection_id, p.version,
-            p.sold_at, p.received_at, p.correlation_id
+            p.sold_at, p.received_at, p.correlation_id, p.outcome
         """,
         tenant,
         array([each[0] for each in covered]),

@@ -18,6 +18,7 @@ import structlog
 from opentelemetry.trace import SpanKind
 
 from contracts.channels.v1 import CoveredVersion, PushCause, StockPushed
+from contracts.inventory.v1 import CauseOutcome
 from services.bus import Cause, Transaction
 from services.channels.alerts import Alert, raise_alerts
 from services.channels.connectors.connector import (
@@ -279,6 +280,8 @@ class Pusher:
             for each, plan, outcome in accepted:
                 rows = sales.get(each.stock_record, [])
                 for row in rows:
+                    if row["outcome"] == CauseOutcome.RELEASED:  # Younger than the sale it is dated by.
+                        continue
                     self._propagation.observe((tx.now - row["received_at"]).total_seconds())
                 tx.publish(
                     StockPushed(

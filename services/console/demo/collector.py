@@ -84,7 +84,8 @@ class Collector:
         if isinstance(message, StockPushed):
             recent = self.recent_ms.setdefault(message.connection_id, deque(maxlen=RECENT))
             for cause in message.causes:
-                if cause.connection_id != message.connection_id:
+                # A later revision may be a cancel, whose news is younger than the sale.
+                if cause.connection_id != message.connection_id and cause.sale_revision == 1:
                     recent.append((message.accepted_at - cause.sold_at).total_seconds() * 1000)
 
 
