@@ -133,19 +133,25 @@ class Consumer:
         self._work.metrics.process_seconds.labels(self.stream).observe(time.perf_counter() - began)
 
     async def _settle(self, batch: list[Incoming]) -> None:
-        try:
-            await self._persist(partial(self._attempt, batch))
-        except Stopped:
-            raise
-        except Exception as failure:  # noqa: BLE001 - whatever a handler raises: this is where it is judged
-            if len(batch) == 1:
-                await self._failed_alone(batch[0], failure)
-                return
-            _log.warning(
-                "batch failed, its records go alone", stream=self.stream, records=len(batch), error=describe(failure)
-            )
+        while True:
+            try:
+                return await self._persist(partial(self._attempt, batch))
+            except Stopped:
+                raise
+            except Exception as failure:  # noqa: BLE001 - whatever a handler raises: this is where it is judged
+                if len(batch) == 1:
+                    if await self._buried_alone(batch[0], failure):
+                        return None
+                    continue
+                _log.warning(
+                    "batch failed, its records go alone",
+                    stream=self.stream,
+                    records=len(batch),
+                    error=describe(failure),
+                )
             for event in batch:
                 await self._settle([event])
+            return None
 
     async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """Try again what passes by itself: for ever on the connection class, five times on the record class."""
@@ -191,16 +197,14 @@ class Consumer:
                 elif event.verdict is Verdict.SKIPPED:
                     counts["skipped"] += 1
                 elif event.verdict is Verdict.REFUSED:
-                    letter_id = work.new_id()
-                    counts["dead"] += await inbox.dead_letter(
-                        tx.connection, letter_id, self.name, event, event.error, self._seal
-                    )
+                    counts["dead" if await self._buried(tx, event, event.error) else "duplicate"] += 1
                 elif event.aggregate not in parked_keys:
                     raise Poison(event.error)
             work.faults.point("inbox.before")
             fresh = await inbox.claim(tx.connection, self.name, events)
             work.faults.point("inbox.after")
-            counts["done"], counts["duplicate"] = len(fresh), len(events) - len(fresh)
+            counts["done"] = len(fresh)
+            counts["duplicate"] += len(events) - len(fresh)
             received: list[Received[Any]] = [event.received for event in fresh if event.received]
             spans.update(work.tracing.processing(self.group_id, self.stream, received, start_ns))
             work.faults.point("handler.before")
@@ -213,39 +217,42 @@ class Consumer:
         if counts["dead"]:
             work.metrics.poison.labels(self.stream).inc(counts["dead"])
 
-    async def _failed_alone(self, event: Incoming, failure: Exception) -> None:
-        """Poison is what fails alone while the database can write; anything else is waited for."""
+    async def _buried_alone(self, event: Incoming, failure: Exception) -> bool:
+        """Poison is what fails alone while the database can write; anything else is waited for. False: try it again."""
         if not await self._work.database_writes():
             self.waiting = "the database cannot write"
             await waited(self.stop, self._work.settings.backoff_cap_s)
-            await self._settle([event])
-            return
+            return False
         if await self._brakes(event, failure):
-            await self._settle([event])
-            return
+            return False
         try:
             await self._persist(partial(self._bury, event, describe(failure)))
         except _ParkedMeanwhile:
-            await self._settle([event])
-            return
-        self._outcomes["dead"].inc()
-        self._work.metrics.poison.labels(self.stream).inc()
-        _log.error(
-            "dead letter", stream=self.stream, partition=event.record.partition, offset=event.record.offset,
-            event_id=event.headers.get("ce_id", ""), error=describe(failure),
-        )  # fmt: skip
+            return False
+        return True
 
     async def _bury(self, event: Incoming, error: str) -> None:
         """One transaction: claim the inbox row; only with it, park the aggregate and write the dead letter."""
-        with contextlib.suppress(_Superfluous):
+        try:
             async with self._work.transaction() as tx:
                 if event.identity and not await inbox.claim(tx.connection, self.name, [event]):
                     raise _Superfluous
                 if event.aggregate and not await inbox.park_key(tx.connection, self.name, event.aggregate):
                     raise _ParkedMeanwhile
-                letter_id = self._work.new_id()
-                if not await inbox.dead_letter(tx.connection, letter_id, self.name, event, error, self._seal):
+                if not await self._buried(tx, event, error):
                     raise _Superfluous
+        except _Superfluous:
+            self._outcomes["duplicate"].inc()
+            return
+        self._outcomes["dead"].inc()
+        self._work.metrics.poison.labels(self.stream).inc()
+        _log.error(
+            "dead letter", stream=self.stream, partition=event.record.partition, offset=event.record.offset,
+            event_id=event.headers.get("ce_id", ""), error=error,
+        )  # fmt: skip
+
+    async def _buried(self, tx: Transaction, event: Incoming, error: str) -> bool:
+        return await inbox.dead_letter(tx.connection, self._work.new_id(), self.name, event, error, self._seal)
 
     async def _brakes(self, event: Incoming, failure: Exception) -> bool:
         """Count one poisoned record; too many are a bad deploy, not bad data: stop, park nothing more.

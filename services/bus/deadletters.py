@@ -149,8 +149,8 @@ class DeadLetters:
             except Exception as failure:
                 if step is None or kind_of(failure) is Kind.CONNECTION or not await self._work.database_writes():
                     raise
-                await self._entomb(aggregate, arrival, step, describe(failure))
-                return drained
+                if await self._entomb(aggregate, arrival, step, describe(failure)):
+                    return drained
             drained += 1
         return drained
 
@@ -173,15 +173,25 @@ class DeadLetters:
             await connection.execute("DELETE FROM parked_keys WHERE consumer = $1 AND key = $2", service, aggregate)
         return head
 
-    async def _entomb(self, aggregate: str, arrival: int, step: Incoming, error: str) -> None:
-        """A waiting record that failed becomes the new head of its key: its dead letter, with its inbox row."""
+    async def _entomb(self, aggregate: str, arrival: int, step: Incoming, error: str) -> bool:
+        """A waiting record that failed becomes the new head of its key: its dead letter, with its inbox row.
+
+        False if it has a dead letter already: it came again, behind itself, and the key can go on.
+        """
+        buried = False
         async with self._work.transaction() as tx:
             await tx.connection.fetchval(_LOCK_KEY, self._work.service, aggregate)
             removed = await tx.connection.fetchval("DELETE FROM parked WHERE arrival = $1 RETURNING 1", arrival)
             if removed and await self._claimed(tx, step):
                 step.aggregate = aggregate
-                await inbox.dead_letter(tx.connection, self._work.new_id(), self._work.service, step, error, self._seal)
-                self._work.metrics.poison.labels(step.record.topic).inc()
+                buried = await inbox.dead_letter(
+                    tx.connection, self._work.new_id(), self._work.service, step, error, self._seal
+                )
+        if buried:
+            self._work.metrics.poison.labels(step.record.topic).inc()
+        else:
+            self._work.metrics.records.labels(step.record.topic, "duplicate").inc()
+        return buried
 
     async def _claimed(self, tx: Transaction, step: Incoming) -> bool:
         """Whether the event is new. One that waited beyond the inbox's days, or is undecodable, has no inbox row."""

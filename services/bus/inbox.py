@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Sequence
+from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import asyncpg
 
 from services.bus.arrays import array
-from services.bus.record import Incoming, pack
+from services.bus.record import KEY_LIMIT, Incoming, pack
 from services.bus.sealing import Seal
 
 _LOCK: Final = "SELECT key FROM parked_keys WHERE consumer = $1 AND key = ANY($2::text::text[]) ORDER BY key FOR SHARE"
@@ -26,7 +27,7 @@ _DEAD_LETTER: Final = """
 INSERT INTO dead_letters (id, consumer, stream, partition, "offset", key, aggregate, event_id, type, tenant, error,
                           traceparent, correlation_id, record)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-ON CONFLICT (consumer, stream, partition, "offset") DO NOTHING RETURNING id
+ON CONFLICT (consumer, stream, partition, "offset", event_id) DO NOTHING RETURNING id
 """
 
 
@@ -75,12 +76,14 @@ async def claim(connection: Any, consumer: str, events: Sequence[Incoming]) -> l
 
 async def dead_letter(connection: Any, letter_id: str, consumer: str, event: Incoming, error: str, seal: Seal) -> bool:
     """Write the dead letter of a record; False if this very record has one already."""
-    headers, record = event.headers, event.record
+    headers, record, packed = event.headers, event.record, pack(event.record)
+    event_id = headers.get("ce_id", "")
+    if not event_id or "\x00" in event_id or len(event_id) > KEY_LIMIT:
+        event_id = f"sha256:{sha256(packed).hexdigest()}"
     inserted = await connection.fetchval(
         _DEAD_LETTER, letter_id, consumer, record.topic, record.partition, record.offset, _text(event.key),
-        event.aggregate, _text(headers.get("ce_id")), _text(headers.get("ce_type")), _text(headers.get("ce_tenant")),
-        _text(error), _text(headers.get("traceparent")) or "", correlation_id(event),
-        seal.sealed(record.topic, pack(record)),
+        event.aggregate, event_id, _text(headers.get("ce_type")), _text(headers.get("ce_tenant")), _text(error),
+        _text(headers.get("traceparent")) or "", correlation_id(event), seal.sealed(record.topic, packed),
     )  # fmt: skip
     return inserted is not None
 

@@ -251,6 +251,41 @@ async def test_foreign_and_unkeyed_records_do_not_brake(database):
     assert await amounts(database, "b") == [1]
 
 
+async def test_a_topic_made_anew_counts_from_0_again_and_hides_no_letter(database):
+    """Two incarnations of one log: their first records meet at one offset, with and without a readable event id."""
+    streams = make_streams()
+    nameless = [Sent(b"acme:" + name, b"{", [("ce_id", None)]) for name in (b"a", b"b")]
+    twice_bad = [record(streams, "c", 1, trouble="bug"), record(streams, "d", 2, trouble="bug")]
+    foreign = [record(streams, "e", n, type_name="saldo.stranger.spoke.v1") for n in range(2)]
+    async with by_hand(database, streams) as (service, consumer):
+        for first, second in (nameless, twice_bad, foreign):
+            for one in (first, second, second, first):
+                await consumer.take(log(streams, [one]))
+        assert outcomes(service, streams) == {"dead": 6, "duplicate": 2, "parked": 4}
+    letters = await rows(database, 'SELECT key, event_id FROM dead_letters WHERE "offset" = 0')
+    assert sorted(key for key, _ in letters) == ["acme:a", "acme:b", "acme:c", "acme:d", "acme:e", "acme:e"]
+    assert len({event_id for _, event_id in letters}) == 6
+
+
+async def test_a_record_that_was_buried_and_comes_again_is_a_duplicate_and_parks_nothing(database):
+    """Its headers cannot be read, so no inbox row knows it: the letter does."""
+    streams = make_streams()
+    nameless = log(streams, [Sent(b"acme:a", b"{", [])])
+    async with by_hand(database, streams) as (service, consumer):
+        await consumer.take(nameless)
+        await consumer.take([*nameless, *log(streams, [record(streams, "a", 2)], 1)])  # again, behind itself
+        assert await value(database, "SELECT count(*) FROM parked") == 2
+        assert await service.dead_letters.discard(await value(database, OPEN), "never readable") == 2
+        await consumer.take([*nameless, *log(streams, [record(streams, "a", 3)], 2)])
+        assert outcomes(service, streams) == {"dead": 1, "duplicate": 2, "parked": 2, "done": 1}
+        assert service.metrics.registry.get_sample_value(
+            "saldo_dead_letters_total", {"stream": streams.deposits.name}
+        ) == 1  # fmt: skip
+    assert await amounts(database, "a") == [2, 3]
+    assert await value(database, "SELECT count(*) FROM dead_letters") == 1
+    assert await value(database, "SELECT count(*) FROM parked_keys") == 0
+
+
 async def test_a_failure_while_the_database_cannot_write_is_not_poison(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, consumer):
@@ -297,6 +332,17 @@ async def test_the_payload_of_other_streams_is_shown_on_request(database):
         assert '"amount": 5' in shown["payload"]
         assert (await service.dead_letters.listed("acme", "open", None, 10))[0]["id"] == letter
         assert await service.dead_letters.listed("other", "open", None, 10) == []
+
+
+def outcomes(service, streams) -> dict[str, int]:
+    """What became of the records so far, by count."""
+    counted = {
+        outcome: service.metrics.registry.get_sample_value(
+            "saldo_records_total", {"stream": streams.deposits.name, "outcome": outcome}
+        )
+        for outcome in ("done", "duplicate", "skipped", "parked", "dead")
+    }
+    return {outcome: int(count) for outcome, count in counted.items() if count}
 
 
 async def _released() -> None: ...

@@ -69,7 +69,9 @@ CREATE TABLE parked (
 CREATE INDEX ON parked (consumer, key, arrival);
 
 -- `record` is the whole record (key, headers, value), encrypted on streams with personal data, NULL once erased.
--- UNIQUE prevents one record from becoming two dead letters, decodable or not (tests/bus/test_parking.py).
+-- UNIQUE prevents one record from becoming two dead letters, decodable or not, and one letter from hiding what a topic
+-- made anew has at the same offset (tests/bus/test_parking.py). A record without a readable event id has the digest of
+-- the whole record in its place.
 CREATE TABLE dead_letters (
     id             text PRIMARY KEY,
     consumer       text        NOT NULL,
@@ -78,7 +80,7 @@ CREATE TABLE dead_letters (
     "offset"       bigint      NOT NULL,
     key            text,
     aggregate      text,
-    event_id       text,
+    event_id       text        NOT NULL,
     type           text,
     tenant         text,
     error          text        NOT NULL,
@@ -90,7 +92,7 @@ CREATE TABLE dead_letters (
     traceparent    text        NOT NULL DEFAULT '',
     correlation_id text        NOT NULL DEFAULT '',
     record         bytea,
-    UNIQUE (consumer, stream, partition, "offset")
+    UNIQUE (consumer, stream, partition, "offset", event_id)
 );
 -- A parked aggregate has one head: two open ones would race for the order (tests/bus/test_parking.py). `aggregate` is
 -- NULL where nothing is parked.

@@ -339,7 +339,7 @@ async def insert_dead_letter(connection: Database, letter_id: str, stream: str, 
         INSERT INTO dead_letters (id, consumer, stream, partition, "offset", key, event_id, type, tenant, error,
             traceparent)
         VALUES ($1, 'channels', $2, 0, $3, $4, $5, $6, $7, $8, $9)
-        ON CONFLICT (consumer, stream, partition, "offset")
+        ON CONFLICT (consumer, stream, partition, "offset", event_id)
         DO UPDATE SET state = 'open', error = excluded.error, attempts = dead_letters.attempts + 1, last_at = now()
         """,
         letter_id,
