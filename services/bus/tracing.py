@@ -9,7 +9,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -59,8 +59,10 @@ def traceparent_of(context: SpanContext) -> str:
 
 
 def _about(operation: str, stream: str, message_id: str, type_name: str, correlation_id: str) -> dict[str, str]:
-    about = {SYSTEM: "kafka", OPERATION: operation, DESTINATION: stream, MESSAGE_ID: message_id}
-    return about | {EVENT_TYPE: type_name, CONVERSATION: correlation_id}
+    return {
+        SYSTEM: "kafka", OPERATION: operation, DESTINATION: stream, MESSAGE_ID: message_id, EVENT_TYPE: type_name,
+        CONVERSATION: correlation_id,
+    }  # fmt: skip
 
 
 @final
@@ -130,12 +132,10 @@ class Tracing:
         for event in events:
             envelope = event.envelope
             if is_sampled(envelope.traceparent):
-                attributes = _about("process", stream, envelope.id, envelope.type, envelope.correlation_id)
-                attributes |= {GROUP: group, TENANT: event.tenant}
+                about = _about("process", stream, envelope.id, envelope.type, envelope.correlation_id)
+                about |= {GROUP: group, TENANT: event.tenant}
                 parent = context_of(envelope.traceparent)
-                spans[envelope.id] = self._start(
-                    f"process {stream}", SpanKind.CONSUMER, parent, (), attributes, start_ns
-                )
+                spans[envelope.id] = self._start(f"process {stream}", SpanKind.CONSUMER, parent, (), about, start_ns)
         return spans
 
     def created(
@@ -170,40 +170,40 @@ class Tracing:
         self, name: str, kind: SpanKind, parent: SpanContext | None, linked: Sequence[SpanContext],
         attributes: Mapping[str, Any], start_ns: int | None = None,
     ) -> "_Span":  # fmt: skip
-        assert self._processor
-        context = SpanContext(
-            parent.trace_id if parent else secrets.randbits(128), secrets.randbits(64), is_remote=False,
-            trace_flags=_SAMPLED,
-        )  # fmt: skip
+        trace_id = parent.trace_id if parent else secrets.randbits(128)
+        context = SpanContext(trace_id, secrets.randbits(64), is_remote=False, trace_flags=_SAMPLED)
         links = [Link(one) for one in linked]
-        return _Span(self._processor, self._resource, name, context, parent, kind, attributes, links, start_ns)
+        start_ns = start_ns or time.time_ns()
+
+        def export(status: Status) -> None:
+            assert self._processor
+            self._processor.on_end(
+                ReadableSpan(
+                    name, context, parent, self._resource, attributes, (), links, kind, None, status, start_ns,
+                    time.time_ns(), _SCOPE,
+                )
+            )  # fmt: skip
+
+        return _Span(context, export)
 
 
 @final
 class _Span(NonRecordingSpan):
     """A span that knows everything when it starts: a tenth of the cost of the SDK's own, which may still be changed."""
 
-    def __init__(
-        self, processor: SpanProcessor, resource: Resource, name: str, context: SpanContext, parent: SpanContext | None,
-        kind: SpanKind, attributes: Mapping[str, Any], links: Sequence[Link], start_ns: int | None,
-    ) -> None:  # fmt: skip
+    def __init__(self, context: SpanContext, export: Callable[[Status], None]) -> None:
         super().__init__(context)
-        self._processor, self._resource, self._name, self._parent = processor, resource, name, parent
-        self._kind, self._attributes, self._links = kind, attributes, links
-        self._start_ns = start_ns or time.time_ns()
-        self.status = Status(StatusCode.UNSET)
+        self._export, self.status = export, Status()
 
     def end(self, end_time: int | None = None) -> None:
-        """Hand the span over to be exported."""
-        self._processor.on_end(
-            ReadableSpan(
-                self._name, self.get_span_context(), self._parent, self._resource, self._attributes, (), self._links,
-                self._kind, None, self.status, self._start_ns, end_time or time.time_ns(), _SCOPE,
-            )
-        )  # fmt: skip
+        """Hand the span over to be exported; it ends now."""
+        del end_time
+        self._export(self.status)
 
 
 _SPANS_TABLE: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
 CREATE TABLE IF NOT EXISTS spans (
     trace_id TEXT NOT NULL, span_id TEXT PRIMARY KEY, parent_id TEXT, service TEXT NOT NULL, name TEXT NOT NULL,
     kind TEXT NOT NULL, start_ns INTEGER NOT NULL, end_ns INTEGER NOT NULL, status TEXT NOT NULL,
@@ -221,24 +221,19 @@ class SqliteSpans(SpanExporter):
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=OFF")
+        self._database = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level="IMMEDIATE")
         self._database.executescript(_SPANS_TABLE)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write a batch; a locked or full file costs these spans, never the service."""
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            self._database.executemany(
-                "INSERT OR REPLACE INTO spans VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", [_row(span) for span in spans]
-            )
-            newest_ns = max(span.end_time or 0 for span in spans)
-            self._database.execute("DELETE FROM spans WHERE start_ns < ?", (newest_ns - _SPANS_KEPT_NS,))
-            self._database.execute("COMMIT")
+            with self._database:
+                self._database.executemany(
+                    "INSERT OR REPLACE INTO spans VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", [_row(span) for span in spans]
+                )
+                newest_ns = max(span.end_time or 0 for span in spans)
+                self._database.execute("DELETE FROM spans WHERE start_ns < ?", (newest_ns - _SPANS_KEPT_NS,))
         except sqlite3.Error:
-            with contextlib.suppress(sqlite3.Error):
-                self._database.execute("ROLLBACK")
             return SpanExportResult.FAILURE
         return SpanExportResult.SUCCESS
 
@@ -264,15 +259,3 @@ def _row(span: ReadableSpan) -> tuple[Any, ...]:
         json.dumps(attributes, default=str),
         json.dumps([[f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}"] for link in span.links]),
     )
-
-
-def spans_of(path: Path, correlation_id: str) -> list[dict[str, Any]]:
-    """Every span of the traces that a flow took part in, oldest first; read by `saldo trace`."""
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        database.row_factory = sqlite3.Row
-        rows = database.execute(
-            "SELECT * FROM spans WHERE trace_id IN (SELECT trace_id FROM spans WHERE correlation_id = ?) "
-            "ORDER BY start_ns",
-            (correlation_id,),
-        ).fetchall()
-    return [{**row, "attributes": json.loads(row["attributes"]), "links": json.loads(row["links"])} for row in rows]

@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import json
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -275,6 +276,18 @@ async def read_all(kafka_bootstrap: str, stream: Stream) -> list:
         return found
     finally:
         await consumer.stop()
+
+
+def spans_of(path: Path, correlation_id: str) -> list[dict[str, Any]]:
+    """Every span of the traces that a flow took part in, oldest first."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        rows = database.execute(
+            "SELECT * FROM spans WHERE trace_id IN (SELECT trace_id FROM spans WHERE correlation_id = ?) "
+            "ORDER BY start_ns",
+            (correlation_id,),
+        ).fetchall()
+    return [{**row, "attributes": json.loads(row["attributes"]), "links": json.loads(row["links"])} for row in rows]
 
 
 async def amounts(database: str, account: str) -> list[int]:

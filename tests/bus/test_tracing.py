@@ -3,8 +3,8 @@
 import pytest
 
 from services.bus import Cause
-from services.bus.tracing import is_sampled, spans_of
-from tests.bus.model import by_hand, log, make_streams, record, rows, value
+from services.bus.tracing import is_sampled
+from tests.bus.model import by_hand, log, make_streams, record, rows, spans_of, value
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
