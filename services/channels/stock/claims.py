@@ -213,7 +213,9 @@ async def inputs(
             LEFT JOIN record_skus s USING (tenant, stock_record)
             LEFT JOIN levels l ON l.tenant = s.tenant AND l.sku = s.sku
             LEFT JOIN LATERAL (SELECT array_agg(c.change ORDER BY c.change) AS changes, min(c.changed_at) AS changed_at,
-                    bool_or(c.other) AS other, array_agg(c.causes ORDER BY c.change) AS causes
+                    bool_or(c.other) AS other,
+                    -- A span has so many links at most.
+                    (array_agg(c.causes ORDER BY c.change) FILTER (WHERE c.causes <> '[]'))[:128] AS causes
                 FROM stock_changes c WHERE c.tenant = k.tenant AND c.stock_record = k.stock_record) AS c ON true
         ORDER BY r.stock_record, s.sku
         """,
@@ -237,7 +239,7 @@ def _with_inputs(claimed: Claimed, rows: Sequence[asyncpg.Record]) -> Claimed:
     claimed = replace(claimed, other=row["other"], unheard=unheard)
     if claimed.changes or row["changes"] is None:
         return claimed
-    causes = dict.fromkeys(tuple(cause) for causes in row["causes"] for cause in json.loads(causes))
+    causes = dict.fromkeys(tuple(cause) for causes in row["causes"] or () for cause in json.loads(causes))
     return replace(claimed, changes=tuple(row["changes"]), changed_at=row["changed_at"], causes=tuple(causes))
 
 
@@ -473,8 +475,10 @@ WITH locked AS MATERIALIZED (
     RETURNING r.tenant, r.stock_record, r.connection_id, e.dirty
 ), covered AS (
     DELETE FROM stock_changes c
-    USING ended e JOIN unnest($19::text::text[], $21::text::bigint[]) AS d (stock_record, change) USING (stock_record)
-    WHERE c.tenant = e.tenant AND c.stock_record = e.stock_record AND c.change = d.change
+    -- By the whole key of each row: by record alone, every row of a record would be looked at for every other one.
+    USING unnest($22::text::text[], $19::text::text[], $21::text::bigint[]) AS d (tenant, stock_record, change)
+        JOIN ended e USING (tenant, stock_record)
+    WHERE c.tenant = d.tenant AND c.stock_record = d.stock_record AND c.change = d.change
 ), dirtied AS (
     INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
     SELECT tenant, stock_record, connection_id, 1, false, $20 FROM ended WHERE dirty
@@ -491,7 +495,7 @@ async def settle(connection: Database, settled: Sequence[Settled], now: datetime
     rows = sorted(settled, key=lambda each: each.claimed.stock_record)
     if not rows:
         return
-    covered = [(each.claimed.stock_record, change) for each in rows for change in each.changes]
+    covered = [(each.claimed.tenant, each.claimed.stock_record, change) for each in rows for change in each.changes]
     ended = await connection.fetch(
         _SETTLE,
         array([each.claimed.tenant for each in rows]),
@@ -513,9 +517,10 @@ async def settle(connection: Database, settled: Sequence[Settled], now: datetime
         array([each.failures for each in rows]),
         array([each.refusal for each in rows]),
         array([each.dirty for each in rows]),
-        array([stock_record for stock_record, _ in covered]),
+        array([stock_record for _, stock_record, _ in covered]),
         now,
-        array([change for _, change in covered]),
+        array([change for _, _, change in covered]),
+        array([tenant for tenant, _, _ in covered]),
     )
     held = {row["stock_record"] for row in ended}
     standing = [

@@ -151,6 +151,23 @@ async def test_changes_nobody_sends_are_folded_and_none_is_lost(desk: Desk) -> N
     assert shop.channel.numbers["a", "1"] == 20
 
 
+async def test_a_record_that_changed_very_often_between_two_pushes_is_settled(desk: Desk) -> None:
+    """Its rows are deleted one by one by their key. Compared with each other, they would outlast every statement."""
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    await desk.level("A", 20)
+    await desk.work.pool.execute(
+        """
+        INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, causes, changed_at)
+        SELECT tenant, stock_record, connection_id, lane, other, causes, changed_at
+        FROM stock_changes, generate_series(1, 10000)
+        """
+    )
+    await shop.push()
+    assert shop.channel.numbers["a", "1"] == 20
+    assert await desk.work.pool.fetchval("SELECT count(*) FROM stock_changes") == 0
+
+
 async def test_a_pack_and_a_kit_take_units_of_their_skus(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await item(desk, "KIT", A=2, B=1)
