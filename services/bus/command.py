@@ -31,7 +31,7 @@ async def send_all(
     catalogue: Catalogue = CATALOGUE,
 ) -> None:
     """`send` for many (command id, message) pairs over one producer; their order is kept within a key."""
-    producer = new_producer(bootstrap, "none")
+    producer = new_producer(bootstrap)
     await producer.start()
     try:
         waiting = []

@@ -7,7 +7,7 @@ import asyncio
 import enum
 import random
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 import asyncpg
 
@@ -25,6 +25,10 @@ class Poison(Exception):
 @final
 class Halt(Exception):
     """The consumer must not go on with this build; the text says why and what to do."""
+
+
+DATABASE_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+"""What a statement raises, or the way to the database."""
 
 
 class Kind(enum.Enum):

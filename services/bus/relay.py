@@ -65,12 +65,11 @@ def partition_of(key: bytes, partitions: Sequence[int], available: object = ()) 
     return crc32(key) % len(partitions)
 
 
-def new_producer(bootstrap: str, compression: str) -> AIOKafkaProducer:
+def new_producer(bootstrap: str) -> AIOKafkaProducer:
     """The one way records are produced: idempotent, acknowledged by all in-sync replicas, no transaction."""
     return AIOKafkaProducer(
         bootstrap_servers=bootstrap, acks="all", enable_idempotence=True, partitioner=partition_of, linger_ms=0,
-        max_batch_size=128 * 1024, compression_type=None if compression == "none" else compression,
-        request_timeout_ms=10_000,
+        max_batch_size=128 * 1024, compression_type="zstd", request_timeout_ms=10_000,
     )  # fmt: skip
 
 
@@ -86,7 +85,7 @@ class Refused(Exception):
 class Relay:
     """Sends the rows of one shard while it holds the shard's lock; `reason` says why it is not ready, if so."""
 
-    def __init__(self, work: Work, shard: int, producer: Callable[[str, str], Any] = new_producer) -> None:
+    def __init__(self, work: Work, shard: int, producer: Callable[[str], Any] = new_producer) -> None:
         self._work, self._shard, self._producer_of = work, shard, producer
         # A delete that a crash of the server takes back only sends a row again: it need not wait for the disk.
         dsn = work.settings.postgres_dsn.get_secret_value()
@@ -138,7 +137,7 @@ class Relay:
         return False
 
     async def _relay(self, stop: asyncio.Event, backoff: Backoff) -> None:
-        producer = self._producer_of(self._work.settings.kafka_bootstrap_servers, self._work.settings.compression)
+        producer = self._producer_of(self._work.settings.kafka_bootstrap_servers)
         try:
             await producer.start()
             self.holds, self.reason, backoff.tries = True, "", 0

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -27,11 +28,11 @@ from services.bus.admin import AdminServer, bus_router, create_app
 from services.bus.announce import Announcer
 from services.bus.consumer import Consumer, Subscription
 from services.bus.deadletters import DeadLetters
-from services.bus.failures import Backoff, describe, waited
+from services.bus.failures import DATABASE_ERRORS, Backoff, describe, waited
 from services.bus.faults import Faults
 from services.bus.members import Holder, claim_slot
 from services.bus.metrics import Metrics
-from services.bus.migrate import MigrationRefused, migrate
+from services.bus.migrate import migrate
 from services.bus.outbox import Outbox
 from services.bus.relay import Relay
 from services.bus.sealing import Seal
@@ -43,20 +44,20 @@ from services.bus.work import Work
 
 Loop = Callable[["Service"], Awaitable[None]]
 
+UTC_NOW: Final = partial(datetime.now, UTC)
 PARTITIONS_AHEAD: Final = timedelta(days=3)
 INBOX_MARGIN: Final = timedelta(days=2)
 SESSION_TIMEOUT_MS: Final = 30_000
 MAX_POLL_INTERVAL_MS: Final = 3_600_000
+BATCH_RECORDS: Final = 1_000
+BATCH_TIMEOUT_MS: Final = 10
+SHUTDOWN_S: Final = 15.0
+OUTBOX_AGE_LIMIT_S: Final = 60.0
 KEEP_EVERY_S: Final = 2.0
 ANNOUNCE_EVERY_S: Final = 5.0
 
 _log = structlog.get_logger("saldo.bus")
-_LOST: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError)
-
-
-def utc_now() -> datetime:
-    """The clock that services run on."""
-    return datetime.now(UTC)
+_LOST: Final = (*DATABASE_ERRORS, KafkaError)
 
 
 def uuid7() -> str:
@@ -83,15 +84,15 @@ class Service:
         announcers: Mapping[str, Announcer] | None = None,
         routers: Sequence[APIRouter] = (),
         catalogue: Catalogue = CATALOGUE,
-        clock: Callable[[], datetime] = utc_now,
-        new_id: Callable[[], str] = uuid7,
+        clock: Callable[[], datetime] = UTC_NOW,
     ) -> None:
-        self.name, self.settings, self.catalogue, self.clock, self.new_id = name, settings, catalogue, clock, new_id
+        self.name, self.settings, self.catalogue, self.clock = name, settings, catalogue, clock
         self.faults = Faults(settings.faults, settings.environment)
         self.tracing = Tracing(name, settings)
         self.metrics = Metrics()
         self.started, self.stopping = asyncio.Event(), asyncio.Event()
         self.admin: AdminServer | None = None
+        self._outbox_age_s = 0.0
         self._migrations, self._loops, self._announcers = migrations, loops, dict(announcers or {})
         streams = [subscription.stream for subscription in subscriptions]
         if len(set(streams)) != len(streams):
@@ -103,7 +104,7 @@ class Service:
         retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)
         self._horizon = timedelta(hours=retention_h) + INBOX_MARGIN
         outbox = Outbox(name, catalogue, self.tracing, settings.relay_shards)
-        self._work = Work(name, settings, outbox, self.tracing, self.faults, self.metrics, clock, new_id, self._wake)
+        self._work = Work(name, settings, outbox, self.tracing, self.faults, self.metrics, clock, uuid7, self._wake)
         seal = Seal(name, streams, catalogue, settings)
         self._consumers = {
             one.stream: Consumer(one, self._work, seal, catalogue, self._horizon) for one in subscriptions
@@ -161,7 +162,7 @@ class Service:
             relay_stop.set()
             for task in relaying:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(task, self.settings.shutdown_s)
+                    await asyncio.wait_for(task, SHUTDOWN_S)
             await self._close(serving)
             _log.info("stopped", service=self.name)
 
@@ -185,15 +186,12 @@ class Service:
                 await ensure_topics(
                     self.settings.kafka_bootstrap_servers, self.catalogue, self.settings.replication_factor
                 )
-            except MigrationRefused:
-                raise
+                return True
             except _LOST as failure:
                 if isinstance(failure, asyncpg.PostgresError) and failure.sqlstate[:2] in {"28", "3D", "42"}:
                     raise  # A wrong password, database or migration does not pass by itself.
                 _log.warning("waiting for the servers", error=describe(failure))
                 await backoff.wait()
-            else:
-                return True
         return False
 
     async def _consume(self) -> None:
@@ -215,12 +213,13 @@ class Service:
     async def _member(self, slot: int, holder: Holder, backoff: Backoff) -> None:
         broker = KafkaBroker(
             self.settings.kafka_bootstrap_servers, consumer_only=True, allow_auto_create_topics=False,
-            apply_types=False, graceful_timeout=self.settings.shutdown_s, logger=None,
+            apply_types=False, graceful_timeout=SHUTDOWN_S, logger=None,
         )  # fmt: skip
         for consumer in self._consumers.values():
             await consumer.load_brake()
             consumer.stop.clear()
             consumer.subscriber = self._subscriber(broker, consumer, slot)
+            consumer.subscriber(consumer.take)
         try:
             await broker.start()
             backoff.tries = 0
@@ -233,19 +232,13 @@ class Service:
             await broker.stop()
 
     def _subscriber(self, broker: KafkaBroker, consumer: Consumer, slot: int) -> Any:
-        subscriber = broker.subscriber(
+        return broker.subscriber(
             consumer.stream, batch=True, group_id=consumer.group_id,
             group_instance_id=f"{self.name}.{consumer.stream}.{slot}", auto_offset_reset="earliest",
-            ack_policy=AckPolicy.MANUAL, no_reply=True, max_records=self.settings.max_records,
-            batch_timeout_ms=self.settings.batch_timeout_ms, session_timeout_ms=SESSION_TIMEOUT_MS,
+            ack_policy=AckPolicy.MANUAL, no_reply=True, max_records=BATCH_RECORDS,
+            batch_timeout_ms=BATCH_TIMEOUT_MS, session_timeout_ms=SESSION_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS, parser=_passed_through, decoder=_raw_records,
         )  # fmt: skip
-
-        @subscriber
-        async def take(records: Any) -> None:
-            await consumer.take(records)
-
-        return subscriber
 
     async def _supervised(self, loop: Loop) -> None:
         backoff = Backoff(self.stopping, 30.0)
@@ -288,15 +281,13 @@ class Service:
         """Partitions for the whole window, horizon back to three days ahead; older days are dropped."""
         today = self.clock()
         kept = today - timedelta(hours=self.settings.outbox_keep_h)
+        last = (today + PARTITIONS_AHEAD).date()
         for parent, first in (("inbox", today - self._horizon), ("outbox_sent", kept)):
-            last = today + PARTITIONS_AHEAD
-            await self.pool.execute("SELECT keep_days($1, $2, $3)", parent, first.date(), last.date())
+            await self.pool.execute("SELECT keep_days($1, $2, $3)", parent, first.date(), last)
 
     def _wake(self) -> None:
         for relay in self._relays:
             relay.wake()
-
-    _outbox_age_s = 0.0
 
     async def reasons(self) -> list[str]:
         """Why this process is not ready; empty when it is."""
@@ -306,11 +297,11 @@ class Service:
         try:
             async with asyncio.timeout(2):
                 await self.pool.fetchval("SELECT 1")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
+        except DATABASE_ERRORS as failure:
             reasons.append(f"database: {describe(failure)}")
         if not await _reachable(self.settings.kafka_bootstrap_servers):
             reasons.append("broker: does not answer")
-        if self._outbox_age_s > self.settings.outbox_age_limit_s:
+        if self._outbox_age_s > OUTBOX_AGE_LIMIT_S:
             reasons.append(f"outbox: the oldest row waits for {self._outbox_age_s:.0f} s")
         reasons += [f"relay: {relay.reason}" for relay in self._relays if relay.reason]
         reasons += [f"{stream}: {one.reason}" for stream, one in self._consumers.items() if one.reason]

@@ -9,6 +9,7 @@ from typing import Any, Final, final
 import asyncpg
 from opentelemetry.trace import Span
 
+from services.bus.failures import DATABASE_ERRORS
 from services.bus.faults import Faults
 from services.bus.metrics import Metrics
 from services.bus.outbox import Outbox
@@ -16,6 +17,7 @@ from services.bus.settings import BusSettings
 from services.bus.tracing import Tracing
 from services.bus.transaction import Transaction
 
+POOL_SIZE: Final = 12
 SESSION: Final = {
     "statement_timeout": "10s",
     "lock_timeout": "5s",
@@ -38,14 +40,6 @@ async def _keep_session(_: Any) -> None:
     """Nothing of a session outlives a transaction here, so a round trip a release is saved."""
 
 
-def create_pool(dsn: str, service: str, size: int) -> "asyncpg.Pool[asyncpg.Record]":
-    """A pool that is not connected yet; `await` it."""
-    return asyncpg.create_pool(
-        dsn, min_size=1, max_size=size, timeout=10, command_timeout=30, reset=_keep_session,
-        server_settings={**SESSION, "application_name": f"saldo-{service}"},
-    )  # fmt: skip
-
-
 @final
 @dataclass(slots=True)
 class Work:
@@ -66,9 +60,11 @@ class Work:
     def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
         """The pool, made when it is first asked for: it belongs to the loop it is made in."""
         if self._pool is None:
-            self._pool = create_pool(
-                self.settings.postgres_dsn.get_secret_value(), self.service, self.settings.pool_size
-            )
+            self._pool = asyncpg.create_pool(
+                self.settings.postgres_dsn.get_secret_value(), min_size=1, max_size=POOL_SIZE, timeout=10,
+                command_timeout=30, reset=_keep_session,
+                server_settings={**SESSION, "application_name": f"saldo-{self.service}"},
+            )  # fmt: skip
         return self._pool
 
     @contextlib.asynccontextmanager
@@ -110,18 +106,15 @@ class Work:
 
         `SELECT 1` would succeed on a full disk and on a primary that became read-only.
         """
+        dsn = self.settings.postgres_dsn.get_secret_value()
         try:
-            connection = await asyncpg.connect(
-                self.settings.postgres_dsn.get_secret_value(), timeout=5, command_timeout=5, server_settings=SESSION
-            )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection = await asyncpg.connect(dsn, timeout=5, command_timeout=5, server_settings=SESSION)
+            try:
+                await connection.execute(
+                    "INSERT INTO probe (id, at) VALUES (1, now()) ON CONFLICT (id) DO UPDATE SET at = excluded.at"
+                )
+            finally:
+                connection.terminate()
+        except DATABASE_ERRORS:
             return False
-        try:
-            await connection.execute(
-                "INSERT INTO probe (id, at) VALUES (1, now()) ON CONFLICT (id) DO UPDATE SET at = excluded.at"
-            )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            return False
-        finally:
-            connection.terminate()
         return True

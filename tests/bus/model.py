@@ -118,7 +118,7 @@ def misbehave(message: Deposited) -> None:
 
 def settings(kafka_bootstrap: str, database: str, **more) -> BusSettings:
     given = {"kafka_bootstrap_servers": kafka_bootstrap, "postgres_dsn": database, "environment": "test"}
-    return BusSettings(**given, backoff_cap_s=0.3, batch_timeout_ms=5, **more)
+    return BusSettings(**given, backoff_cap_s=0.3, **more)
 
 
 def make_service(

@@ -241,7 +241,7 @@ async def test_states_are_announced_page_by_page_on_request_and_once_a_day(datab
 
 
 async def test_the_producer_is_idempotent_and_waits_for_all_replicas(kafka_bootstrap):
-    producer = new_producer(kafka_bootstrap, "lz4")
+    producer = new_producer(kafka_bootstrap)
     assert producer._txn_manager is not None
     assert producer._sender._acks == -1
     await producer.stop()

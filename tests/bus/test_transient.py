@@ -96,11 +96,11 @@ async def test_kafka_gone_for_a_moment_loses_nothing(kafka_bootstrap, database):
     broken = {"left": 2}
     make_producer = service._relays[0]._producer_of
 
-    def flaky(bootstrap: str, compression: str):
+    def flaky(bootstrap: str):
         if broken["left"]:
             broken["left"] -= 1
-            return make_producer("127.0.0.1:1", compression)
-        return make_producer(bootstrap, compression)
+            return make_producer("127.0.0.1:1")
+        return make_producer(bootstrap)
 
     service._relays[0]._producer_of = flaky
     async with running(service):
