@@ -82,6 +82,20 @@ def test_a_cancel_that_makes_up_for_the_sale_leaves_nothing_to_change() -> None:
     assert (result.from_sale_ms, result.unchanged) == ((20,), 1)
 
 
+def test_a_cancel_that_makes_up_for_the_sale_ends_the_wait() -> None:
+    world = World()
+    earlier = world.buy("a", 500)
+    world.report("a", earlier, 505, 500)
+    world.decide("a", earlier, 510)
+    world.push("b", 520)
+    order = world.buy("a", 1000)
+    world.cancel("a", 1200, earlier)
+    world.report("a", order, 1005, 1000)
+    world.decide("a", order, 1010)
+    world.push("b", 9000)
+    assert measured(world)["b"].from_sale_ms == (20, 200)
+
+
 def test_a_later_level_covers_an_earlier_sale() -> None:
     world = World()
     for moment in (1000, 1001):

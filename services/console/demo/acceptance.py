@@ -1,10 +1,10 @@
 """When a channel took a number that covers a level: our pushes matched with the sandbox's own books. Pure."""
 
+import math
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 from contracts.channels.v1 import StockPushed
 from services.console.demo.evidence import Evidence, Written
@@ -59,50 +59,47 @@ class Truth:
 
     def __init__(self, evidence: Evidence) -> None:
         self._plan, self._books = evidence.plan, evidence.books
-        changes: dict[str, list[tuple[int, int]]] = {}
+        self._changes: dict[str, list[tuple[int, int, int]]] = {}
         for books in evidence.books.values():
+            sold_at = {sold.order: sold.at_ms for sold in reversed(books.sold)}
             for sign, lines in ((1, books.sold), (-1, books.given_back)):
                 for line in lines:
                     for part, factor in evidence.plan.factors(line.sku).items():
-                        changes.setdefault(part, []).append((line.at_ms, sign * line.quantity * factor))
-        self._net: dict[str, tuple[list[int], list[int]]] = {}
-        for part, of_part in changes.items():
-            of_part.sort()
-            self._net[part] = [at_ms for at_ms, _ in of_part], list(accumulate(units for _, units in of_part))
+                        change = (line.at_ms, sold_at.get(line.order, line.at_ms), sign * line.quantity * factor)
+                        self._changes.setdefault(part, []).append(change)
 
     def right_from(self, connection_id: str, listing_sku: str, sold_at_ms: int, until_ms: float) -> int | None:
         """The first moment from a sale on, before `until_ms`, at which this listing shows no more than is left.
 
-        None where there is none, or where it shows more again afterwards than was left when that sale was made.
+        None where there is none, or where it shows more again afterwards than is left of the sales up to that one.
         """
         history = self._books[connection_id].history.get(listing_sku)
         if not history:
             return None
         parts = self._plan.factors(listing_sku)
-        moments = {sold_at_ms} | {
-            at_ms
-            for source in (
-                [at_ms for at_ms, _ in history],
-                *(self._net[part][0] for part in parts if part in self._net),
-            )
-            for at_ms in source[bisect_right(source, sold_at_ms) : bisect_left(source, until_ms)]
+        moments = {at_ms for at_ms, _ in history} | {
+            at_ms for part in parts for at_ms, *_ in self._changes.get(part, [])
         }
-        left_then = self._left(listing_sku, sold_at_ms)
         right_from = None
-        for moment in sorted(moments):
+        for moment in sorted({sold_at_ms} | {at_ms for at_ms in moments if sold_at_ms < at_ms < until_ms}):
             shown = history[bisect_right(history, (moment, sys.maxsize)) - 1][1]
             if right_from is None and shown <= self._left(listing_sku, moment):
                 right_from = moment
-            elif right_from is not None and shown > left_then:
+            elif right_from is not None and shown > self._left(listing_sku, moment, sold_at_ms):
                 right_from = None
         return right_from
 
-    def _left(self, listing_sku: str, at_ms: int) -> int:
-        left = {}
-        for part in self._plan.factors(listing_sku):
-            moments, totals = self._net.get(part, ([], []))
-            before = bisect_right(moments, at_ms)
-            left[part] = self._plan.opening.get(part, 0) - (totals[before - 1] if before else 0)
+    def _left(self, listing_sku: str, at_ms: int, sold_until_ms: float = math.inf) -> int:
+        """What can be shown at a moment, of the orders made up to another."""
+        left = {
+            part: self._plan.opening.get(part, 0)
+            - sum(
+                units
+                for changed_ms, sold_ms, units in self._changes.get(part, [])
+                if changed_ms <= at_ms and sold_ms <= sold_until_ms
+            )
+            for part in self._plan.factors(listing_sku)
+        }
         return self._plan.shown(listing_sku, left)
 
 
