@@ -1,7 +1,7 @@
 """What is heard of: own sales of a channel, levels and items of inventory. The connection comes first.
 
 Whoever hears of something changes tallies and appends to `stock_changes`, and takes no lock of a stock record. Locks
-are taken in one order by everyone, sorted within a kind: the level of a SKU, stock records, own sales, `record_skus`.
+are taken in one order by everyone, sorted within a kind: stock records, the level of a SKU, own sales, `record_skus`.
 """
 
 import json

@@ -4,7 +4,7 @@ The unit of writing is a stock record: one number at a channel. Adverts point to
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import uuid5
@@ -138,21 +138,41 @@ async def link_listing(
     return stock_record
 
 
-async def explode(connection: Database, tenant: str, stock_records: Sequence[str]) -> None:
-    """Write which physical SKUs these records take (the components of a kit, or the SKU itself) and dirty them.
-
-    The caller holds the records' locks. A SKU that stays keeps its tallies; what a record takes anew starts at zero.
-    """
-    await connection.execute(
-        """
-        WITH wanted AS (
+_WANTED: Final = """
             SELECT r.tenant, r.stock_record, coalesce(c.part ->> 0, r.sku) AS sku,
                 sum(r.pack * coalesce((c.part ->> 1)::int, 1))::int AS factor
             FROM stock_records r LEFT JOIN items i ON i.tenant = r.tenant AND i.sku = r.sku
                 LEFT JOIN LATERAL jsonb_array_elements(i.components) AS c (part) ON true
             WHERE r.tenant = $1 AND r.stock_record = ANY($2::text[]) AND r.sku IS NOT NULL
             GROUP BY 1, 2, 3
-        ), gone AS (
+        """
+
+
+async def explode(connection: Database, tenant: str, stock_records: Sequence[str]) -> None:
+    """Write which physical SKUs these records take (the components of a kit, or the SKU itself) and dirty them.
+
+    The caller holds the records' locks. A SKU that stays keeps its tallies; what a record takes anew starts at zero.
+    """
+    taken_anew = await connection.fetch(
+        f"""
+        WITH wanted AS ({_WANTED})
+        SELECT DISTINCT sku FROM wanted w WHERE NOT EXISTS (SELECT FROM record_skus s
+            WHERE s.tenant = w.tenant AND s.stock_record = w.stock_record AND s.sku = w.sku)
+        """,
+        tenant,
+        stock_records,
+    )
+    await _hold_levels(connection, tenant, {row["sku"] for row in taken_anew})
+    # Sorted like everybody's: the statement that follows deletes and inserts as it comes.
+    await connection.execute(
+        "SELECT FROM record_skus WHERE tenant = $1 AND stock_record = ANY($2::text[])"
+        " ORDER BY tenant, stock_record, sku FOR UPDATE",
+        tenant,
+        stock_records,
+    )
+    await connection.execute(
+        f"""
+        WITH wanted AS ({_WANTED}), gone AS (
             DELETE FROM record_skus s WHERE s.tenant = $1 AND s.stock_record = ANY($2::text[])
                 AND NOT EXISTS (SELECT FROM wanted w WHERE w.stock_record = s.stock_record AND w.sku = s.sku)
         )
@@ -178,6 +198,34 @@ async def explode(connection: Database, tenant: str, stock_records: Sequence[str
     if len(stock_records) >= _IMPORT_ROWS:
         # Until these tables are looked at, the planner takes them for empty and joins them by trying every pair.
         await connection.execute("ANALYZE stock_records, record_skus")
+
+
+async def _hold_levels(connection: Database, tenant: str, skus: Collection[str]) -> None:
+    """Wait for levels of these SKUs that are being taken, and let none be taken until the transaction ends.
+
+    Whoever takes a level dirties the records that take its SKU by then. One that is linked in between would be sent the
+    level before, and hear of the new one from nobody.
+    """
+    waiting = set(skus)
+    while waiting:
+        held = await connection.fetch(
+            "SELECT sku FROM levels WHERE tenant = $1 AND sku = ANY($2::text[]) ORDER BY tenant, sku FOR SHARE",
+            tenant,
+            sorted(waiting),
+        )
+        waiting -= {row["sku"] for row in held}
+        # Where there is no level yet, its key is taken and given back: a first level waits for that as well.
+        keys = await connection.fetch(
+            """
+            INSERT INTO levels (tenant, sku, epoch, version, counters) SELECT $1, sku, 0, 0, '[]'
+            FROM unnest($2::text[]) AS sku ON CONFLICT DO NOTHING RETURNING sku
+            """,
+            tenant,
+            sorted(waiting),
+        )
+        free = [row["sku"] for row in keys]
+        await connection.execute("DELETE FROM levels WHERE tenant = $1 AND sku = ANY($2::text[])", tenant, free)
+        waiting -= set(free)
 
 
 async def sku_for_item(

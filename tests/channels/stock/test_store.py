@@ -1,6 +1,7 @@
 """Levels, items, listings and own sales on a real database."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -234,6 +235,32 @@ async def test_a_level_that_comes_while_a_number_is_computed_is_not_lost(desk: D
         await claims.settle(tx.connection, [Settled(each, None, (), tx.now, each.changes)], tx.now)
     await shop.push()
     assert [batch[0].quantity for batch in shop.channel.batches] == [4]
+
+
+async def waits_or_ends(desk: Desk, task: asyncio.Task[Any]) -> None:
+    """Until the task is over or a statement of this database waits for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while not task.done() and not await desk.work.pool.fetchval(waiting):
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first level", "next level"])
+async def test_a_level_that_is_being_taken_while_a_record_is_linked_reaches_it(desk: Desk, first: bool) -> None:
+    shop = desk.open(compares=False)
+    if not first:
+        await desk.level("A", 20)
+
+    async def link_and_push() -> None:
+        await shop.put(row("a", "A"))
+        await shop.push()
+
+    async with desk.work.transaction() as tx:
+        await handlers.take_levels(desk.wake, 5, [desk.event("A", 9, version=2)], tx)
+        linking = asyncio.create_task(link_and_push())
+        await waits_or_ends(desk, linking)
+    await linking
+    await shop.push()
+    assert shop.channel.numbers == {("a", "1"): 9}
 
 
 async def test_levels_claims_and_own_sales_at_once_never_lock_each_other_out(desk: Desk) -> None:
