@@ -138,31 +138,26 @@ async def link_listing(
     return stock_record
 
 
-_WANTED: Final = """
-            SELECT r.tenant, r.stock_record, coalesce(c.part ->> 0, r.sku) AS sku,
-                sum(r.pack * coalesce((c.part ->> 1)::int, 1))::int AS factor
-            FROM stock_records r LEFT JOIN items i ON i.tenant = r.tenant AND i.sku = r.sku
-                LEFT JOIN LATERAL jsonb_array_elements(i.components) AS c (part) ON true
-            WHERE r.tenant = $1 AND r.stock_record = ANY($2::text[]) AND r.sku IS NOT NULL
-            GROUP BY 1, 2, 3
-        """
-
-
 async def explode(connection: Database, tenant: str, stock_records: Sequence[str]) -> None:
     """Write which physical SKUs these records take (the components of a kit, or the SKU itself) and dirty them.
 
     The caller holds the records' locks. A SKU that stays keeps its tallies; what a record takes anew starts at zero.
     """
-    taken_anew = await connection.fetch(
-        f"""
-        WITH wanted AS ({_WANTED})
-        SELECT DISTINCT sku FROM wanted w WHERE NOT EXISTS (SELECT FROM record_skus s
-            WHERE s.tenant = w.tenant AND s.stock_record = w.stock_record AND s.sku = w.sku)
+    wanted = await connection.fetch(
+        """
+        SELECT r.stock_record, coalesce(c.part ->> 0, r.sku) AS sku,
+            sum(r.pack * coalesce((c.part ->> 1)::int, 1))::int AS factor, min(s.factor) IS NULL AS anew
+        FROM stock_records r LEFT JOIN items i ON i.tenant = r.tenant AND i.sku = r.sku
+            LEFT JOIN LATERAL jsonb_array_elements(i.components) AS c (part) ON true
+            LEFT JOIN record_skus s ON s.tenant = r.tenant AND s.stock_record = r.stock_record
+                AND s.sku = coalesce(c.part ->> 0, r.sku)
+        WHERE r.tenant = $1 AND r.stock_record = ANY($2::text[]) AND r.sku IS NOT NULL
+        GROUP BY 1, 2
         """,
         tenant,
         stock_records,
     )
-    await _hold_levels(connection, tenant, {row["sku"] for row in taken_anew})
+    await _hold_levels(connection, tenant, {row["sku"] for row in wanted if row["anew"]})
     # Sorted like everybody's: the statement that follows deletes and inserts as it comes.
     await connection.execute(
         "SELECT FROM record_skus WHERE tenant = $1 AND stock_record = ANY($2::text[])"
@@ -171,16 +166,21 @@ async def explode(connection: Database, tenant: str, stock_records: Sequence[str
         stock_records,
     )
     await connection.execute(
-        f"""
-        WITH wanted AS ({_WANTED}), gone AS (
+        """
+        WITH wanted AS (
+            SELECT * FROM unnest($3::text[], $4::text[], $5::int[]) AS w (stock_record, sku, factor)
+        ), gone AS (
             DELETE FROM record_skus s WHERE s.tenant = $1 AND s.stock_record = ANY($2::text[])
                 AND NOT EXISTS (SELECT FROM wanted w WHERE w.stock_record = s.stock_record AND w.sku = s.sku)
         )
-        INSERT INTO record_skus (tenant, stock_record, sku, factor) SELECT * FROM wanted
+        INSERT INTO record_skus (tenant, stock_record, sku, factor) SELECT $1, * FROM wanted
         ON CONFLICT (tenant, stock_record, sku) DO UPDATE SET factor = excluded.factor
         """,
         tenant,
         stock_records,
+        [row["stock_record"] for row in wanted],
+        [row["sku"] for row in wanted],
+        [row["factor"] for row in wanted],
     )
     await connection.execute(
         """

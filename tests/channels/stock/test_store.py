@@ -240,7 +240,7 @@ async def test_a_level_that_comes_while_a_number_is_computed_is_not_lost(desk: D
 async def waits_or_ends(desk: Desk, task: asyncio.Task[Any]) -> None:
     """Until the task is over or a statement of this database waits for a lock."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    while not task.done() and not await desk.work.pool.fetchval(waiting):
+    while not task.done() and not await desk.work.pool.fetchval(waiting):  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(0.01)
 
 
