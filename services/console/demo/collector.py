@@ -33,8 +33,14 @@ class Collector:
 
     async def start(self) -> None:
         """Begin to listen."""
+        # Nobody waits for what is only looked at; an answer for each record would cost broker and reader a good part of
+        # a core.
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.bootstrap, auto_offset_reset="earliest", enable_auto_commit=False
+            bootstrap_servers=self.bootstrap,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            fetch_min_bytes=1 << 20,
+            fetch_max_wait_ms=250,
         )
         await consumer.start()
         partitions = [
