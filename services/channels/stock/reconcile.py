@@ -213,9 +213,13 @@ class Reconciler:
         if self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY:
             return
         self._pruned_at = now
-        async with service.transaction() as tx:
-            await upkeep.compact_changes(tx.connection)
-            await upkeep.prune(tx.connection, now - timedelta(days=self._settings.measures_keep_days), now)
+        before = now - timedelta(days=self._settings.measures_keep_days)
+        rows = 1
+        while rows:
+            async with service.transaction() as tx:
+                rows = await upkeep.compact_changes(tx.connection, tx.now)
+            async with service.transaction() as tx:
+                rows += await upkeep.prune(tx.connection, before, tx.now)
 
 
 def _report_unexplained(tx: Transaction, each: Claimed, record: Record, units: int, seen_at: datetime) -> None:

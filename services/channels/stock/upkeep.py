@@ -1,10 +1,17 @@
 """The brake on mass changes, what is to be looked at again, and what is forgotten. The connection comes first."""
 
 from datetime import datetime
+from typing import Final
 
 from services.channels.alerts import Database
 from services.channels.stock.claims import Claimed, reclaim
 from services.channels.stock.facts import OWN_SALES_KEPT
+
+_CROWDED: Final = 20
+"""So many changes of one record are left alone: the next push takes them all."""
+_RECORDS_MAX: Final = 1_000
+_ROWS_MAX: Final = 20_000
+"""How much one transaction forgets, so that none outlasts the time of a statement or keeps others waiting."""
 
 # The brake.
 
@@ -161,25 +168,74 @@ async def claim_to_heal(
     return [(each, known[each.stock_record]["seen_at"]) for each in claimed]
 
 
-async def compact_changes(connection: Database) -> int:
-    """Forget changes that a later one of the same record says as well; returns how many rows went.
+async def compact_changes(connection: Database, now: datetime) -> int:
+    """Forget changes that an older one of the same record says as well; returns how many rows went.
 
-    Those of a connection that nobody sends to grow with every sale.
+    Those of a connection that nobody sends to grow with every sale. Of a record that a sender is busy with nothing is
+    forgotten: a change that it has not read may be older than one that it has, and is going to delete.
     """
-    status = await connection.execute(
+    crowded = await connection.fetch(
         """
-        DELETE FROM stock_changes c WHERE EXISTS (SELECT FROM stock_changes later
-            WHERE later.tenant = c.tenant AND later.stock_record = c.stock_record AND later.change > c.change
-                AND later.lane <= c.lane AND later.other >= c.other)
-        """
+        WITH crowded AS MATERIALIZED (
+            SELECT tenant, stock_record FROM stock_changes GROUP BY tenant, stock_record
+            HAVING count(*) > $1 ORDER BY count(*) DESC LIMIT $2
+        )
+        SELECT r.tenant, r.stock_record FROM crowded JOIN stock_records r USING (tenant, stock_record)
+        WHERE r.claimed_until IS NULL OR r.claimed_until < $3
+        ORDER BY r.tenant, r.stock_record FOR UPDATE OF r SKIP LOCKED
+        """,
+        _CROWDED,
+        _RECORDS_MAX,
+        now,
     )
-    return int(status.rpartition(" ")[2])
+    rows = 0
+    for record in crowded:
+        # A lease that has run out is worth nothing from now on, should its holder wake up once more.
+        await connection.execute(
+            "UPDATE stock_records SET claimed_until = NULL"
+            " WHERE tenant = $1 AND stock_record = $2 AND claimed_until IS NOT NULL",
+            *record,
+        )
+        status = await connection.execute(
+            """
+            DELETE FROM stock_changes WHERE tenant = $1 AND stock_record = $2 AND change = ANY (ARRAY(
+                SELECT change FROM stock_changes WHERE tenant = $1 AND stock_record = $2 AND change NOT IN (
+                    SELECT min(change) FROM stock_changes WHERE tenant = $1 AND stock_record = $2 GROUP BY lane, other)
+                LIMIT $3))
+            """,
+            *record,
+            _ROWS_MAX,
+        )
+        rows += int(status.rpartition(" ")[2])
+    return rows
 
 
 async def prune(connection: Database, before: datetime, now: datetime) -> int:
-    """Forget measures from before a moment, and decided own sales; returns how many rows went."""
-    measured = await connection.execute("DELETE FROM propagation WHERE coalesce(settled_at, received_at) < $1", before)
-    sold = await connection.execute(
-        "DELETE FROM own_sales WHERE received_at < $1 AND NOT held AND asked <= decided", now - OWN_SALES_KEPT
+    """Forget some measures from before a moment, and decided own sales; returns how many rows went, 0 at the end."""
+    settled = await connection.execute(
+        """
+        DELETE FROM propagation WHERE ctid = ANY (ARRAY(SELECT ctid FROM propagation WHERE settled_at < $1 LIMIT $2))
+        """,
+        before,
+        _ROWS_MAX,
     )
-    return int(measured.rpartition(" ")[2]) + int(sold.rpartition(" ")[2])
+    never = await connection.execute(
+        """
+        DELETE FROM propagation WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM propagation WHERE settled_at IS NULL AND received_at < $1 LIMIT $2))
+        """,
+        before,
+        _ROWS_MAX,
+    )
+    # Record by record, since that is how the index goes.
+    sold = await connection.execute(
+        """
+        DELETE FROM own_sales WHERE ctid = ANY (ARRAY(
+            SELECT o.ctid FROM stock_records r JOIN own_sales o USING (tenant, stock_record)
+            WHERE o.received_at < $1 AND NOT o.held AND o.asked <= o.decided LIMIT $2))
+            AND NOT held AND asked <= decided
+        """,
+        now - OWN_SALES_KEPT,
+        _ROWS_MAX,
+    )
+    return sum(int(status.rpartition(" ")[2]) for status in (settled, never, sold))

@@ -1,6 +1,7 @@
 """Levels, items, listings and own sales on a real database."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -142,14 +143,59 @@ async def test_an_order_too_old_to_be_kept_is_not_counted_again(desk: Desk) -> N
 async def test_changes_nobody_sends_are_folded_and_none_is_lost(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))
-    for available in (9, 4, 30, 20):
+    for available in (9, 4, *range(50, 19, -1)):
         await desk.level("A", available)
     async with desk.work.transaction() as tx:
-        assert await upkeep.compact_changes(tx.connection) > 0
+        assert await upkeep.compact_changes(tx.connection, tx.now) > 0
+    async with desk.work.transaction() as tx:
+        assert await upkeep.compact_changes(tx.connection, tx.now) == 0
     left = await desk.work.pool.fetch("SELECT lane, other FROM stock_changes ORDER BY change")
-    assert [tuple(each) for each in left] == [(0, True), (1, True)]
+    assert [tuple(each) for each in left] == [(1, True), (0, True)]
     await shop.push()
     assert shop.channel.numbers["a", "1"] == 20
+
+
+async def test_changes_of_a_record_that_is_being_sent_are_not_folded(desk: Desk) -> None:
+    """A change that was drawn early and committed late stands before those that the sender has read."""
+    shop = desk.open(compares=False)
+    await item(desk, "KIT", A=1, B=1)
+    await shop.put(row("k", "KIT"))
+    await desk.level("A", 50)
+    await desk.level("B", 50)
+    await shop.push()
+    async with AsyncExitStack() as late:
+        tx = await late.enter_async_context(desk.work.transaction())
+        await handlers.take_levels(desk.wake, 5, [desk.event("A", 30, version=2)], tx)
+        for _ in range(30):
+            await desk.level("B", 40)
+
+        async def meanwhile() -> None:
+            await late.aclose()
+            async with desk.work.transaction() as tx:
+                await upkeep.compact_changes(tx.connection, tx.now)
+
+        shop.channel.during = meanwhile
+        await shop.push()
+    assert [batch[0].quantity for batch in shop.channel.batches] == [50, 40, 30]
+
+
+async def test_a_lease_that_ran_out_is_void_once_its_record_was_folded(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    for _ in range(30):
+        await desk.level("A", 20)
+
+    async def meanwhile() -> None:
+        await desk.level("A", 8)
+        desk.later(60)
+        async with desk.work.transaction() as tx:
+            assert await upkeep.compact_changes(tx.connection, tx.now) > 0
+
+    shop.channel.during = meanwhile
+    await shop.normal.push()
+    desk.later(60)
+    await shop.push()
+    assert shop.channel.numbers["a", "1"] == 8
 
 
 async def test_a_record_that_changed_very_often_between_two_pushes_is_settled(desk: Desk) -> None:
