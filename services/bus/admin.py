@@ -40,12 +40,9 @@ def create_app(
         return Response(generate_latest(work.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.exception_handler(NotOpen)
-    async def not_open(_: Request, failure: NotOpen) -> JSONResponse:
-        return JSONResponse({"detail": str(failure)}, 404)
-
     @app.exception_handler(ReplayFailed)
-    async def replay_failed(_: Request, failure: ReplayFailed) -> JSONResponse:
-        return JSONResponse({"detail": f"the replay failed, the dead letter stays open: {failure}"}, 409)
+    async def refused(_: Request, failure: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(failure)}, 404 if isinstance(failure, NotOpen) else 409)
 
     token = settings.admin_token.get_secret_value()
 

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import groupby
 from typing import Any, Final, final
 
-import asyncpg
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
@@ -23,7 +23,7 @@ from opentelemetry.trace import Span
 from contracts.catalogue import Catalogue
 from contracts.envelope import Message
 from services.bus import inbox
-from services.bus.failures import Backoff, Halt, Kind, Poison, describe, kind_of, waited
+from services.bus.failures import DATABASE_ERRORS, Backoff, Halt, Kind, Poison, describe, kind_of, waited
 from services.bus.record import Aggregate, Incoming, Reader, Record, Verdict
 from services.bus.sealing import Seal
 from services.bus.transaction import Received, Transaction
@@ -99,11 +99,8 @@ class Consumer:
         self._work, self._seal = work, seal
         self._taken = 0
         self._poisoned: deque[tuple[int, datetime, str]] = deque(maxlen=BRAKE_RECORDS)
-        metrics = work.metrics
-        self._outcomes = {
-            name: metrics.records.labels(self.stream, name)
-            for name in ("done", "duplicate", "skipped", "parked", "dead")
-        }
+        names = ("done", "duplicate", "skipped", "parked", "dead")
+        self._outcomes = {name: work.metrics.records.labels(self.stream, name) for name in names}
 
     async def take(self, records: Sequence[Record]) -> None:
         """Bring a batch to its end and commit its offsets; returns without the commit only when stopped."""
@@ -124,34 +121,28 @@ class Consumer:
         except Halt as halt:
             await self._hold(str(halt))
         except Exception as failure:  # noqa: BLE001 - nothing may leave, or FastStream goes on past the batch
-            _log.critical(
-                "consumer stopped by a fault of the bus", stream=self.stream, error=describe(failure), exc_info=True
-            )
-            await self._hold(f"fault of the bus: {describe(failure)}")
+            await self._hold(f"fault of the bus: {describe(failure)}", failure)
         self.progress_at = time.monotonic()
         self._work.metrics.batch_records.labels(self.stream).observe(len(records))
         self._work.metrics.process_seconds.labels(self.stream).observe(time.perf_counter() - began)
 
     async def _settle(self, batch: list[Incoming]) -> None:
-        while True:
+        ended = False
+        while not ended:
             try:
-                return await self._persist(partial(self._attempt, batch))
+                await self._persist(partial(self._attempt, batch))
+                ended = True
             except Stopped:
                 raise
             except Exception as failure:  # noqa: BLE001 - whatever a handler raises: this is where it is judged
                 if len(batch) == 1:
-                    if await self._buried_alone(batch[0], failure):
-                        return None
+                    ended = await self._failed_alone(batch[0], failure)
                     continue
-                _log.warning(
-                    "batch failed, its records go alone",
-                    stream=self.stream,
-                    records=len(batch),
-                    error=describe(failure),
-                )
-            for event in batch:
-                await self._settle([event])
-            return None
+                error = describe(failure)
+                _log.warning("batch failed, its records go alone", stream=self.stream, records=len(batch), error=error)
+                for event in batch:
+                    await self._settle([event])
+                ended = True
 
     async def _persist(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """Try again what passes by itself: for ever on the connection class, five times on the record class."""
@@ -185,9 +176,8 @@ class Consumer:
             parked_keys = await inbox.locked_keys(tx.connection, self.name, batch)
             events = []
             if parked_keys:
-                waiting = [
-                    event for event in batch if event.aggregate in parked_keys and event.verdict is not Verdict.SKIPPED
-                ]
+                held = [event for event in batch if event.aggregate in parked_keys]
+                waiting = [event for event in held if event.verdict is not Verdict.SKIPPED]
                 await inbox.park(tx.connection, self.name, waiting, self._seal)
                 counts["parked"] = len(waiting)
             for event in batch:
@@ -214,11 +204,9 @@ class Consumer:
         for outcome, count in counts.items():
             if count:
                 self._outcomes[outcome].inc(count)
-        if counts["dead"]:
-            work.metrics.poison.labels(self.stream).inc(counts["dead"])
 
-    async def _buried_alone(self, event: Incoming, failure: Exception) -> bool:
-        """Poison is what fails alone while the database can write; anything else is waited for. False: try it again."""
+    async def _failed_alone(self, event: Incoming, failure: Exception) -> bool:
+        """Poison is what fails alone while the database can write; anything else is waited for. False: try again."""
         if not await self._work.database_writes():
             self.waiting = "the database cannot write"
             await waited(self.stop, self._work.settings.backoff_cap_s)
@@ -245,7 +233,6 @@ class Consumer:
             self._outcomes["duplicate"].inc()
             return
         self._outcomes["dead"].inc()
-        self._work.metrics.poison.labels(self.stream).inc()
         _log.error(
             "dead letter", stream=self.stream, partition=event.record.partition, offset=event.record.offset,
             event_id=event.headers.get("ce_id", ""), error=error,
@@ -268,7 +255,6 @@ class Consumer:
             return False
         reason = f"{len(keys)} keys and {of_last} of the last records poisoned, last: {describe(failure)}"
         await self._persist(partial(self._engage, reason))
-        self._brake_with(reason)
         await self._hold_brake()
         return True
 
@@ -277,41 +263,38 @@ class Consumer:
             "INSERT INTO brakes (consumer, stream, build, reason) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
             self.name, self.stream, self._work.settings.build, reason,
         )  # fmt: skip
+        await self._read_brake()
 
     async def load_brake(self) -> None:
         """At the start: a brake of another build is released, one of this build holds from the first record."""
-        self.halted, self.waiting, self.braked = "", "", False
+        self.waiting = ""
         await self._work.pool.execute(
             "DELETE FROM brakes WHERE consumer = $1 AND stream = $2 AND build <> $3",
             self.name, self.stream, self._work.settings.build,
         )  # fmt: skip
-        if reason := await self._brake():
-            self._brake_with(reason)
+        await self._read_brake()
 
-    async def _brake(self) -> str | None:
-        reason: str | None = await self._work.pool.fetchval(
+    async def _read_brake(self) -> None:
+        reason = await self._work.pool.fetchval(
             "SELECT reason FROM brakes WHERE consumer = $1 AND stream = $2", self.name, self.stream
         )
-        return reason
-
-    def _brake_with(self, reason: str) -> None:
-        self.halted, self.braked = f"brake: {reason}; deploy a fixed build or resume the consumer", True
-        _log.critical("consumer stopped", stream=self.stream, reason=self.halted)
+        self.braked = reason is not None
+        self.halted = f"brake: {reason}; deploy a fixed build or resume the consumer" if self.braked else ""
 
     async def _hold_brake(self) -> None:
         """Wait until a person resumes the consumer, which removes the row."""
-        while not await waited(self.stop, 0.5):
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                if await self._brake() is None:
-                    self._poisoned.clear()
-                    self.halted, self.braked = "", False
-                    return
-        raise Stopped
+        _log.critical("consumer stopped", stream=self.stream, reason=self.halted)
+        while self.braked:
+            if await waited(self.stop, 0.5):
+                raise Stopped
+            with contextlib.suppress(*DATABASE_ERRORS):
+                await self._read_brake()
+        self._poisoned.clear()
 
-    async def _hold(self, reason: str) -> None:
+    async def _hold(self, reason: str, fault: Exception | None = None) -> None:
         """Stand still until the process ends: offsets stay, the next build reads the same records."""
         self.halted = reason
-        _log.critical("consumer stopped", stream=self.stream, reason=reason)
+        _log.critical("consumer stopped", stream=self.stream, reason=reason, exc_info=fault)
         await self.stop.wait()
 
     async def _commit_offsets(self, records: Sequence[Record]) -> None:
@@ -356,14 +339,6 @@ class _Superfluous(Exception):
 
 def _segments(batch: list[Incoming]) -> Iterator[list[Incoming]]:
     """The batch cut at unreadable records, so that one of them does not send all others through alone."""
-    segment: list[Incoming] = []
-    for event in batch:
-        if event.verdict is Verdict.UNREADABLE:
-            if segment:
-                yield segment
-            segment = []
-            yield [event]
-        else:
-            segment.append(event)
-    if segment:
-        yield segment
+    for unreadable, group in groupby(batch, key=lambda event: event.verdict is Verdict.UNREADABLE):
+        events = list(group)
+        yield from ([event] for event in events) if unreadable else [events]

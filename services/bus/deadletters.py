@@ -14,15 +14,12 @@ from services.bus.sealing import Seal
 from services.bus.transaction import Transaction
 from services.bus.work import Work
 
-_FIELDS: Final = (
-    'id, consumer, stream, partition, "offset", key, aggregate, event_id, type, tenant, error, attempts, first_at, '
-    "last_at, state, reason, traceparent, correlation_id"
-)
-_LIST: Final = f"""
-SELECT {_FIELDS} FROM dead_letters
+_LIST: Final = """
+SELECT id, consumer, stream, partition, "offset", key, aggregate, event_id, type, tenant, error, attempts, first_at,
+       last_at, state, reason, traceparent, correlation_id FROM dead_letters
 WHERE ($1::text IS NULL OR tenant = $1) AND ($2::text IS NULL OR state = $2) AND ($3::text IS NULL OR stream = $3)
 ORDER BY id DESC LIMIT $4
-"""  # noqa: S608 - the fields are a constant of this module
+"""
 _HEAD_OPEN: Final = "SELECT 1 FROM dead_letters WHERE consumer = $1 AND aggregate = $2 AND state = 'open'"
 _LOCK_KEY: Final = "SELECT key FROM parked_keys WHERE consumer = $1 AND key = $2 FOR UPDATE"
 _STALLED: Final = """
@@ -54,18 +51,15 @@ class DeadLetters:
 
     async def shown(self, letter_id: str, *, payload: bool) -> dict[str, Any]:
         """One dead letter; its headers and body only on request and never those of a personal stream."""
-        row = await self._work.pool.fetchrow(f"SELECT {_FIELDS}, record FROM dead_letters WHERE id = $1", letter_id)  # noqa: S608
+        row = await self._work.pool.fetchrow("SELECT * FROM dead_letters WHERE id = $1", letter_id)
         if row is None:
-            raise NotOpen(letter_id)
+            raise NotOpen(f"dead letter {letter_id} does not exist")
         letter = dict(row)
         stored = letter.pop("record")
         if payload and stored is not None and not self._seal.is_personal(row["stream"]):
             record = unpack(stored)
-            letter["payload"] = None if record.value is None else record.value.decode(errors="backslashreplace")
-            letter["headers"] = [
-                [name, None if value is None else value.decode(errors="backslashreplace")]
-                for name, value in record.headers
-            ]
+            letter["payload"] = _readable(record.value)
+            letter["headers"] = [(name, _readable(value)) for name, value in record.headers]
         return letter
 
     async def replay(self, letter_id: str) -> int:
@@ -93,7 +87,7 @@ class DeadLetters:
                 "WHERE id = $1 AND state = 'open'",
                 letter_id, describe(failure),
             )  # fmt: skip
-            raise ReplayFailed(describe(failure)) from failure
+            raise ReplayFailed(f"the replay failed, the dead letter stays open: {describe(failure)}") from failure
         return await self.drain(letter["aggregate"])
 
     async def discard(self, letter_id: str, reason: str) -> int:
@@ -134,22 +128,22 @@ class DeadLetters:
         """Events of a key in order, one transaction each, until none is left or one fails; then the key is free."""
         drained = 0
         while aggregate is not None:
+            head: Any = None
             step: Incoming | None = None
-            arrival = 0
             spans: dict[str, Span] = {}
             try:
                 async with self._work.transaction(spans) as tx:
                     head = await self._head(tx.connection, aggregate)
                     if head is None:
                         return drained
-                    arrival, step = head["arrival"], self._read(head["stream"], head["record"])
+                    step = self._read(head["stream"], head["record"])
                     if await self._claimed(tx, step):
                         await self._handle(step, tx, spans)
-                    await tx.connection.execute("DELETE FROM parked WHERE arrival = $1", arrival)
+                    await tx.connection.execute("DELETE FROM parked WHERE arrival = $1", head["arrival"])
             except Exception as failure:
                 if step is None or kind_of(failure) is Kind.CONNECTION or not await self._work.database_writes():
                     raise
-                if await self._entomb(aggregate, arrival, step, describe(failure)):
+                if await self._entomb(aggregate, head["arrival"], step, describe(failure)):
                     return drained
             drained += 1
         return drained
@@ -187,10 +181,7 @@ class DeadLetters:
                 buried = await inbox.dead_letter(
                     tx.connection, self._work.new_id(), self._work.service, step, error, self._seal
                 )
-        if buried:
-            self._work.metrics.poison.labels(step.record.topic).inc()
-        else:
-            self._work.metrics.records.labels(step.record.topic, "duplicate").inc()
+        self._work.metrics.records.labels(step.record.topic, "dead" if buried else "duplicate").inc()
         return buried
 
     async def _claimed(self, tx: Transaction, step: Incoming) -> bool:
@@ -211,8 +202,7 @@ class DeadLetters:
     async def _locked(self, connection: Any, letter_id: str) -> Any:
         """An open dead letter under lock, its key locked before it."""
         aggregate = await connection.fetchval("SELECT aggregate FROM dead_letters WHERE id = $1", letter_id)
-        if aggregate is not None:
-            await connection.fetchval(_LOCK_KEY, self._work.service, aggregate)
+        await connection.fetchval(_LOCK_KEY, self._work.service, aggregate)
         letter = await connection.fetchrow(
             "SELECT * FROM dead_letters WHERE id = $1 AND state = 'open' FOR UPDATE", letter_id
         )
@@ -222,3 +212,7 @@ class DeadLetters:
 
     def _read(self, stream: str, stored: bytes) -> Incoming:
         return self._consumers[stream].reader.read(unpack(self._seal.opened(stream, stored)), None)
+
+
+def _readable(part: bytes | None) -> str | None:
+    return None if part is None else part.decode(errors="backslashreplace")

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import asyncpg
 
-from services.bus.failures import waited
+from services.bus.failures import DATABASE_ERRORS, waited
 from services.bus.work import SESSION
 
 PING_S: Final = 5.0
@@ -71,7 +71,7 @@ class Holder:
             try:
                 async with asyncio.timeout(PING_S):
                     await self.fetch("SELECT 1")
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except DATABASE_ERRORS:
                 self.lost.set()
 
 

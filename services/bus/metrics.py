@@ -27,7 +27,6 @@ class Metrics:
         self.lag = Gauge("kafka_consumer_group_lag", "Records behind.", ["stream", "partition"], registry=registry)
         self.waits = Counter("saldo_transient_waits", "Pauses before a new try.", ["stream", "kind"], registry=registry)
         self.commit_failures = Counter("saldo_offset_commit_failures", "Redelivered.", ["stream"], registry=registry)
-        self.poison = Counter("saldo_dead_letters", "Dead letters made.", ["stream"], registry=registry)
         self.dead_letters = Gauge("saldo_dead_letters_open", "Open dead letters.", registry=registry)
         self.parked_keys = Gauge("saldo_parked_keys", "Aggregates whose events wait.", registry=registry)
         self.outbox_rows = Gauge("saldo_outbox_rows", "Rows not yet sent.", registry=registry)

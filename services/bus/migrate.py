@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Final, NamedTuple, final
 
 import asyncpg
 
@@ -19,19 +18,15 @@ class MigrationRefused(Exception):
     """The files and the database do not fit together; the text says which and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One file: `scope` keeps the bus's numbers apart from the service's."""
+@final
+class Migration(NamedTuple):
+    """One file: `scope` keeps the bus's numbers apart from the service's, `checksum` is the SHA-256 of the text."""
 
     scope: str
     number: int
     name: str
+    checksum: str
     sql: str
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of the text."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
 def load(scope: str, folder: Path | None) -> list[Migration]:
@@ -41,7 +36,8 @@ def load(scope: str, folder: Path | None) -> list[Migration]:
         match = _NAME.fullmatch(path.name)
         if not match or int(match[1]) != position:
             raise MigrationRefused(f"{path.name}: expected a file named {position:04}_what_it_does.sql")
-        found.append(Migration(scope, position, path.name, path.read_text(encoding="utf-8")))
+        sql = path.read_text(encoding="utf-8")
+        found.append(Migration(scope, position, path.name, hashlib.sha256(sql.encode()).hexdigest(), sql))
     return found
 
 
@@ -69,7 +65,12 @@ async def migrate(dsn: str, service: str, folder: Path | None) -> list[str]:
         for migration in wanted:
             checksum = applied.get((migration.scope, migration.number))
             if checksum is None:
-                await _apply(connection, migration)
+                async with connection.transaction():
+                    await connection.execute(migration.sql)
+                    await connection.execute(
+                        "INSERT INTO schema_migrations (scope, number, name, checksum) VALUES ($1, $2, $3, $4)",
+                        *migration[:4],
+                    )
                 done.append(migration.name)
             elif checksum != migration.checksum:
                 raise MigrationRefused(
@@ -78,15 +79,3 @@ async def migrate(dsn: str, service: str, folder: Path | None) -> list[str]:
         return done
     finally:
         await connection.close()
-
-
-async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration) -> None:
-    async with connection.transaction():
-        await connection.execute(migration.sql)
-        await connection.execute(
-            "INSERT INTO schema_migrations (scope, number, name, checksum) VALUES ($1, $2, $3, $4)",
-            migration.scope,
-            migration.number,
-            migration.name,
-            migration.checksum,
-        )

@@ -40,23 +40,19 @@ Record: TypeAlias = "Packed | ConsumerRecord[Any, Any]"
 
 def pack(record: Record) -> bytes:
     """`record` as bytes for `parked.record` and `dead_letters.record`."""
-    parts: list[Any] = [record.topic, record.partition, record.offset, _armour(record.key), _armour(record.value)]
-    return to_json([*parts, [[name, _armour(value)] for name, value in record.headers]])
+    place = record.topic, record.partition, record.offset
+    return to_json((*place, record.key, record.value, record.headers), bytes_mode="base64")
 
 
 def unpack(packed: bytes) -> Packed:
     """The record that `pack` was given."""
     topic, partition, offset, key, value, headers = from_json(packed)
-    unarmoured = [(name, _unarmour(part)) for name, part in headers]
-    return Packed(topic, partition, offset, _unarmour(key), _unarmour(value), unarmoured)
+    headers = [(name, _bytes(part)) for name, part in headers]
+    return Packed(topic, partition, offset, _bytes(key), _bytes(value), headers)
 
 
-def _armour(part: bytes | None) -> str | None:
-    return None if part is None else base64.b85encode(part).decode()
-
-
-def _unarmour(part: str | None) -> bytes | None:
-    return None if part is None else base64.b85decode(part)
+def _bytes(part: str | None) -> bytes | None:
+    return None if part is None else base64.urlsafe_b64decode(part)
 
 
 class Verdict(enum.Enum):
@@ -88,6 +84,13 @@ class Incoming:
         if self.identity:
             return self.identity[1:]
         return f"urn:kafka:{self.record.topic}", f"{self.record.partition}/{self.record.offset}"
+
+    def judged(self, verdict: Verdict, error: str) -> "Incoming":
+        """Itself, with a verdict and its cause."""
+        self.verdict, self.error = verdict, error
+        if verdict is Verdict.REFUSED:
+            self.aggregate = self.identity = None
+        return self
 
 
 @final
@@ -133,36 +136,35 @@ class Reader:
         incoming = Incoming(record, Verdict.UNREADABLE, key, None, headers)
         if not key or len(key) > KEY_LIMIT:
             cause = f"record has a key of more than {KEY_LIMIT} characters" if key else "record has no key"
-            return self._judged(incoming, Verdict.REFUSED, f"{cause}: key it tenant:aggregate")
+            return incoming.judged(Verdict.REFUSED, f"{cause}: key it tenant:aggregate")
         try:
             incoming.aggregate = self._aggregate(key, headers)[:KEY_LIMIT].replace("\x00", "\\0")
         except Exception:  # noqa: BLE001 - an aggregate that cannot be named is the key's
             incoming.aggregate = key
         if fault:
-            return self._judged(incoming, Verdict.UNREADABLE, fault)
+            return incoming.judged(Verdict.UNREADABLE, fault)
         try:
             envelope = Envelope.from_headers(headers)
         except EnvelopeInvalid as invalid:
-            return self._judged(incoming, Verdict.UNREADABLE, str(invalid))
+            return incoming.judged(Verdict.UNREADABLE, str(invalid))
         if len(envelope.id) + len(envelope.source) > KEY_LIMIT or "\x00" in envelope.id + envelope.source:
-            return self._judged(incoming, Verdict.UNREADABLE, "ce_id or ce_source holds NUL or is too long")
+            return incoming.judged(Verdict.UNREADABLE, "ce_id or ce_source holds NUL or is too long")
         incoming.identity = (envelope.time.date(), envelope.source, envelope.id)
         found = self._entries.get(envelope.type)
         if found is None:
             return self._unknown(incoming, envelope.type)
         if now is not None and not -timedelta(days=1) <= now - envelope.time <= self._horizon:
-            incoming.identity = None
-            return self._judged(incoming, Verdict.REFUSED, f"ce_time {envelope.time.isoformat()} is outside the inbox")
+            return incoming.judged(Verdict.REFUSED, f"ce_time {envelope.time.isoformat()} is outside the inbox")
         if not key.startswith(f"{envelope.tenant}:"):
-            return self._judged(incoming, Verdict.UNREADABLE, "the key does not begin with ce_tenant: key it tenant:…")
+            return incoming.judged(Verdict.UNREADABLE, "the key does not begin with ce_tenant: key it tenant:…")
         if record.value is None:
-            return self._judged(incoming, Verdict.UNREADABLE, "the body is null: streams of facts have no tombstones")
+            return incoming.judged(Verdict.UNREADABLE, "the body is null: streams of facts have no tombstones")
         try:
             message = found[1](record.value, extra="ignore")
             if found[0].upcast:
                 message = self._catalogue.newest(found[0], message)
         except Exception as failure:  # noqa: BLE001 - whatever the body or an upcaster does, the record must end here
-            return self._judged(incoming, Verdict.UNREADABLE, describe(failure))
+            return incoming.judged(Verdict.UNREADABLE, describe(failure))
         incoming.received = Received(message, envelope, key)
         incoming.verdict = Verdict.EVENT
         return incoming
@@ -174,16 +176,8 @@ class Reader:
                 f"{self._stream} carries {name}, this build reads major {self._majors[stem]}: deploy a newer one"
             )
         if name.startswith(self._owner_prefix):
-            return self._judged(incoming, Verdict.SKIPPED, "")
-        incoming.identity = None
-        return self._judged(incoming, Verdict.REFUSED, f"foreign type {name!r} on {self._stream}"[:200])
-
-    @staticmethod
-    def _judged(incoming: Incoming, verdict: Verdict, error: str) -> Incoming:
-        incoming.verdict, incoming.error = verdict, error
-        if verdict is Verdict.REFUSED:
-            incoming.aggregate = None
-        return incoming
+            return incoming.judged(Verdict.SKIPPED, "")
+        return incoming.judged(Verdict.REFUSED, f"foreign type {name!r} on {self._stream}"[:200])
 
 
 def _newest(catalogue: Catalogue, entry: MessageType) -> MessageType:
