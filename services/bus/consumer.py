@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -41,24 +41,18 @@ STALL_S: Final = 60.0
 _log = structlog.get_logger("saldo.bus")
 
 
-def record_key(key: str, headers: Mapping[str, str]) -> str:
-    """The default aggregate: the key of the record."""
-    del headers
-    return key
-
-
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """What a service reads of one stream.
 
     `handles` are models in their newest major. `handler(events, tx)` gets a batch in order and the open transaction.
-    `aggregate(key, headers)` names what is parked together; it never sees the body.
+    `aggregate(key, headers)` names what is parked together, without more the key; it never sees the body.
     """
 
     stream: str
     handles: tuple[type[Message], ...]
     handler: Handler
-    aggregate: Aggregate = record_key
+    aggregate: Aggregate = lambda key, _: key
 
 
 def each(handler: Callable[[Received[Any], Transaction], Awaitable[None]]) -> Handler:

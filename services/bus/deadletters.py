@@ -96,9 +96,8 @@ class DeadLetters:
             letter = await self._locked(tx.connection, letter_id)
             await tx.connection.execute(
                 "UPDATE dead_letters SET state = 'discarded', reason = $2, last_at = now() WHERE id = $1",
-                letter_id,
-                reason,
-            )
+                letter_id, reason,
+            )  # fmt: skip
         return await self.drain(letter["aggregate"])
 
     async def erase(self, correlation_id: str) -> int:

@@ -4,12 +4,13 @@ The SQLSTATE classes are those of PostgreSQL 18, appendix A.
 """
 
 import asyncio
+import contextlib
 import enum
 import random
-from collections.abc import Callable
 from typing import Final, final
 
 import asyncpg
+from pydantic import ValidationError
 
 
 @final
@@ -62,12 +63,9 @@ def kind_of(failure: BaseException) -> Kind:
 
 def describe(failure: BaseException) -> str:
     """The cause in one line, without payload: PostgreSQL's detail and Pydantic's input may hold personal data."""
-    errors = getattr(failure, "errors", None)
-    if callable(errors) and hasattr(failure, "error_count"):
-        found = [
-            f"{'.'.join(map(str, e['loc']))}: {e['type']}"
-            for e in errors(include_url=False, include_input=False, include_context=False)
-        ]
+    if isinstance(failure, ValidationError):
+        errors = failure.errors(include_url=False, include_input=False, include_context=False)
+        found = [f"{'.'.join(map(str, error['loc']))}: {error['type']}" for error in errors]
         return f"ValidationError: {'; '.join(found[:5])}"[:500]
     text = str(failure) if isinstance(failure, Poison) else f"{type(failure).__name__}: {failure}"
     return text.split("\n", 1)[0][:500]
@@ -77,24 +75,21 @@ def describe(failure: BaseException) -> str:
 class Backoff:
     """Pauses that grow by a factor up to a cap, with jitter; `wait` returns False as soon as `stop` is set."""
 
-    def __init__(
-        self, stop: asyncio.Event, cap_s: float, jitter: Callable[[], float] = random.random, growth: float = 2
-    ) -> None:
-        self._stop, self._cap_s, self._jitter, self._growth = stop, cap_s, jitter, growth
+    def __init__(self, stop: asyncio.Event, cap_s: float, growth: float = 2) -> None:
+        self._stop, self._cap_s, self._growth = stop, cap_s, growth
         self.tries = 0
 
     async def wait(self) -> bool:
         """Pause before the next try. False: stop trying."""
-        pause_s = min(self._cap_s, 0.05 * self._growth ** min(self.tries, 16)) * (0.5 + self._jitter() / 2)
+        jitter = random.uniform(0.5, 1)  # noqa: S311 - no secret
+        pause_s = min(self._cap_s, 0.05 * self._growth ** min(self.tries, 16)) * jitter
         self.tries += 1
         return not await waited(self._stop, pause_s)
 
 
 async def waited(event: asyncio.Event, timeout_s: float) -> bool:
     """Wait for `event` at most `timeout_s`; True if it is set."""
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
-    except TimeoutError:
-        return event.is_set()
-    return True
+    return event.is_set()

@@ -152,7 +152,6 @@ class Relay:
                 poll_s = BUSY_POLL_S if sent else min(poll_s * 1.5, IDLE_POLL_S)
                 await waited(self._wake, poll_s)
         finally:
-            self.holds = False
             # The old producer flushes when it is stopped, which hangs without a broker: it gets a time of its own.
             with contextlib.suppress(TimeoutError, KafkaError, OSError):
                 async with asyncio.timeout(STOP_TIMEOUT_S):

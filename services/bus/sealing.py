@@ -1,7 +1,6 @@
 """Records of streams with personal data are encrypted where they wait (AES-256-GCM, NIST SP 800-38D)."""
 
 import base64
-import binascii
 import os
 from typing import Final, final
 
@@ -22,30 +21,32 @@ class Seal:
 
     def __init__(self, service: str, streams: list[str], catalogue: Catalogue, settings: BusSettings) -> None:
         self._service = service
-        self._personal = frozenset(name for name in streams if catalogue.streams[name].personal)
-        self._cipher: AESGCM | None = None
-        if self._personal:
+        personal = [name for name in streams if catalogue.streams[name].personal]
+        self._ciphers: dict[str, AESGCM] = {}
+        if personal:
             try:
-                self._cipher = AESGCM(base64.b64decode(settings.personal_key.get_secret_value(), validate=True))
-            except (ValueError, binascii.Error):
+                cipher = AESGCM(base64.b64decode(settings.personal_key.get_secret_value(), validate=True))
+            except ValueError:
                 raise ValueError(
-                    f"{service} reads {sorted(self._personal)}, which carries personal data: "
+                    f"{service} reads {sorted(personal)}, which carries personal data: "
                     "set SALDO_PERSONAL_KEY to 32 random bytes in base64"
                 ) from None
+            self._ciphers = dict.fromkeys(personal, cipher)
 
     def is_personal(self, stream: str) -> bool:
         """True for a stream whose records are sealed."""
-        return stream in self._personal
+        return stream in self._ciphers
 
     def sealed(self, stream: str, record: bytes) -> bytes:
         """`record` as it may be stored."""
-        if not self._cipher or stream not in self._personal:
-            return record
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, record, f"{self._service}|{stream}".encode())
+        if cipher := self._ciphers.get(stream):
+            nonce = os.urandom(_NONCE_BYTES)
+            return nonce + cipher.encrypt(nonce, record, f"{self._service}|{stream}".encode())
+        return record
 
     def opened(self, stream: str, stored: bytes) -> bytes:
         """What `sealed` was given."""
-        if not self._cipher or stream not in self._personal:
-            return stored
-        return self._cipher.decrypt(stored[:_NONCE_BYTES], stored[_NONCE_BYTES:], f"{self._service}|{stream}".encode())
+        if cipher := self._ciphers.get(stream):
+            place = f"{self._service}|{stream}".encode()
+            return cipher.decrypt(stored[:_NONCE_BYTES], stored[_NONCE_BYTES:], place)
+        return stored

@@ -47,14 +47,15 @@ async def ensure_topics(bootstrap: str, catalogue: Catalogue, replication_factor
 async def _alter(admin: AIOKafkaAdminClient, streams: list[Stream]) -> None:
     if not streams:
         return
-    wanted = {stream.name: configuration(stream) for stream in streams}
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name, values) for name, values in wanted.items()]
+    wanted = {
+        stream.name: ConfigResource(ConfigResourceType.TOPIC, stream.name, configuration(stream)) for stream in streams
+    }
     differing = []
-    for response in await admin.describe_configs(resources):
+    for response in await admin.describe_configs(list(wanted.values())):
         for _, _, _, name, entries in response.resources:
             current = {entry[0]: entry[1] for entry in entries}
-            if any(current.get(setting) != value for setting, value in wanted[name].items()):
-                differing.append(ConfigResource(ConfigResourceType.TOPIC, name, wanted[name]))
+            if not wanted[name].configs.items() <= current.items():
+                differing.append(wanted[name])
                 _log.info("topic configuration altered", topic=name)
     if differing:
         await admin.alter_configs(differing)

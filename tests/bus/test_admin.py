@@ -1,15 +1,19 @@
 """The admin listener, topics and what a person sends."""
 
+import asyncio
+
 import httpx
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from services.bus import command
+from services.bus.consumer import STALL_S
 from services.bus.topics import ensure_topics
 from tests.bus.model import (
     Deposited,
     amounts,
+    deposit,
     make_service,
     make_streams,
     record,
@@ -55,6 +59,41 @@ async def test_admin_wants_its_token_and_shows_health_metrics_and_dead_letters(k
         metrics = (await client.get("/metrics")).text
         assert f'saldo_records_total{{outcome="dead",stream="{streams.deposits.name}"}} 1.0' in metrics
         assert "kafka_consumer_group_lag{" in metrics
+
+
+async def test_a_consumer_that_stands_still_with_lag_is_not_ready(kafka_bootstrap, database):
+    streams = make_streams(partitions=1)
+    free, entered = asyncio.Event(), asyncio.Event()
+
+    async def handler(events, tx) -> None:
+        if any(event.message.amount == 2 for event in events):
+            entered.set()
+            await free.wait()
+        await deposit(events, tx)
+
+    service = make_service(kafka_bootstrap, database, streams, handler=handler)
+    async with running(service), httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.admin.port}") as client:
+
+        async def reasons() -> list[str]:
+            return (await client.get("/readyz")).json()["reasons"]
+
+        async def ready() -> bool:
+            return await reasons() == []
+
+        await send(kafka_bootstrap, streams.deposits, [record(streams, "a", 1)])
+        await until_count(database, "SELECT count(*) FROM entries", 1)
+        await until(ready)
+        await send(kafka_bootstrap, streams.deposits, [record(streams, "a", 2)])
+        await entered.wait()
+        consumer = service._consumers[streams.deposits.name]
+        consumer.progress_at -= STALL_S + 1
+        await until(lambda: consumer.lags() == {0: 1})
+        [reason] = await reasons()
+        assert reason.startswith(f"{streams.deposits.name}: no progress for ")
+        assert reason.endswith(" with lag 1")
+        free.set()
+        await until(ready)
+    assert await amounts(database, "a") == [1, 2]
 
 
 async def test_topics_come_from_the_catalogue_and_settings_that_differ_are_put_right(kafka_bootstrap):

@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 
 from contracts.catalogue import Catalogue, MessageType, Stream, StreamKind
 from contracts.envelope import Message
-from services.bus.consumer import record_key
 from services.bus.failures import Halt
 from services.bus.record import Packed, Reader, Verdict, pack, unpack
 from tests.bus.model import Deposited, Sent, make_streams, record
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 STREAMS = make_streams()
-READER = Reader(STREAMS.deposits.name, (Deposited,), record_key, STREAMS.catalogue, timedelta(days=3))
+READER = Reader(STREAMS.deposits.name, (Deposited,), lambda key, _: key, STREAMS.catalogue, timedelta(days=3))
 
 
 def read(one: Sent, reader: Reader = READER):
@@ -136,7 +135,7 @@ def test_an_older_major_reaches_the_handler_as_the_newest() -> None:
             MessageType(Opened, second, ("account",)),
         )
     )
-    reader = Reader(first.name, (Opened,), record_key, catalogue, timedelta(days=3))
+    reader = Reader(first.name, (Opened,), lambda key, _: key, catalogue, timedelta(days=3))
     one = changed(type_name="saldo.vault.opened.v1", value=json.dumps({"account": "a"}).encode())
     incoming = reader.read(Packed(first.name, 0, 0, one.key, one.value, one.headers), NOW)
     assert incoming.received.message == Opened(account="a", currency="BRL")
@@ -144,7 +143,7 @@ def test_an_older_major_reaches_the_handler_as_the_newest() -> None:
 
 def test_a_model_that_the_stream_does_not_carry_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="does not carry"):
-        Reader(STREAMS.deposits.name, (Opened,), record_key, STREAMS.catalogue, timedelta(days=3))
+        Reader(STREAMS.deposits.name, (Opened,), lambda key, _: key, STREAMS.catalogue, timedelta(days=3))
 
 
 def test_the_aggregate_is_named_from_key_and_headers_and_falls_back_to_the_key() -> None:
