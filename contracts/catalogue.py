@@ -85,9 +85,12 @@ def kebab(name: str) -> str:
 
 
 def split_type(type_name: str) -> tuple[str, int]:
-    """`saldo.orders.order-placed.v2` → (`saldo.orders.order-placed`, 2); major 0 where there is none."""
+    """`saldo.orders.order-placed.v2` → (`saldo.orders.order-placed`, 2); major 0 where there is none.
+
+    Never raises: the name may be anything that somebody wrote into a header.
+    """
     stem, separator, major = type_name.rpartition(".v")
-    return (stem, int(major)) if separator and major.isdecimal() else (type_name, 0)
+    return (stem, int(major)) if separator and major.isdecimal() and len(major) <= 9 else (type_name, 0)
 
 
 @dataclass(frozen=True)
