@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from contracts.channels.v1 import SaleStatus
 from services.channels import http
-from services.channels.connectors import CONNECTORS
+from services.channels.connectors import CONNECTORS, wire
 from services.channels.connectors.connector import (
     OutcomeUnknown,
     Rejected,
@@ -138,6 +138,45 @@ def refunds(*rows: tuple[str, int]) -> list[dict[str, Any]]:
 def test_shopify_refunds_by_line(changes: dict[str, Any], cancelled: int, returned: int, status: SaleStatus) -> None:
     order = mapped(**changes)
     assert (order.lines[0].cancelled, order.lines[0].returned, order.status) == (cancelled, returned, status)
+
+
+@pytest.mark.parametrize("number", ["1e900000", "1e999999999", "9" * 4000, "1e15", "-1e15", "1e999999999999999999"])
+def test_a_number_too_large_to_keep_is_refused_without_being_made(number: str) -> None:
+    # Made an integer, ten bytes of an exponent hold everything up for as long as they like.
+    order = json.dumps(shopify_order())
+    assert '"quantity": 2' in order
+    with pytest.raises(ValueError, match="quantity"):
+        SHOPIFY.to_order(order.replace('"quantity": 2', f'"quantity": {number}').encode())
+    price = order.replace('"total_price": "39.80"', f'"total_price": "{number}"')
+    assert price != order
+    with pytest.raises(ValueError, match="total_price"):
+        SHOPIFY.to_order(price.encode())
+
+
+def test_small_numbers_are_read_however_they_are_written() -> None:
+    order = json.dumps(shopify_order()).replace('"quantity": 2', '"quantity": 2.0')
+    assert SHOPIFY.to_order(order.encode()).lines[0].quantity == 2
+    assert SHOPIFY.to_order(order.replace('"39.80"', '"0e99999"').encode()).total_minor == 0
+    assert SHOPIFY.to_order(order.replace('"39.80"', '"9999999999999.99"').encode()).total_minor == 999999999999999
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_moment_outside_the_calendar_is_refused_by_name(moment: str) -> None:
+    with pytest.raises(ValueError, match="created_at"):
+        SHOPIFY.to_order(json.dumps(shopify_order() | {"created_at": moment}).encode())
+
+
+def test_versions_sort_as_the_moments_do_from_the_first_year_on() -> None:
+    moments = [datetime(year, 3, 1, tzinfo=UTC) for year in (1, 99, 999, 2026)]
+    assert (versions := [wire.version_of(moment) for moment in moments]) == sorted(versions)
+    assert versions[-1] == "2026-03-01T00:00:00.000000Z"
+
+
+def test_a_line_that_is_there_twice_is_refused() -> None:
+    order = shopify_order()
+    order["line_items"] *= 2
+    with pytest.raises(ValueError, match="twice"):
+        SHOPIFY.to_order(json.dumps(order).encode())
 
 
 @pytest.mark.parametrize(("currency", "minor"), [("BRL", 3980), ("JPY", 40), ("KWD", 39800)])

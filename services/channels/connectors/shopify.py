@@ -146,6 +146,8 @@ class Shopify:
             _line(line, currency, given_back, cancelled=cancelled)
             for line in wire.objects(order.get("line_items"), "line_items")
         )
+        if len({line.line_id for line in lines}) < len(lines):
+            raise ValueError("line_items.id is there twice")
         status = _status(order, lines, cancelled=cancelled)
         shipping = wire.objects(order.get("shipping_lines"), "shipping_lines")
         customer = order.get("customer") or {}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Final
 
 import httpx
@@ -17,6 +17,11 @@ _EXPONENTS: Final = {
     **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
     **dict.fromkeys(("CLF", "UYW"), 4),
 }
+_COUNT_MAX: Final = 10**9
+_MINOR_DIGITS: Final = 15
+"""What the tables and every reader of JSON can hold. Beyond that a few bytes such as 1e900000 take half a minute to
+become an integer, in which nothing else is done."""
+
 _RETRY_READ_S: Final = 2.0
 _RETRY_DEFAULT_S: Final = 1.0
 
@@ -107,11 +112,11 @@ def identifier(value: Any, name: str) -> str:
 
 
 def count(value: Any, name: str) -> int:
-    """A whole number of at least 0. Raises `ValueError` naming it."""
-    if isinstance(value, Decimal) and value == value.to_integral_value():
+    """A whole number from 0 to a billion. Raises `ValueError` naming it."""
+    if isinstance(value, Decimal) and value.adjusted() <= _MINOR_DIGITS and value == value.to_integral_value():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} is no whole number of at least 0")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _COUNT_MAX:
+        raise ValueError(f"{name} is no whole number from 0 to {_COUNT_MAX}")
     return value
 
 
@@ -120,9 +125,12 @@ def minor(value: Any, currency: str, name: str) -> int:
     if value is None:
         return 0
     try:
-        amount = Decimal(text(value)).scaleb(_EXPONENTS.get(currency, 2))
-        return int(amount.to_integral_value(ROUND_HALF_EVEN))
-    except (InvalidOperation, ValueError, OverflowError):
+        given = Decimal(text(value))
+        exponent = _EXPONENTS.get(currency, 2)
+        if given and given.adjusted() + exponent >= _MINOR_DIGITS:
+            raise ValueError
+        return int(given.scaleb(exponent).to_integral_value(ROUND_HALF_EVEN))
+    except (ArithmeticError, ValueError):
         raise ValueError(f"{name} is no amount of money") from None
 
 
@@ -130,13 +138,14 @@ def moment(value: Any, name: str) -> datetime:
     """An ISO 8601 moment with an offset → UTC. Raises `ValueError` naming it."""
     try:
         parsed = datetime.fromisoformat(text(value))
-    except ValueError:
+        moved = parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise ValueError(f"{name} is no ISO 8601 moment") from None
     if parsed.tzinfo is None:
         raise ValueError(f"{name} has no offset from UTC")
-    return parsed.astimezone(UTC)
+    return moved
 
 
 def version_of(value: datetime) -> str:
     """A moment as text that sorts as the moments do."""
-    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
