@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query
+from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.bus import Service, Transaction
@@ -26,6 +26,9 @@ from services.channels.stock.listings import LinkConflict, ListingRow
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 Tenant = str | None
+IntakeId = Annotated[int, Path(ge=1, lt=2**63)]
+PACK_MAX = 100_000
+TEXT_MAX = 1_000
 
 
 class _Body(BaseModel):
@@ -54,7 +57,7 @@ class GivenListing(_Body):
     seller_sku: str = ""
     title: str = ""
     sku: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    pack: Annotated[int, Field(ge=1)] = 1
+    pack: Annotated[int, Field(ge=1, le=PACK_MAX)] = 1
 
 
 class ImportListings(_Body):
@@ -69,7 +72,7 @@ class LinkListing(_Body):
     connection_id: str
     listing: str
     sku: Annotated[str, Field(min_length=1, max_length=128)]
-    pack: Annotated[int, Field(ge=1, le=100_000)] = 1
+    pack: Annotated[int, Field(ge=1, le=PACK_MAX)] = 1
 
 
 class EraseOrder(_Body):
@@ -191,7 +194,7 @@ class Channels:
             if body.rows is None:
                 rows = await self._read_listings(found)
             else:
-                rows = [ListingRow(**row.model_dump()) for row in body.rows]
+                rows = _given_rows(body.rows)
             async with _refusing(self.service) as tx:
                 linked = await keep_listings(tx, found, rows)
             self._intake.stock.dirtied()
@@ -256,7 +259,7 @@ class Channels:
                 return {"intake": await intake_store.list_bodies(database, tenant, order_id, state, limit)}
 
         @router.get("/intake/{intake_id}/body")
-        async def body(intake_id: int, tenant: str) -> dict[str, Any]:
+        async def body(intake_id: IntakeId, tenant: str) -> dict[str, Any]:
             async with self.service.pool.acquire() as database:
                 found = await intake_store.one_body(database, tenant, intake_id)
             if found is None:
@@ -268,11 +271,11 @@ class Channels:
             return {"intake_id": intake_id, "body": raw.decode("utf-8", "backslashreplace")}
 
         @router.post("/intake/{intake_id}/replay")
-        async def replay(intake_id: int, tenant: Tenant = None) -> dict[str, Any]:
+        async def replay(intake_id: IntakeId, tenant: Tenant = None) -> dict[str, Any]:
             return await self._end_poison(intake_id, tenant, "new", "replayed", "read again")
 
         @router.post("/intake/{intake_id}/discard")
-        async def discard(intake_id: int, reason: str, tenant: Tenant = None) -> dict[str, Any]:
+        async def discard(intake_id: IntakeId, reason: str, tenant: Tenant = None) -> dict[str, Any]:
             return await self._end_poison(intake_id, tenant, "discarded", "discarded", reason)
 
         @router.post("/intake/erase")
@@ -292,6 +295,19 @@ class Channels:
             raise HTTPException(404, f"intake {intake_id} is not poisoned: `GET /admin/intake?state=poisoned`")
         self._intake.arrived.set()
         return {"intake_id": intake_id, "state": state}
+
+
+def _given_rows(given: list[GivenListing]) -> list[ListingRow]:
+    """Rows of a file as they are kept. Refuses the whole file, naming the first row that cannot be."""
+    for number, row in enumerate(given, start=1):
+        for name in ("listing", "item", "location", "seller_sku", "title", "sku"):
+            text = getattr(row, name) or ""
+            # PostgreSQL keeps no NUL and UTF-8 has no lone surrogates.
+            if len(text) > TEXT_MAX or "\0" in text or text != text.encode(errors="ignore").decode():
+                raise HTTPException(422, f"row {number}: {name} cannot be kept: at most {TEXT_MAX} characters of UTF-8")
+    if len({row.listing for row in given}) < len(given):
+        raise HTTPException(422, "a listing is there twice: give each one once")
+    return [ListingRow(**row.model_dump()) for row in given]
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from services.channels.connectors.connector import Limit
 from tests.channels.conftest import Kit, shopify_order
 
 CREDENTIALS = {"access_token": "token", "webhook_secret": "secret"}
+SKYHUB = {"user_email": "a@example.com", "api_key": "key", "accountmanager_key": "key"}
 
 
 def new(**changes: Any) -> NewConnection:
@@ -49,6 +50,22 @@ def new(**changes: Any) -> NewConnection:
         ({"credentials": {**CREDENTIALS, "password": "hidden"}}, "password"),
         ({"settings": {"colour": "red"}}, "colour"),
         ({"settings": {"limit.rest": "fast"}}, "limit.rest"),
+        ({"settings": {"limit.rest": "nan/nan"}}, "limit.rest"),
+        ({"settings": {"limit.rest": "inf/1"}}, "limit.rest"),
+        ({"settings": {"location": "a\0"}}, "location"),
+        ({"connector": "skyhub", "credentials": SKYHUB, "settings": {"unpaid_deadline_h": "9" * 50}}, "hours"),
+        ({"base_url": "http://[::1"}, "base_url"),
+        ({"base_url": "http://x:99999"}, "base_url"),
+        ({"base_url": "http://x:port"}, "base_url"),
+        ({"base_url": "http://x:0"}, "base_url"),
+        ({"base_url": "http://x y"}, "base_url"),
+        ({"base_url": "http://x/\0"}, "base_url"),
+        ({"base_url": "http://" + "x" * 5_000}, "base_url"),
+        ({"account": "a\0b"}, "account"),
+        ({"account": "\ud800"}, "account"),
+        ({"pool": ""}, "pool"),
+        ({"category": "a\0b"}, "category"),
+        ({"credentials": {**CREDENTIALS, "access_token": "hidden\r\nx-other: 1"}}, "access_token"),
     ],
 )
 def test_what_cannot_be_a_connection_is_refused_with_the_field(changes: dict[str, Any], named: str) -> None:
@@ -181,6 +198,16 @@ async def test_admin_shows_no_secret_and_refuses_in_words(kit: Kit) -> None:
         assert (await client.get("/connections?tenant=outra")).json() == {"connections": []}
         bad = await client.post("/connections?tenant=loja", json={**body, "settings": {"limit.rest": "fast"}})
         assert (bad.status_code, "limit.rest" in bad.json()["detail"]) == (409, True)
+
+        row = {"listing": "a", "item": "i", "location": "l"}
+        wrong = [{**row, "listing": "a\0"}, {**row, "title": "\ud800"}, {**row, "item": "x" * 5_000}]
+        wrong += [{**row, "sku": "S", "pack": 10**9}, row]
+        for rows in ([each, row] for each in wrong):
+            listings = json.dumps({"rows": rows})
+            given = await client.post(f"/connections/{connection_id}/listings?tenant=loja", content=listings)
+            assert given.status_code == 422, given.text
+        assert await kit.count("listings") == 0
+        assert (await client.get(f"/intake/{10**22}/body?tenant=loja")).status_code == 422
 
         shop = await kit.connect(account="verde")
         await kit.deliver(shop, b"{")

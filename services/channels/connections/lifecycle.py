@@ -1,10 +1,11 @@
 """The life of a connection: draft → validated → live → paused, each step refused with its reason."""
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from contracts.channels.v1 import ConnectionChanged, ConnectionState
 from contracts.envelope import TENANT_PATTERN
@@ -17,6 +18,8 @@ from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import Limit, Traits
 
 ENVIRONMENTS = ("sandbox", "test", "production")
+_TEXT_MAX = 200
+_CREDENTIAL_MAX = 4_000
 
 
 class Refused(Exception):
@@ -47,10 +50,13 @@ def check_new(new: NewConnection) -> None:
         raise Refused(f"no connector is named {new.connector}: choose one of {', '.join(sorted(CONNECTORS))}")
     if new.environment not in ENVIRONMENTS:
         raise Refused(f"environment must be one of {', '.join(ENVIRONMENTS)}")
-    if not new.account or len(new.account) > 200:
+    if not new.account or not _fits(new.account):
         raise Refused("account must be 1 to 200 characters: the shop's name at the channel")
-    url = urlsplit(new.base_url)
-    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+    for name, text in {"category": new.category, "pool": new.pool}.items():
+        if not 1 <= len(text) <= 64 or not text.isprintable():
+            raise Refused(f"{name} must be 1 to 64 printable characters")
+    url = _address(new.base_url)
+    if url is None:
         raise Refused("base_url must be http(s)://host[:port][/path], without user, query or fragment")
     if url.scheme != "https" and new.environment != "sandbox":
         raise Refused("base_url must be https in every environment but sandbox")
@@ -60,7 +66,26 @@ def check_new(new: NewConnection) -> None:
     allowed = {*traits.credentials, *traits.credentials_optional}
     if unknown := sorted(set(new.credentials) - allowed):
         raise Refused(f"credentials not known to {new.connector}: {', '.join(unknown)}")
+    # They travel in headers, where a line break would begin another one. The text itself is never repeated.
+    if unfit := [field for field, text in new.credentials.items() if not _fits(text, _CREDENTIAL_MAX)]:
+        raise Refused(f"credentials hold unprintable characters or are too long: {', '.join(unfit)}")
     _check_settings(traits, new.settings)
+
+
+def _fits(text: str, limit: int = _TEXT_MAX) -> bool:
+    """What a table and a header can hold: PostgreSQL has no NUL, UTF-8 no lone surrogate."""
+    return len(text) <= limit and text.isprintable()
+
+
+def _address(text: str) -> SplitResult | None:
+    """The parts of a base URL; None where it is none."""
+    try:
+        url = urlsplit(text)
+        sound = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # Brackets without an end, or a port that is none.
+        return None
+    foreign = url.username is not None or url.query or url.fragment or " " in text or not _fits(text)
+    return url if sound and not foreign else None
 
 
 def _check_settings(traits: Traits, settings: Mapping[str, str]) -> None:
@@ -68,8 +93,11 @@ def _check_settings(traits: Traits, settings: Mapping[str, str]) -> None:
     if unknown := sorted(set(settings) - known):
         names = ", ".join(sorted(known))
         raise Refused(f"settings not known to {traits.connector}: {', '.join(unknown)}; it knows {names}")
-    if not settings.get("unpaid_deadline_h", "0").isdecimal():
-        raise Refused("setting unpaid_deadline_h must be a whole number of hours, 0 for no deadline")
+    if unfit := sorted(name for name, text in settings.items() if not _fits(text)):
+        raise Refused(f"settings must be at most {_TEXT_MAX} printable characters: {', '.join(unfit)}")
+    hours = settings.get("unpaid_deadline_h", "0")
+    if not hours.isdecimal() or len(hours) > 4:
+        raise Refused("setting unpaid_deadline_h must be a whole number of hours below 10000, 0 for no deadline")
     limits_of(traits, settings)
 
 
@@ -85,7 +113,7 @@ def limits_of(traits: Traits, settings: Mapping[str, str]) -> dict[str, Limit]:
                 rate, burst = (float(part) for part in text.split("/"))
             except ValueError:
                 rate = burst = 0.0
-            if rate <= 0 or burst <= 0:
+            if not all(math.isfinite(number) and number > 0 for number in (rate, burst)):
                 raise Refused(f"setting limit.{endpoint} must be <rate per s>/<burst>, such as 2/40")
             limits[endpoint] = Limit(rate, burst)
     return limits
