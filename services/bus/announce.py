@@ -20,9 +20,9 @@ WHERE stream = $1 AND cursor IS NULL AND ended_at < now() - interval '24 hours'
 """
 _REPUBLISH: Final = """
 WITH again AS (DELETE FROM outbox_sent WHERE sent_at >= $1 AND ($2::text IS NULL OR topic = $2)
-               RETURNING seq, event_id, topic, key, headers, payload, shard, created_at)
-INSERT INTO outbox (seq, event_id, topic, key, headers, payload, shard, personal, created_at)
-OVERRIDING SYSTEM VALUE SELECT seq, event_id, topic, key, headers, payload, shard, false, created_at FROM again
+               RETURNING seq, event_id, topic, key, headers, payload, slot, created_at)
+INSERT INTO outbox (seq, event_id, topic, key, headers, payload, slot, personal, created_at)
+OVERRIDING SYSTEM VALUE SELECT seq, event_id, topic, key, headers, payload, slot, false, created_at FROM again
 ON CONFLICT DO NOTHING
 """
 

@@ -43,7 +43,7 @@ async def send_all(
                 traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-0{int(sampled)}",
             )  # fmt: skip
             stream = entry.stream
-            _, topic, key, _, payload, _, _ = encoded(envelope, message, stream.name, 1, personal=stream.personal)
+            _, topic, key, _, payload, _, _ = encoded(envelope, message, stream.name, personal=stream.personal)
             waiting.append(await producer.send(topic, value=payload, key=key.encode(), headers=envelope.to_headers()))
         for acknowledged in waiting:
             await acknowledged

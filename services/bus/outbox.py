@@ -20,10 +20,13 @@ idempotent producer fail every later send to that partition."""
 SEPARATOR: Final = b"\xff"
 """Between the headers of a row. No UTF-8 has it."""
 
-_COLUMNS: Final = ("event_id", "topic", "key", "headers", "payload", "shard", "personal")
+SLOTS: Final = 64
+"""As many relays can share the work at most; a row keeps its key's slot, whatever their number is when it is sent."""
+
+_COLUMNS: Final = ("event_id", "topic", "key", "headers", "payload", "slot", "personal")
 
 Row = tuple[str, str, str, bytes, bytes, int, bool]
-"""Event id, topic, key, headers, payload, shard, personal."""
+"""Event id, topic, key, headers, payload, slot, personal."""
 
 
 class _Plan(NamedTuple):
@@ -38,10 +41,10 @@ class _Plan(NamedTuple):
 
 @final
 class Outbox:
-    """Writes publications of one service. `shards` is the number of relays that share the work."""
+    """Writes publications of one service."""
 
-    def __init__(self, source: str, catalogue: Catalogue, tracing: Tracing, shards: int) -> None:
-        self._source, self._catalogue, self._tracing, self._shards = source, catalogue, tracing, shards
+    def __init__(self, source: str, catalogue: Catalogue, tracing: Tracing) -> None:
+        self._source, self._catalogue, self._tracing = source, catalogue, tracing
         self._plans = {
             entry.model: _Plan(entry, name, entry.stream.name, entry.stream.personal, name not in catalogue.older)
             for name, entry in catalogue.by_name.items()
@@ -74,10 +77,10 @@ class Outbox:
             event_id, plan.type_name, self._source, now, plan.entry.aggregate(message), tenant, flow,
             causes[0].event_id if causes else "", traceparent,
         )  # fmt: skip
-        return encoded(envelope, message, plan.topic, self._shards, personal=plan.personal)
+        return encoded(envelope, message, plan.topic, personal=plan.personal)
 
 
-def encoded(envelope: Envelope, message: Message, topic: str, shards: int, *, personal: bool) -> Row:
+def encoded(envelope: Envelope, message: Message, topic: str, *, personal: bool) -> Row:
     """The row of one record, its headers packed nearly as Kafka wants them: their values, 0xFF between, not in UTF-8.
 
     Raises `Poison` for what is too large, without tenant, aggregate or id, or not text.
@@ -96,4 +99,4 @@ def encoded(envelope: Envelope, message: Message, topic: str, shards: int, *, pe
     size = len(headers) + len(payload) + len(key_bytes)
     if "\x00" in key or size > RECORD_LIMIT_BYTES:
         raise Poison(f"{envelope.type}: {size} bytes, at most {RECORD_LIMIT_BYTES}; no NUL in the key")
-    return envelope.id, topic, key, headers, payload, crc32(key_bytes) % shards, personal
+    return envelope.id, topic, key, headers, payload, crc32(key_bytes) % SLOTS, personal

@@ -4,7 +4,8 @@ Why the first copy of every event arrives in order, whatever happens. Per key, o
 relay that sees row n of a key sees every earlier row of it that is not yet deleted, and a row is deleted only after the
 broker acknowledged it. A relay takes the oldest rows, one chunk at a time, and hands them over as batches of one
 partition each, oldest first within it, to an idempotent producer that keeps the order of a partition and accepts
-nothing behind a gap; a key has one partition. It begins the next chunk only when the whole one is acknowledged. So when
+nothing behind a gap; a key has one partition and one slot, and the slots are divided among the shards when rows are
+read, not when they are written. It begins the next chunk only when the whole one is acknowledged. So when
 any relay sends row n, each earlier row of that key is in the log already or goes out before it from the same relay. A
 crash between acknowledgement and delete, two relays at once (a lock lost unnoticed), a changed number of shards or a
 producer rebuilt after an unknown outcome can only send a row once more, later: duplicates, which the readers' inboxes
@@ -44,12 +45,12 @@ STOP_TIMEOUT_S: Final = 5.0
 REFUSALS: Final = 3
 CHANNEL: Final = "saldo_outbox"
 
-_OLDEST: Final = "SELECT seq, topic, key, headers, payload FROM outbox WHERE shard = $1 ORDER BY seq LIMIT $2"
+_OLDEST: Final = "SELECT seq, topic, key, headers, payload FROM outbox WHERE slot % $1 = $2 ORDER BY seq LIMIT $3"
 _MOVE: Final = """
 WITH sent AS (DELETE FROM outbox WHERE seq = ANY($1::text::bigint[])
-              RETURNING seq, event_id, topic, key, headers, payload, shard, created_at, personal)
-INSERT INTO outbox_sent (seq, event_id, topic, key, headers, payload, shard, created_at)
-SELECT seq, event_id, topic, key, headers, payload, shard, created_at FROM sent WHERE NOT personal
+              RETURNING seq, event_id, topic, key, headers, payload, slot, created_at, personal)
+INSERT INTO outbox_sent (seq, event_id, topic, key, headers, payload, slot, created_at)
+SELECT seq, event_id, topic, key, headers, payload, slot, created_at FROM sent WHERE NOT personal
 """
 _DELETE: Final = "DELETE FROM outbox WHERE seq = ANY($1::text::bigint[])"
 _PRODUCER_STATE: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, InvalidProducerIdMapping)
@@ -160,7 +161,8 @@ class Relay:
     async def _chunk(self, producer: Any) -> int:
         """Send the oldest rows and move exactly the acknowledged ones away; raises after moving if one failed."""
         work, began = self._work, time.perf_counter()
-        rows = await self._holder.fetch(_OLDEST, self._shard, work.settings.relay_chunk)
+        settings = work.settings
+        rows = await self._holder.fetch(_OLDEST, settings.relay_shards, self._shard, settings.relay_chunk)
         if not rows:
             return 0
         work.faults.point("relay.send.before")

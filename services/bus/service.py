@@ -103,7 +103,7 @@ class Service:
                 raise ValueError(f"{name} may not read {stream}: only {', '.join(readers)}")
         retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)
         self._horizon = timedelta(hours=retention_h) + INBOX_MARGIN
-        outbox = Outbox(name, catalogue, self.tracing, settings.relay_shards)
+        outbox = Outbox(name, catalogue, self.tracing)
         self._work = Work(name, settings, outbox, self.tracing, self.faults, self.metrics, clock, uuid7, self._wake)
         seal = Seal(name, streams, catalogue, settings)
         self._consumers = {

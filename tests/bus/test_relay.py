@@ -9,6 +9,7 @@ import pytest
 from aiokafka.errors import MessageSizeTooLargeError, NotEnoughReplicasError
 
 from services.bus import announce
+from services.bus.failures import Backoff
 from services.bus.members import Holder
 from services.bus.relay import REFUSALS, Relay, new_producer
 from tests.bus.model import (
@@ -146,6 +147,31 @@ async def test_a_head_row_refused_three_times_stops_the_shard_loudly(database):
         await task
     assert len(made) == REFUSALS
     assert await value(database, "SELECT count(*) FROM outbox") == 3
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
+async def test_a_changed_number_of_shards_keeps_the_order_of_a_key_and_leaves_nothing_behind(database, before, after):
+    """Each relay alone, the last one first: what waits from before is sent by the one that sends what is new."""
+    streams = make_streams()
+    accounts = [f"a{number}" for number in range(8)]
+    for shards, versions in ((before, range(3)), (after, range(3, 6))):
+        async with by_hand(database, streams, relay_shards=shards) as (service, _):
+            for account in accounts:
+                await publish(service, account, versions)
+    sent: dict[str, list[int]] = {account: [] for account in accounts}
+    async with by_hand(database, streams, relay_shards=after) as (service, _):
+        for relay in reversed(service._relays):
+            waiting = dict(await rows(database, "SELECT seq, payload FROM outbox ORDER BY seq"))
+            relay._producer_of = lambda *_: FakeProducer({})
+            stop = asyncio.Event()
+            stop.set()
+            await relay._holder.open()
+            await relay._relay(stop, Backoff(stop, 1))
+            await relay._holder.close()
+            kept = {seq for (seq,) in await rows(database, "SELECT seq FROM outbox")}
+            for body in (json.loads(payload) for seq, payload in waiting.items() if seq not in kept):
+                sent[body["account"]].append(body["version"])
+    assert sent == {account: list(range(6)) for account in accounts}
 
 
 async def test_a_chunk_is_cut_into_batches_and_every_key_keeps_its_order(kafka_bootstrap, database):

@@ -13,6 +13,8 @@ CREATE TABLE inbox (
 
 -- What is still to be sent. `seq` is drawn one by one (cache 1) while the row lock of the aggregate is held, hence per
 -- key: order of rows = order of commits. UNIQUE prevents one event from waiting twice (tests/bus/test_relay.py).
+-- `slot` is the key's CRC-32 modulo 64: shard n of N sends the slots with slot % N = n, so that rows written under
+-- another number of shards neither change places nor stay behind (tests/bus/test_relay.py).
 -- `headers` are their values in the order of `HEADERS` of the contracts, 0xFF between them, empty where absent.
 CREATE TABLE outbox (
     seq        bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
@@ -21,7 +23,7 @@ CREATE TABLE outbox (
     key        text        NOT NULL,
     headers    bytea       NOT NULL,
     payload    bytea       NOT NULL,
-    shard      smallint    NOT NULL,
+    slot       smallint    NOT NULL,
     personal   boolean     NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (event_id, topic)
@@ -36,7 +38,7 @@ CREATE TABLE outbox_sent (
     key        text        NOT NULL,
     headers    bytea       NOT NULL,
     payload    bytea       NOT NULL,
-    shard      smallint    NOT NULL,
+    slot       smallint    NOT NULL,
     created_at timestamptz NOT NULL,
     day        date        NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date,
     sent_at    timestamptz NOT NULL DEFAULT now()
