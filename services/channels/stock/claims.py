@@ -157,28 +157,21 @@ async def reclaim(
     return [_claimed(row) for row in rows]
 
 
-async def relock(
-    connection: Database, tenant: str, claimed: Sequence[Claimed], lease_s: float, now: datetime
-) -> list[Claimed]:
-    """Lease records that this sender has claimed for another round of the same claim; what came since is seen.
+async def relock(connection: Database, tenant: str, claimed: Sequence[Claimed]) -> list[Claimed]:
+    """Lock records that this sender has claimed for another round of the same claim; what came since is seen.
 
     A record whose lease somebody else has taken up meanwhile is left out.
     """
     rows = await connection.fetch(
         """
-        WITH mine AS (
-            SELECT r.tenant, r.stock_record FROM stock_records r
-                JOIN unnest($2::text::text[], $3::text::timestamptz[]) AS c (stock_record, until)
-                    ON r.tenant = $1 AND r.stock_record = c.stock_record AND r.claimed_until = c.until
-            ORDER BY r.stock_record FOR UPDATE OF r
-        )
-        UPDATE stock_records r SET claimed_until = $4 FROM mine
-        WHERE r.tenant = mine.tenant AND r.stock_record = mine.stock_record RETURNING r.*
+        SELECT r.* FROM stock_records r
+            JOIN unnest($2::text::text[], $3::text::timestamptz[]) AS c (stock_record, until)
+                ON r.tenant = $1 AND r.stock_record = c.stock_record AND r.claimed_until = c.until
+        ORDER BY r.stock_record FOR UPDATE OF r
         """,
         tenant,
         array([each.stock_record for each in claimed]),
         array([each.until for each in claimed]),
-        now + timedelta(seconds=lease_s),
     )
     return [_claimed(row) for row in rows]
 
@@ -305,12 +298,32 @@ class Attempt:
 
 
 async def keep(
-    connection: Database, attempts: Sequence[Attempt], lease_until: datetime, now: datetime
+    connection: Database,
+    attempts: Sequence[Attempt],
+    settled: "Sequence[Settled]",
+    lease_until: datetime,
+    now: datetime,
 ) -> dict[str, Claimed]:
-    """Lease records and remember what is being sent, so that a process that dies in the call leaves its trace.
+    """Lease records and remember what is being sent, so that a process that dies in the call leaves its trace; end the
+    other claims. The caller holds the records' locks.
 
     Returns the claims with the lease they have now; one whose lease somebody else has taken up is left out.
     """
+    kept = await _lease(connection, attempts, lease_until, now) if attempts else {}
+    raised = [
+        (attempt.claimed, claimed.unheard)
+        for attempt in attempts
+        if (claimed := kept.get(attempt.claimed.stock_record))
+    ]
+    ended = await _end(connection, settled, now) if settled else []
+    # Once, because who locks tallies in two goes waits for one that locks them in order, and is waited for.
+    await _remember_unheard(connection, raised + ended, now)
+    return kept
+
+
+async def _lease(
+    connection: Database, attempts: Sequence[Attempt], lease_until: datetime, now: datetime
+) -> dict[str, Claimed]:
     attempts = sorted(attempts, key=lambda attempt: attempt.claimed.stock_record)
     rows = await connection.fetch(
         """
@@ -344,18 +357,13 @@ async def keep(
         now,
     )
     held = {row["stock_record"] for row in rows}
-    kept = {
+    return {
         attempt.claimed.stock_record: replace(
             attempt.claimed, until=lease_until, unheard=_raised(attempt.claimed.unheard, attempt.after)
         )
         for attempt in attempts
         if attempt.claimed.stock_record in held
     }
-    raised = [
-        (attempt.claimed, kept[key].unheard) for attempt in attempts if (key := attempt.claimed.stock_record) in kept
-    ]
-    await _remember_unheard(connection, raised, now)
-    return kept
 
 
 def _raised(before: Mapping[str, Unheard], after: Baseline | None) -> dict[str, Unheard]:
@@ -492,9 +500,15 @@ async def settle(connection: Database, settled: Sequence[Settled], now: datetime
 
     A claim whose lease somebody else has taken up changes nothing: what that one has written since would be forgotten.
     """
+    if settled:
+        await _remember_unheard(connection, await _end(connection, settled, now), now)
+
+
+async def _end(
+    connection: Database, settled: Sequence[Settled], now: datetime
+) -> list[tuple[Claimed, Mapping[str, Unheard]]]:
+    """The claims that were ended, with what is held to be unheard of their records."""
     rows = sorted(settled, key=lambda each: each.claimed.stock_record)
-    if not rows:
-        return
     covered = [(each.claimed.tenant, each.claimed.stock_record, change) for each in rows for change in each.changes]
     ended = await connection.fetch(
         _SETTLE,
@@ -523,12 +537,11 @@ async def settle(connection: Database, settled: Sequence[Settled], now: datetime
         array([tenant for tenant, _, _ in covered]),
     )
     held = {row["stock_record"] for row in ended}
-    standing = [
+    return [
         (each.claimed, _unheard(((each.known,) if each.known else ()) + each.attempts))
         for each in rows
         if each.claimed.stock_record in held
     ]
-    await _remember_unheard(connection, standing, now)
 
 
 async def settle_propagation(

@@ -137,8 +137,14 @@ class Pusher:
         await self._release(round_.writes, round_.reads)
         return len(claimed)
 
-    async def _decide(self, tx: Transaction, claimed: Sequence[Claimed], seen: Mapping[str, _Seen]) -> _Round:
-        """Compute numbers of claimed records; settle what needs no call, remember what will be sent."""
+    async def _decide(
+        self,
+        tx: Transaction,
+        claimed: Sequence[Claimed],
+        seen: Mapping[str, _Seen],
+        refused: Sequence[Settled] = (),
+    ) -> _Round:
+        """Compute numbers of claimed and locked records; settle what needs no call, remember what will be sent."""
         found = await claims.inputs(tx.connection, claimed, self._lag_s, tx.now)
         observed = {key: one.observed for key, one in seen.items()}
         plans = [
@@ -150,6 +156,7 @@ class Pusher:
         plans = self._limit_reads(plans, braked)
         # Without a level for every SKU there is nothing to say yet: the level that comes dirties the record again.
         settled = [replace(self._left(each, tx.now), changes=each.changes) for each, record in found if record is None]
+        settled += refused
         attempts: list[Attempt] = []
         unchanged: list[Plan] = []
         for each, plan in plans:
@@ -166,10 +173,8 @@ class Pusher:
         if unchanged:
             covered = [version for plan in unchanged for version in _covered(plan, unchanged=True)]
             await claims.settle_propagation(tx.connection, self.tenant, covered, tx.now)
-        held = {}
-        if attempts:
-            held = await claims.keep(tx.connection, attempts, tx.now + timedelta(seconds=self._lease_s), tx.now)
-        await claims.settle(tx.connection, settled, tx.now)
+        lease_until = tx.now + timedelta(seconds=self._lease_s)
+        held = await claims.keep(tx.connection, attempts, settled, lease_until, tx.now)
         going = [(held[each.stock_record], plan) for each, plan in plans if each.stock_record in held]
         return _Round(
             [(each, plan) for each, plan in going if plan.step is Step.WRITE],
@@ -332,34 +337,27 @@ class Pusher:
             for each, record in reads
             if (each.item, each.location) in numbers
         }
-        async with self._service.pool.acquire() as connection:
-            again = await claims.relock(
-                connection,
-                self.tenant,
-                [each for each, _ in reads if each.stock_record in seen],
-                self._lease_s,
-                self._service.clock(),
-            )
         before = {each.stock_record: each for each, _ in reads}
-        # What was just refused stands nowhere: only attempts from before this claim count. The number covers the
-        # changes from before the read, since decisions that came during it may be counted as unheard as well.
-        again = [
-            replace(
-                each,
-                attempts=(first := before[each.stock_record]).attempts,
-                changes=first.changes,
-                changed_at=first.changed_at,
-                causes=first.causes,
-            )
-            for each in again
-        ]
         async with self._service.transaction() as tx:
+            locked = await claims.relock(tx.connection, self.tenant, list(before.values()))
+            # What was just refused stands nowhere: only attempts from before this claim count. The number covers the
+            # changes from before the read, since decisions that came during it may be counted as unheard as well.
+            again = [
+                replace(
+                    each,
+                    attempts=(first := before[each.stock_record]).attempts,
+                    changes=first.changes,
+                    changed_at=first.changed_at,
+                    causes=first.causes,
+                )
+                for each in locked
+                if each.stock_record in seen
+            ]
             unknown = [each for each, _ in reads if each.stock_record not in seen]
-            if unknown:
-                reason = "the channel shows no such item at this location: link or import the listing again"
-                await claims.settle(tx.connection, [self._refused(each, reason, tx.now) for each in unknown], tx.now)
-                await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each in unknown], tx.now)
-            return await self._decide(tx, again, seen)
+            reason = "the channel shows no such item at this location: link or import the listing again"
+            await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each in unknown], tx.now)
+            refused = [self._refused(each, reason, tx.now) for each in unknown]
+            return await self._decide(tx, again, seen, refused)
 
     async def _read(self, reads: Sequence[tuple[Claimed, Record]]) -> Mapping[tuple[str, str], int] | None:
         """The numbers shown, or None where they cannot be had now; the records are left dirty then."""

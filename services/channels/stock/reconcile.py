@@ -108,12 +108,7 @@ class Reconciler:
             await self._give_back(service, claimed)
             raise
         async with service.transaction() as tx:
-            again = {
-                each.stock_record: each
-                for each in await claims.relock(
-                    tx.connection, tenant, [look.claimed for look in looks], _LEASE_S, tx.now
-                )
-            }
+            again = {each.stock_record: each for each in await claims.relock(tx.connection, tenant, claimed)}
             settled = []
             for look in looks:
                 number = numbers.get((look.claimed.item, look.claimed.location))

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -307,6 +308,47 @@ async def test_a_level_that_is_being_taken_while_a_record_is_linked_reaches_it(d
     await linking
     await shop.push()
     assert shop.channel.numbers == {("a", "1"): 9}
+
+
+async def test_tallies_of_what_is_written_and_what_is_not_are_locked_in_one_go(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a stale batch one record is written and one is not. A level of both waits, and is not waited for."""
+    shop = desk.open()
+    low, high = sorted("ab", key=shop.record)
+    for name in (low, high):
+        shop.channel.numbers[name, "1"] = 50
+        await shop.put(row(name, name.upper()))
+        await desk.level(name.upper(), 50)
+    await shop.push()
+    for name in (low, high):
+        shop.channel.numbers[name, "1"] = 48
+    await desk.level(high.upper(), 40)
+    await desk.level(low.upper(), 45)
+    remember = claims._remember_unheard
+    levels: list[asyncio.Task[None]] = []
+
+    async def meanwhile() -> None:
+        for name in (low, high):
+            await shop.sell(f"order-{name}", name)
+        await desk.level(low.upper(), 50)
+        monkeypatch.setattr(claims, "_remember_unheard", remember_and_let_levels_come)
+
+    async def remember_and_let_levels_come(connection: Any, told: Any, now: datetime) -> None:
+        await remember(connection, told, now)
+        if not levels:
+            decided = [
+                desk.event(name.upper(), units, desk.cause(shop, f"order-{name}", 1), version=9)
+                for name, units in ((low, 49), (high, 39))
+            ]
+            levels.append(asyncio.create_task(desk.levels(*decided)))
+            await waits_or_ends(desk, levels[0])
+
+    shop.channel.during = meanwhile
+    await shop.normal.push()
+    await levels[0]
+    assert [decided for *_, decided in await tallies(desk)] == [1, 1]
+    assert (shop.channel.numbers[low, "1"], shop.channel.numbers[high, "1"]) == (48, 38)
 
 
 async def test_levels_claims_and_own_sales_at_once_never_lock_each_other_out(desk: Desk) -> None:
