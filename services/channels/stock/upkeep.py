@@ -58,22 +58,30 @@ async def set_brake(
 
 
 async def release_brake(connection: Database, tenant: str, connection_id: str) -> bool:
-    """A person has looked: let the changes pass. False where there was no brake."""
-    status = await connection.execute(
-        "DELETE FROM stock_brakes WHERE tenant = $1 AND connection_id = $2", tenant, connection_id
-    )
+    """A person has looked: let the changes pass, those no sender has looked at included. False where there was no
+    brake. Locks the records, sorted, first.
+    """
     # What was approved is what is wanted now: forgetting the old approval lets this change through, once.
     await connection.execute(
         """
-        WITH released AS (
-            UPDATE stock_records SET approved = NULL, next_at = '-infinity'
-            WHERE tenant = $1 AND connection_id = $2 AND other_change RETURNING tenant, stock_record, connection_id
+        WITH braked AS MATERIALIZED (
+            SELECT r.tenant, r.stock_record FROM stock_records r
+            WHERE r.tenant = $1 AND r.connection_id = $2 AND (r.other_change OR EXISTS (SELECT FROM stock_changes c
+                WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record AND c.other))
+            ORDER BY r.tenant, r.stock_record FOR UPDATE OF r
+        ), released AS (
+            UPDATE stock_records r SET approved = NULL, next_at = '-infinity' FROM braked
+            WHERE r.tenant = braked.tenant AND r.stock_record = braked.stock_record
+            RETURNING r.tenant, r.stock_record, r.connection_id
         )
         INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
         SELECT tenant, stock_record, connection_id, 1, true, now() FROM released
         """,
         tenant,
         connection_id,
+    )
+    status = await connection.execute(
+        "DELETE FROM stock_brakes WHERE tenant = $1 AND connection_id = $2", tenant, connection_id
     )
     return status.endswith(" 1")
 

@@ -386,6 +386,22 @@ async def test_a_mass_change_stops_and_a_sale_still_passes(desk: Desk) -> None:
     assert shop.channel.numbers["s39", "1"] == 900
 
 
+async def test_what_nobody_had_looked_at_when_the_brake_was_released_passes_too(desk: Desk) -> None:
+    shop = desk.open(compares=False, max_batch=25)
+    skus = [f"S{number:03}" for number in range(100)]
+    await shop.put(*[row(sku.lower(), sku) for sku in skus])
+    for sku in skus:
+        await desk.level(sku, 50)
+    await shop.push()
+    await desk.levels(*[desk.event(sku, 900, version=2) for sku in skus])
+    while not await desk.work.pool.fetchval("SELECT count(*) FROM stock_brakes"):
+        assert await shop.normal.push() == 25
+    async with desk.work.transaction() as tx:
+        assert await upkeep.release_brake(tx.connection, desk.tenant, shop.connection_id)
+    await shop.push()
+    assert set(shop.channel.numbers.values()) == {900}
+
+
 async def test_a_mass_change_by_sales_is_none(desk: Desk) -> None:
     shop, other = desk.open(compares=False), desk.open("verde")
     skus = [f"S{number:02}" for number in range(40)]
