@@ -187,6 +187,37 @@ async def test_no_yes_without_a_commit(kit: Kit, door: httpx.AsyncClient, shop: 
     assert answer.status_code == 200
 
 
+async def test_a_delivery_that_cannot_be_stored_keeps_no_other_out(kit: Kit, shop: Connection) -> None:
+    await kit.service.pool.execute("ALTER TABLE intake ADD CONSTRAINT broken CHECK (delivery_id <> 'w1')")
+    opened = Door(kit.service, kit.intake)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(opened.app), base_url="http://door") as client:
+        posts = [
+            asyncio.create_task(
+                client.post(
+                    f"/hooks/{shop.connection_id}", content=BODY, headers=signed(BODY, **{"x-shopify-webhook-id": name})
+                )
+            )
+            for name in ("w1", "w2")
+        ]
+        while len(opened._waiting) < 2:  # noqa: ASYNC110 - until both wait for one transaction
+            await asyncio.sleep(0)
+        writer = asyncio.create_task(opened.store_loop())
+        assert [answer.status_code for answer in await asyncio.gather(*posts)] == [503, 200]
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+
+
+async def test_a_lock_that_absorbing_waits_for_does_not_shut_the_door(
+    kit: Kit, door: httpx.AsyncClient, shop: Connection
+) -> None:
+    async with kit.service.transaction() as tx:
+        await tx.connection.execute("LOCK TABLE intake_orders")
+        assert (await door.post(f"/hooks/{shop.connection_id}", content=BODY, headers=signed(BODY))).status_code == 200
+        assert await kit.count("intake", "state = 'new'") == 1
+    await kit.absorb()
+    assert len(await kit.published()) == 1
+
+
 async def test_many_at_once_share_transactions_and_all_are_stored(kit: Kit, shop: Connection) -> None:
     """Over a real socket, so that the listener itself is part of it; a cancelled door frees its port."""
     with socket.socket() as probe:

@@ -4,6 +4,7 @@ Bodies are absorbed in the order of their arrival by one process at a time, beca
 has no versions. What cannot be read is set aside as poisoned, with a dead letter and an alert; the rest goes on.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 INTAKE_STREAM: Final = "channels.intake"
 """The name under which bodies that cannot be read stand among the dead letters."""
+
+_WITHIN_S: Final = 1.5
+"""So long bodies wait to be absorbed with what stores them: their senders, and those of the next ones, wait as well."""
 
 _log = structlog.get_logger(__name__)
 
@@ -103,12 +107,12 @@ def _live(intake: Intake) -> list[str]:
 async def store_and_absorb(service: "Service", intake: Intake, bodies: Sequence[Body]) -> None:
     """Store bodies and absorb what waits, in one transaction: one commit less between the sale and all others.
 
-    Where absorbing fails they are only stored, and `absorb_loop` finds out whose fault it is. Raises where not even
-    that can be done.
+    Where absorbing fails, or waits for what somebody else has locked, they are only stored, and `absorb_loop` finds out
+    whose fault it is. Raises where not even that can be done.
     """
     limit = intake.settings.absorb_batch_max
     try:
-        async with service.transaction() as tx:
+        async with asyncio.timeout(_WITHIN_S), service.transaction() as tx:
             await store.insert_bodies(tx.connection, bodies)
             absorbed = await _absorb_waiting(tx, intake, limit)
             service.faults.point("intake.absorb.before")

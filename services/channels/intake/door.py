@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 _RETRY_AFTER_S: Final = 5
 _DRAIN_BYTES: Final = 500_000
+_OF_ONE: Final = ("22", "23", "54")
+"""SQLSTATE classes of what one delivery can be the reason of, which must not keep the others out."""
 _COMMIT_TIMEOUT_S: Final = 4.0
 """A marketplace gives up after 5 s; it is told to come again before that."""
 
@@ -161,6 +163,10 @@ class Door:
             await store_and_absorb(self._service, self._intake, [waiting.body for waiting in batch])
             self._service.faults.point("intake.store.after")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
+            if len(batch) > 1 and getattr(failure, "sqlstate", "")[:2] in _OF_ONE:
+                for waiting in batch:
+                    await self._store([waiting])
+                return
             for waiting in batch:
                 if not waiting.stored.done():
                     waiting.stored.set_exception(failure)
