@@ -176,6 +176,34 @@ async def relock(connection: Database, tenant: str, claimed: Sequence[Claimed]) 
     return [_claimed(row) for row in rows]
 
 
+async def renew(
+    connection: Database, tenant: str, claimed: Sequence[Claimed], lease_until: datetime, now: datetime
+) -> list[Claimed]:
+    """Lease records for longer while their call goes on; what it may execute is as late as now.
+
+    Returns the claims with the lease they have now, which is the old one where somebody else has taken it up.
+    """
+    rows = await connection.fetch(
+        """
+        WITH mine AS MATERIALIZED (
+            SELECT r.tenant, r.stock_record FROM stock_records r
+                JOIN unnest($2::text::text[], $3::text::timestamptz[]) AS c (stock_record, until)
+                    ON r.tenant = $1 AND r.stock_record = c.stock_record AND r.claimed_until = c.until
+            ORDER BY r.stock_record FOR UPDATE OF r
+        )
+        UPDATE stock_records r SET claimed_until = $4, sent_at = $5 FROM mine
+        WHERE r.tenant = mine.tenant AND r.stock_record = mine.stock_record RETURNING r.stock_record
+        """,
+        tenant,
+        array([each.stock_record for each in claimed]),
+        array([each.until for each in claimed]),
+        lease_until,
+        now,
+    )
+    held = {row["stock_record"] for row in rows}
+    return [replace(each, until=lease_until) if each.stock_record in held else each for each in claimed]
+
+
 async def inputs(
     connection: Database, claimed: Sequence[Claimed], lag_s: float, now: datetime
 ) -> list[tuple[Claimed, Record | None]]:

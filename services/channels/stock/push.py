@@ -247,7 +247,9 @@ class Pusher:
             sent_at = self._service.clock()
             self._limiter.writing = True
             try:
-                outcomes: Sequence[WriteOutcome] = await self._connector.write_stock(self._session, rows)
+                call = asyncio.ensure_future(self._connector.write_stock(self._session, rows))
+                writes = await self._lease_until_done(call, writes)
+                outcomes: Sequence[WriteOutcome] = call.result()
             except Throttled as throttled:
                 self._breaker.failed() if isinstance(throttled, Unreachable) else self._breaker.succeeded()
                 await self._leave(writes, throttled.retry_after_s)
@@ -268,6 +270,21 @@ class Pusher:
             self._service.faults.point("push.accepted")
         stale = [pair for pair, outcome in zip(writes, outcomes, strict=True) if outcome.status is WriteStatus.STALE]
         return [(each, plan.record) for each, plan in stale]
+
+    async def _lease_until_done(
+        self, call: "asyncio.Future[Sequence[WriteOutcome]]", writes: list[tuple[Claimed, Plan]]
+    ) -> list[tuple[Claimed, Plan]]:
+        """A call may take several requests, each with a timeout of its own, and then longer than a lease."""
+        try:
+            while not (await asyncio.wait({call}, timeout=self._lease_s / 3))[0]:
+                async with self._service.transaction() as tx:
+                    until = tx.now + timedelta(seconds=self._lease_s)
+                    claimed = [each for each, _ in writes]
+                    renewed = await claims.renew(tx.connection, self.tenant, claimed, until, tx.now)
+                writes = [(each, plan) for each, (_, plan) in zip(renewed, writes, strict=True)]
+        finally:
+            call.cancel()
+        return writes
 
     async def _settle(
         self, results: Sequence[tuple[tuple[Claimed, Plan], WriteOutcome]], sent_at: datetime, cause: Cause

@@ -1,6 +1,7 @@
 """The sender against a channel in memory: batches, lanes, stale compares, unknown outcomes, one in flight."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -156,6 +157,29 @@ async def test_one_record_is_never_in_flight_twice(desk: Desk) -> None:
     shop.channel.during = meanwhile
     await shop.push()
     assert [batch[0].quantity for batch in shop.channel.batches] == [20, 3]
+
+
+async def test_a_call_of_many_requests_keeps_its_records_to_its_end(desk: Desk) -> None:
+    """Else another sender would write them too, and the older number come last."""
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    await desk.level("A", 20)
+
+    async def meanwhile() -> None:
+        await desk.level("A", 3)
+        for _ in range(2):
+            desk.later(3)
+            async with asyncio.timeout(20):
+                while (await shop.row("a"))["claimed_until"] < desk.now + timedelta(seconds=3):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        assert await shop.urgent.push() == 0
+
+    shop.channel.during = meanwhile
+    await shop.normal.push()
+    assert shop.channel.numbers["a", "1"] == 20
+    desk.later(1)
+    await shop.push()
+    assert shop.channel.numbers["a", "1"] == 3
 
 
 async def test_spacing_holds_back_the_second_write_and_not_the_first(desk: Desk) -> None:
