@@ -20,6 +20,8 @@ class OrderFact(Message):
 class OrderLine(Message):
     """A line as orders knows it."""
 
+    # Units of `sku` as it was sold, a kit as one; levels are of physical SKUs. None: no advert of ours is linked to it.
+
     line_id: Code
     sku: Sku | None
     quantity: PositiveQuantity

@@ -199,7 +199,7 @@ async def test_admin_shows_no_secret_and_refuses_in_words(kit: Kit) -> None:
         bad = await client.post("/connections?tenant=loja", json={**body, "settings": {"limit.rest": "fast"}})
         assert (bad.status_code, "limit.rest" in bad.json()["detail"]) == (409, True)
 
-        row = {"listing": "a", "item": "i", "location": "l"}
+        row: dict[str, Any] = {"listing": "a", "item": "i", "location": "l"}
         wrong = [{**row, "listing": "a\0"}, {**row, "title": "\ud800"}, {**row, "item": "x" * 5_000}]
         wrong += [{**row, "sku": "S", "pack": 10**9}, row]
         for rows in ([each, row] for each in wrong):

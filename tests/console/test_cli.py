@@ -33,7 +33,7 @@ ALL = dict(commands(typer.main.get_command(app)))
 
 def test_every_agreed_command_exists() -> None:
     agreed = {
-        "up", "down", "status", "demo", "verify", "bench", "doctor", "connection add", "connection list",
+        "up", "down", "status", "demo", "database", "verify", "bench", "doctor", "connection add", "connection list",
         "connection show", "connection validate", "connection enable", "connection pause", "item put", "item import",
         "item list", "location add", "location list", "listing import", "listing link", "listing list", "listing show",
         "stock receive", "stock adjust", "stock count", "stock show", "stock explain", "stock takeon", "order show",
@@ -51,6 +51,13 @@ def test_every_command_takes_a_tenant_and_says_what_it_does(name: str) -> None:
     assert ALL[name].help
     if name.endswith(" list") or name in ("status", "trace", "topics", "verify", "doctor"):
         assert "--json" in options
+
+
+@pytest.mark.parametrize("name", ["orders", "verify", "postgres", "Reorder", "re order", "1st", ""])
+def test_a_database_of_one_s_own_is_none_of_saldo_s(saldo: Saldo, name: str) -> None:
+    printed = saldo("database", name)
+    assert printed.code == 1
+    assert "cannot be the name" in printed.err
 
 
 def test_a_tenant_that_is_none_is_refused(saldo: Saldo) -> None:

@@ -2,17 +2,21 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import typer
 from rich.markup import escape
 
 from deploy.local import stack
+from deploy.local.files import keep_secrets
+from deploy.local.postgres import SUPERUSER, Postgres, create_database
 from deploy.local.supervisor import PROJECT
 from services.console import instance as instances
 from services.console import output
@@ -22,7 +26,7 @@ from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Ten
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the root."""
-    for command in (up, down, status, demo, verify, bench):
+    for command in (up, down, status, demo, database, verify, bench):
         root.command()(command)
 
 
@@ -211,6 +215,26 @@ def demo(
     passed = run_demo(folder, options, json_wanted=json_wanted)
     if not passed:
         raise typer.Exit(1)
+
+
+def database(
+    name: Annotated[str, typer.Argument(help="What it is called, and the role that owns it: the service's name.")],
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+) -> None:
+    """Make a database for a service of your own on the running instance's server, and print its POSTGRES_DSN."""
+    del tenant  # A database is a service's, not a company's.
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,50}", name) or name in (*stack.SERVICES, stack.READER, SUPERUSER):
+        raise Failed(f"{name} cannot be the name: give a-z, 0-9 and _, and none that Saldo uses itself")
+    folder = instances.folder(instance or "up")
+    state = stack.status(folder)
+    if state["phase"] != "ready":
+        raise Failed(f"nothing is running in {folder}: start it with `saldo up`")
+    port = urlsplit(state["endpoints"]["databases"][stack.SERVICES[0]]["dsn"]).port
+    admin_password, password = keep_secrets(folder, ("postgres", f"own_{name}_database")).values()
+    postgres = Postgres(folder / "postgres", port or 0, admin_password)
+    asyncio.run(create_database(postgres.admin_dsn, name, name, password))
+    print(postgres.dsn(name, name, password))  # Bare, for POSTGRES_DSN=$(saldo database NAME).
 
 
 def verify(
