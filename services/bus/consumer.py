@@ -181,7 +181,8 @@ class Consumer:
                 elif event.verdict is Verdict.SKIPPED:
                     counts["skipped"] += 1
                 elif event.verdict is Verdict.REFUSED:
-                    counts["dead" if await self._buried(tx, event, event.error) else "duplicate"] += 1
+                    buried = await inbox.dead_letter(tx, self.name, event, event.error, self._seal)
+                    counts["dead" if buried else "duplicate"] += 1
                 elif event.aggregate not in parked_keys:
                     raise Poison(event.error)
             work.faults.point("inbox.before")
@@ -221,7 +222,7 @@ class Consumer:
                     raise _Superfluous
                 if event.aggregate and not await inbox.park_key(tx.connection, self.name, event.aggregate):
                     raise _ParkedMeanwhile
-                if not await self._buried(tx, event, error):
+                if not await inbox.dead_letter(tx, self.name, event, error, self._seal):
                     raise _Superfluous
         except _Superfluous:
             self._outcomes["duplicate"].inc()
@@ -231,9 +232,6 @@ class Consumer:
             "dead letter", stream=self.stream, partition=event.record.partition, offset=event.record.offset,
             event_id=event.headers.get("ce_id", ""), error=error,
         )  # fmt: skip
-
-    async def _buried(self, tx: Transaction, event: Incoming, error: str) -> bool:
-        return await inbox.dead_letter(tx.connection, self._work.new_id(), self.name, event, error, self._seal)
 
     async def _brakes(self, event: Incoming, failure: Exception) -> bool:
         """Count one poisoned record; too many are a bad deploy, not bad data: stop, park nothing more.
@@ -305,12 +303,15 @@ class Consumer:
         self._next.update(offsets)
         self.lags()
 
+    def _assignment(self) -> set[TopicPartition]:
+        kafka = self.subscriber and self.subscriber.consumer
+        return kafka.assignment() if kafka else set()
+
     def lags(self) -> dict[int, int]:
         """How many records each assigned partition is behind, as far as it was read from; also sets the gauge."""
-        kafka = self.subscriber and self.subscriber.consumer
         lags = {}
-        for position in kafka.assignment() & self._next.keys() if kafka else ():
-            lag = max(0, (kafka.highwater(position) or 0) - self._next[position])
+        for position in self._assignment() & self._next.keys():
+            lag = max(0, (self.subscriber.consumer.highwater(position) or 0) - self._next[position])
             lags[position.partition] = lag
             self._work.metrics.lag.labels(self.stream, position.partition).set(lag)
         return lags
@@ -320,8 +321,7 @@ class Consumer:
         """Why this consumer is not ready; empty if it is."""
         if self.halted or self.waiting:
             return self.halted or self.waiting
-        kafka = self.subscriber and self.subscriber.consumer
-        if not kafka or not kafka.assignment():
+        if not self._assignment():
             return "no partition assigned"
         idle_s, lag = time.monotonic() - self.progress_at, sum(self.lags().values())
         return f"no progress for {idle_s:.0f} s with lag {lag}" if lag and idle_s > STALL_S else ""

@@ -177,9 +177,7 @@ class DeadLetters:
             removed = await tx.connection.fetchval("DELETE FROM parked WHERE arrival = $1 RETURNING 1", arrival)
             if removed and await self._claimed(tx, step):
                 step.aggregate = aggregate
-                buried = await inbox.dead_letter(
-                    tx.connection, self._work.new_id(), self._work.service, step, error, self._seal
-                )
+                buried = await inbox.dead_letter(tx, self._work.service, step, error, self._seal)
         self._work.metrics.records.labels(step.record.topic, "dead" if buried else "duplicate").inc()
         return buried
 

@@ -12,6 +12,7 @@ import asyncpg
 from services.bus.arrays import array
 from services.bus.record import KEY_LIMIT, Incoming, pack
 from services.bus.sealing import Seal
+from services.bus.transaction import Transaction
 
 _LOCK: Final = "SELECT key FROM parked_keys WHERE consumer = $1 AND key = ANY($2::text::text[]) ORDER BY key FOR SHARE"
 _INBOX: Final = ("day", "consumer", "source", "id")
@@ -74,14 +75,14 @@ async def claim(connection: Any, consumer: str, events: Sequence[Incoming]) -> l
     return [event for event in events if event.identity in claimed and first[event.identity] is event]
 
 
-async def dead_letter(connection: Any, letter_id: str, consumer: str, event: Incoming, error: str, seal: Seal) -> bool:
+async def dead_letter(tx: Transaction, consumer: str, event: Incoming, error: str, seal: Seal) -> bool:
     """Write the dead letter of a record; False if this very record has one already."""
     headers, record, packed = event.headers, event.record, pack(event.record)
     event_id = headers.get("ce_id", "")
     if not event_id or "\x00" in event_id or len(event_id) > KEY_LIMIT:
         event_id = f"sha256:{sha256(packed).hexdigest()}"
-    inserted = await connection.fetchval(
-        _DEAD_LETTER, letter_id, consumer, record.topic, record.partition, record.offset, _text(event.key),
+    inserted = await tx.connection.fetchval(
+        _DEAD_LETTER, tx.new_id(), consumer, record.topic, record.partition, record.offset, _text(event.key),
         event.aggregate, event_id, _text(headers.get("ce_type")), _text(headers.get("ce_tenant")), _text(error),
         _text(headers.get("traceparent")) or "", correlation_id(event), seal.sealed(record.topic, packed),
     )  # fmt: skip

@@ -191,8 +191,7 @@ class Relay:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 batches = await _pack(producer, rows)
                 for topic, partition, batch, _ in batches:
-                    sending = producer.send_batch(batch, topic, partition=partition)
-                    futures.append(await sending)
+                    futures.append(await producer.send_batch(batch, topic, partition=partition))
                 await asyncio.gather(*futures, return_exceptions=True)
         except (KafkaError, OSError) as refused:  # TimeoutError is an OSError
             failure = refused
@@ -208,8 +207,8 @@ class Relay:
 
     def _judge(self, head: Any, failure: Exception) -> None:
         """Raise `Refused` when the broker refused the same head row three times."""
-        final = isinstance(failure, BrokerResponseError) and not isinstance(failure, _PRODUCER_STATE)
-        if final and not getattr(failure, "retriable", False):
+        heals = isinstance(failure, _PRODUCER_STATE) or getattr(failure, "retriable", False)
+        if isinstance(failure, BrokerResponseError) and not heals:
             (seq, times), at = self._refused, head["seq"]
             self._refused = (at, times + 1 if seq == at else 1)
             if self._refused[1] >= REFUSALS:

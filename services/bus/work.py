@@ -53,7 +53,7 @@ class Work:
     metrics: Metrics
     clock: Callable[[], datetime]
     new_id: Callable[[], str]
-    wake_relay: Callable[[], None] = field(default=lambda: None)
+    wake_relay: Callable[[], None]
     _pool: "asyncpg.Pool[asyncpg.Record] | None" = field(init=False, default=None)
 
     @property
