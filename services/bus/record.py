@@ -113,11 +113,9 @@ class Reader:
         for entry in catalogue.types_of(stream):
             if _newest(catalogue, entry).model in handles:
                 self._entries[entry.name] = entry, entry.model.__pydantic_validator__.validate_json
-        missing = set(handles) - {_newest(catalogue, entry).model for entry, _ in self._entries.values()}
-        if missing:
-            raise ValueError(
-                f"{stream} does not carry {sorted(model.__name__ for model in missing)}: see the catalogue"
-            )
+        if missing := set(handles) - {_newest(catalogue, entry).model for entry, _ in self._entries.values()}:
+            names = sorted(model.__name__ for model in missing)
+            raise ValueError(f"{stream} does not carry {names}: see the catalogue")
         self._majors = dict(map(split_type, self._entries))
         self._owner_prefix = f"saldo.{catalogue.streams[stream].owner}."
 

@@ -70,7 +70,7 @@ class Tracing:
     """Creates the spans of one service. Without collector and without path it only hands contexts on."""
 
     def __init__(self, service: str, settings: BusSettings) -> None:
-        self._service, self._ratio = service, settings.trace_ratio
+        self._ratio = settings.trace_ratio
         self._resource = Resource.create({"service.name": service})
         self._processor: SpanProcessor | None = None
         if settings.otlp_endpoint:
