@@ -299,7 +299,7 @@ class Control:
 def _object(raw: bytes) -> dict[str, Any]:
     try:
         given = json.loads(raw or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refused(400, {"error": "the body is not JSON"}) from None
     if not isinstance(given, dict):
         raise Refused(422, {"error": "the body must be a JSON object"})

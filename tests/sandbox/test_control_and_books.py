@@ -252,6 +252,14 @@ async def test_the_control_interface_wants_its_token_and_health_does_not(shopify
 
 
 @pytest.mark.asyncio
+async def test_json_without_end_is_refused_in_words(shopify_shop: Shop, shopify_process: Sandbox) -> None:
+    shop, where = shopify_shop, f"{shopify_process.base_url}/_control/shops/{shopify_shop.name}"
+    given = {"Authorization": f"Bearer {TOKEN}"}
+    async with shop.http.put(where, data=b"[" * 60_000, headers=given) as answer:
+        assert (answer.status, await answer.json()) == (400, {"error": "the body is not JSON"})
+
+
+@pytest.mark.asyncio
 async def test_reset_forgets_everything_and_row_ids_go_on(books_path: Path) -> None:
     sandbox = Sandbox("shopify", books_path)
     sandbox.start()
