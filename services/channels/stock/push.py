@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 from opentelemetry.trace import SpanKind
 
-from contracts.channels.v1 import CoveredVersion, PushCause, StockPushed
+from contracts.channels.v1 import CoveredVersion, PushCause, QuantityTrait, StockPushed
 from contracts.inventory.v1 import CauseOutcome
 from services.bus import Cause, Transaction
 from services.channels.alerts import Alert, raise_alerts
@@ -145,7 +145,8 @@ class Pusher:
         refused: Sequence[Settled] = (),
     ) -> _Round:
         """Compute numbers of claimed and locked records; settle what needs no call, remember what will be sent."""
-        found = await claims.inputs(tx.connection, claimed, self._lag_s, tx.now)
+        total = self._manner.trait is QuantityTrait.TOTAL
+        found = await claims.inputs(tx.connection, claimed, self._lag_s, tx.now, held=total)
         observed = {key: one.observed for key, one in seen.items()}
         plans = [
             (each, domain.plan(record, self._manner, observed.get(each.stock_record)))
