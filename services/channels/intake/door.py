@@ -163,7 +163,7 @@ class Door:
             await store_and_absorb(self._service, self._intake, [waiting.body for waiting in batch])
             self._service.faults.point("intake.store.after")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
-            if len(batch) > 1 and getattr(failure, "sqlstate", "")[:2] in _OF_ONE:
+            if len(batch) > 1 and (getattr(failure, "sqlstate", "") or "")[:2] in _OF_ONE:
                 for waiting in batch:
                     await self._store([waiting])
                 return
