@@ -129,4 +129,4 @@ def test_the_bus_stays_small() -> None:
         for line in path.read_text("utf-8").splitlines()
         if line.strip() and not line.strip().startswith("#")
     )
-    assert code <= 2380, f"services/bus has {lines} lines, {code} of them neither blank nor comment"
+    assert code <= 2400, f"services/bus has {lines} lines, {code} of them neither blank nor comment"

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, final
 
+import asyncpg
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -44,6 +46,16 @@ def create_app(
     async def refused(_: Request, failure: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(failure)}, 404 if isinstance(failure, NotOpen) else 409)
 
+    @app.exception_handler(asyncpg.DataError)
+    async def unfit(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "the database cannot take a value that was given: NUL, or out of range"}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def misread(_: Request, failure: RequestValidationError) -> JSONResponse:
+        # Without what was given: it may be a credential, or nothing that JSON can say.
+        detail = [{key: error[key] for key in ("type", "loc", "msg")} for error in failure.errors()]
+        return JSONResponse({"detail": detail}, 422)
+
     token = settings.admin_token.get_secret_value()
 
     async def authorised(authorization: Annotated[str, Header()] = "") -> None:
@@ -63,7 +75,10 @@ def bus_router(
 
     @router.get("/deadletters")
     async def list_dead_letters(
-        tenant: str | None = None, state: str | None = None, stream: str | None = None, limit: int = 100
+        tenant: str | None = None,
+        state: str | None = None,
+        stream: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
     ) -> list[dict[str, Any]]:
         return await letters.listed(tenant, state, stream, limit)
 

@@ -247,7 +247,9 @@ class Service:
                 await loop(self)
                 return
             except Exception as failure:  # noqa: BLE001 - a loop of the service may fail with anything; it begins again
-                _log.error("loop failed, it begins again", loop=repr(loop), error=describe(failure), exc_info=True)
+                # By its name alone: what a loop was made with may hold keys.
+                name = getattr(getattr(loop, "func", loop), "__qualname__", "")
+                _log.error("loop failed, it begins again", loop=name, error=describe(failure), exc_info=True)
                 await backoff.wait()
 
     async def _keep(self) -> None:

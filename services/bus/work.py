@@ -40,6 +40,14 @@ async def _keep_session(_: Any) -> None:
     """Nothing of a session outlives a transaction here, so a round trip a release is saved."""
 
 
+def _is_lost(acquired: Any) -> bool:
+    """Whether the server ended a connection; the pool may have taken it back already, and then it tells nothing."""
+    try:
+        return bool(acquired.is_closed())
+    except asyncpg.InterfaceError:
+        return True
+
+
 @final
 @dataclass(slots=True)
 class Work:
@@ -89,7 +97,7 @@ class Work:
                 self.faults.point("commit.before")
             self.faults.point("commit.after")
         except asyncpg.InterfaceError as failure:
-            if acquired.is_closed():
+            if _is_lost(acquired):
                 raise ConnectionError(str(failure)) from failure
             raise
         finally:

@@ -1,6 +1,7 @@
 """The admin listener, topics and what a person sends."""
 
 import asyncio
+from functools import partial
 
 import httpx
 import pytest
@@ -56,6 +57,18 @@ async def test_admin_wants_its_token_and_shows_health_metrics_and_dead_letters(k
         assert (await client.post("/admin/consumers/resume", params={"stream": "none"})).status_code == 404
         assert (await client.post("/admin/announce", params={"stream": "none"})).status_code == 404
         assert (await client.post("/admin/republish", params={"since": "2026-01-01T00:00:00"})).status_code == 422
+        for path, values in {
+            "deadletters": {"tenant": "a\0b"},
+            "deadletters?": {"limit": -1},
+            "deadletters??": {"limit": 10**20},
+            "deadletters/a%00b": {},
+        }.items():
+            assert (await client.get(f"/admin/{path.rstrip('?')}", params=values)).status_code == 422, path
+        past = {"since": "9999-12-31T23:59:59-12:00"}
+        assert (await client.post("/admin/republish", params=past)).status_code == 422
+        misread = await client.post("/admin/republish", params={"since": "shpat_secret"})
+        assert misread.status_code == 422
+        assert "shpat_secret" not in misread.text, "what was given may be a credential"
         metrics = (await client.get("/metrics")).text
         assert f'saldo_records_total{{outcome="dead",stream="{streams.deposits.name}"}} 1.0' in metrics
         assert "kafka_consumer_group_lag{" in metrics
@@ -146,10 +159,11 @@ async def test_a_command_sent_twice_books_once(kafka_bootstrap, database):
     assert await amounts(database, "a") == [3, 4]
 
 
-async def test_a_failing_loop_begins_again_and_is_cancelled_at_the_stop(kafka_bootstrap, database):
+async def test_a_failing_loop_begins_again_and_is_cancelled_at_the_stop(kafka_bootstrap, database, capsys):
     runs: list[str] = []
 
-    async def loop(service) -> None:
+    async def loop(service, key: str) -> None:
+        del key
         runs.append("begun")
         if len(runs) == 1:
             raise RuntimeError("the outside is away")
@@ -158,6 +172,9 @@ async def test_a_failing_loop_begins_again_and_is_cancelled_at_the_stop(kafka_bo
         finally:
             runs.append("ended")
 
-    async with running(make_service(kafka_bootstrap, database, make_streams(), loops=[loop])):
+    async with running(make_service(kafka_bootstrap, database, make_streams(), loops=[partial(loop, key="s3cret")])):
         await until(lambda: len(runs) == 2)
     assert runs == ["begun", "begun", "ended"]
+    told = capsys.readouterr().out
+    assert "loop failed" in told
+    assert "s3cret" not in told, "a loop is made with what it needs, keys among it"

@@ -1,5 +1,6 @@
 """What passes by itself is waited for: nothing is lost, nothing becomes a dead letter, the process stays."""
 
+import asyncio
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -108,6 +109,26 @@ async def test_kafka_gone_for_a_moment_loses_nothing(kafka_bootstrap, database):
         await until_count(database, "SELECT count(*) FROM entries", 5)
         await until_count(database, "SELECT count(*) FROM outbox", 0)
     assert broken["left"] == 0
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_connection_that_the_server_ended_in_a_handler_is_waited_for(database):
+    """As after a process that was frozen for longer than a transaction may be idle."""
+    streams, tries = make_streams(), []
+
+    async def handler(events, tx):
+        tries.append(len(events))
+        if len(tries) == 1:
+            pid = await tx.connection.fetchval("SELECT pg_backend_pid()")
+            await value(database, "SELECT pg_terminate_backend($1)", pid)
+            await asyncio.sleep(0.2)
+        await deposit(events, tx)
+
+    async with by_hand(database, streams, handler=handler) as (_, consumer):
+        await consumer.take(log(streams, [record(streams, "a", 1), record(streams, "b", 2)]))
+    assert tries == [2, 2]
+    assert await value(database, "SELECT count(*) FROM dead_letters") == 0
+    assert await amounts(database, "a") == [1]
 
 
 @pytest.mark.asyncio(loop_scope="session")

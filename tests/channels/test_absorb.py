@@ -20,6 +20,20 @@ async def statuses(kit: Kit) -> list[tuple[int, str]]:
     return [(sale["revision"], sale["status"]) for sale in await kit.published()]
 
 
+async def test_two_lines_with_one_id_are_set_aside_and_the_others_go_on(kit: Kit) -> None:
+    shop = await kit.connect()
+    await kit.link(shop, "SKU-1")
+    hub = await kit.connect(connector="skyhub", account="casa")
+    twice = shopify_order(2)
+    twice["line_items"] *= 2
+    await kit.deliver(shop, twice)
+    await kit.deliver(shop, shopify_order(1))
+    await kit.deliver(hub, skyhub_order(3, lines={"SKU-1": 1}))
+    await kit.absorb()
+    assert await kit.count("intake", "state = 'poisoned'") == 1
+    assert len(await kit.published()) == 2
+
+
 async def test_the_same_webhook_five_times_is_one_order(kit: Kit) -> None:
     shop = await kit.connect()
     await kit.link(shop, "SKU-1")

@@ -94,9 +94,11 @@ async def absorb_once(service: "Service", intake: Intake) -> int:
 
 
 def _is_of_a_body(failure: Exception) -> bool:
-    """Whether a body's content can be the reason: of the database's errors only bad data and broken constraints."""
+    """Whether a body's content can be the reason: of the database's errors bad data, rows that are there twice, and
+    broken constraints.
+    """
     if isinstance(failure, asyncpg.PostgresError):
-        return (failure.sqlstate or "")[:2] in ("22", "23")
+        return (failure.sqlstate or "")[:2] in ("21", "22", "23")
     return kind_of(failure) is Kind.OTHER and not isinstance(failure, asyncpg.InterfaceError)
 
 
@@ -175,7 +177,10 @@ def read(intake: Intake, new: NewBody) -> Read:
 def to_order(entry: Open, body: bytes) -> ChannelOrder:
     """Map a body, with the deadline that this connection gives to unpaid orders. Raises `ValueError`."""
     hours = entry.connection.settings.get("unpaid_deadline_h", entry.connector.traits.unpaid_deadline_h)
-    return domain.with_deadline(entry.connector.to_order(body), int(hours))
+    order = domain.with_deadline(entry.connector.to_order(body), int(hours))
+    if len({line.line_id for line in order.lines}) < len(order.lines):
+        raise ValueError("two lines of the order have one id: nobody could tell what becomes of which")
+    return order
 
 
 async def _take(tx: Transaction, intake: Intake, reads: Sequence[Read]) -> bool:

@@ -29,7 +29,7 @@ class Intake:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     stock: Wake = field(default_factory=Wake)
-    customer_keys: dict[str, bytes] = field(default_factory=dict)
+    customer_keys: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     def seal(
         self,
