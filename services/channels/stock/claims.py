@@ -366,7 +366,7 @@ async def _lease(
             sent = coalesce(a.number, r.sent), sent_at = CASE WHEN a.number IS NULL THEN r.sent_at ELSE $10 END,
             attempts = coalesce(a.attempts::jsonb, r.attempts), other_change = a.other,
             suspect = r.suspect OR a.suspect, suspect_until = a.suspect_until
-        FROM unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[], $4::text::int[], $5::text::text[],
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[], $4::text::bigint[], $5::text::text[],
                 $6::text::bool[], $7::text::bool[],
                 $8::text::timestamptz[])
             AS a (tenant, stock_record, until, number, attempts, other, suspect, suspect_until)
@@ -499,15 +499,15 @@ WITH locked AS MATERIALIZED (
         accepted_at = coalesce(e.accepted_at, r.accepted_at), observed = coalesce(e.observed, r.observed),
         observed_at = CASE WHEN e.observed IS NULL THEN r.observed_at ELSE $20 END,
         seen_at = coalesce(e.seen_at, r.seen_at),
-        other_change_at = CASE WHEN e.approve AND e.other AND (r.approved ->> 'x')::int <> e.number THEN $20
+        other_change_at = CASE WHEN e.approve AND e.other AND (r.approved ->> 'x')::bigint <> e.number THEN $20
             ELSE r.other_change_at END,
         approved = CASE WHEN e.approve THEN coalesce(e.known::jsonb, r.known) ELSE r.approved END,
         other_change = (r.other_change OR e.other) AND NOT e.approve,
         suspect = e.suspect, suspect_until = coalesce(e.suspect_until, r.suspect_until), guessed = e.guessed,
         failures = e.failures, refusal = e.refusal
     FROM unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[], $4::text::text[], $5::text::text[],
-            $6::text::timestamptz[], $7::text::int[],
-            $8::text::timestamptz[], $9::text::int[], $10::text::timestamptz[], $11::text::bool[], $12::text::bool[],
+            $6::text::timestamptz[], $7::text::bigint[],
+            $8::text::timestamptz[], $9::text::bigint[], $10::text::timestamptz[], $11::text::bool[], $12::text::bool[],
             $13::text::bool[],
             $14::text::timestamptz[], $15::text::bool[], $16::text::int[], $17::text::text[], $18::text::bool[])
         AS e (tenant, stock_record, until, known, attempts, next_at, number, accepted_at, observed, seen_at,

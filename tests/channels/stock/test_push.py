@@ -131,6 +131,14 @@ async def test_an_own_sale_is_looked_at_when_its_decision_does_not_come(desk: De
     assert [batch[0].quantity for batch in shop.channel.batches] == [20, 19]
 
 
+async def test_more_units_than_an_integer_holds_are_a_number_like_any_other(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    await desk.level("A", 3_000_000_000)
+    await shop.push()
+    assert shop.channel.numbers["a", "1"] == 3_000_000_000
+
+
 async def test_a_change_during_the_call_is_sent_again(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))
