@@ -272,7 +272,8 @@ class Shopify:
         for start in range(0, len(items), _PAGE):
             part = items[start : start + _PAGE]
             ids = [f"gid://shopify/InventoryLevel/{location}?inventory_item_id={item}" for item, location in part]
-            data, _ = await self._graphql(session, _READ, {"ids": ids}, _READ_COST)
+            # A point an object: the level and its quantities. Taken for more, a read of one would hold back six writes.
+            data, _ = await self._graphql(session, _READ, {"ids": ids}, 2.0 + 2.0 * len(part))
             for pair, node in zip(part, data.get("nodes") or [], strict=True):
                 for quantity in wire.objects((node or {}).get("quantities"), "quantities"):
                     found[pair] = int(quantity["quantity"])
