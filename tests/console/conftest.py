@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from contracts.envelope import Message
+from services.console import people
 from services.console.cli import main
 
 TOKEN = "a token"
@@ -92,3 +94,15 @@ def saldo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return Printed(int(ended.value.code or 0), printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
+    """Commands that would have gone to Kafka, as (id, message)."""
+    commands: list[tuple[str, Message]] = []
+
+    async def send_all(bootstrap: str, given: list[tuple[str, Message]], *, tenant: str, source: str) -> None:
+        commands.extend(given)
+
+    monkeypatch.setattr(people, "send_all", send_all)
+    return commands

@@ -15,18 +15,7 @@ from tests.console.conftest import Listener, Printed
 
 Saldo = Callable[..., Printed]
 HEADER = "sku,location,quantity\n"
-
-
-@pytest.fixture(autouse=True)
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
-    """Commands that would have gone to Kafka."""
-    commands: list[tuple[str, Message]] = []
-
-    async def send_all(bootstrap: str, given: list[tuple[str, Message]], *, tenant: str, source: str) -> None:
-        commands.extend(given)
-
-    monkeypatch.setattr(people, "send_all", send_all)
-    return commands
+pytestmark = pytest.mark.usefixtures("sent")
 
 
 @pytest.fixture

@@ -147,18 +147,6 @@ def test_credentials_come_from_a_file_and_are_never_printed(saldo: Saldo, listen
     assert "shpat_secret" not in printed.err
 
 
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Message]]:
-    """Commands that would have gone to Kafka, as (id, message)."""
-    commands: list[tuple[str, Message]] = []
-
-    async def send_all(bootstrap: str, given: list[tuple[str, Message]], *, tenant: str, source: str) -> None:
-        commands.extend(given)
-
-    monkeypatch.setattr(people, "send_all", send_all)
-    return commands
-
-
 def booked(listener: Listener, command_id: str, *, state: str = "booked", outcome: str = "10 units") -> None:
     listener.say("GET", f"commands/{command_id}", {"command_id": command_id, "state": state, "outcome": outcome})
 

@@ -367,8 +367,7 @@ async def _lease(
             attempts = coalesce(a.attempts::jsonb, r.attempts), other_change = a.other,
             suspect = r.suspect OR a.suspect, suspect_until = a.suspect_until
         FROM unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[], $4::text::bigint[], $5::text::text[],
-                $6::text::bool[], $7::text::bool[],
-                $8::text::timestamptz[])
+                $6::text::bool[], $7::text::bool[], $8::text::timestamptz[])
             AS a (tenant, stock_record, until, number, attempts, other, suspect, suspect_until)
         WHERE r.tenant = a.tenant AND r.stock_record = a.stock_record AND r.claimed_until IS NOT DISTINCT FROM a.until
         RETURNING r.stock_record
@@ -497,19 +496,18 @@ WITH locked AS MATERIALIZED (
         attempts = e.attempts::jsonb, next_at = e.next_at, wanted = coalesce(e.number, r.wanted),
         accepted = CASE WHEN e.accepted_at IS NULL THEN r.accepted ELSE e.number END,
         accepted_at = coalesce(e.accepted_at, r.accepted_at), observed = coalesce(e.observed, r.observed),
-        observed_at = CASE WHEN e.observed IS NULL THEN r.observed_at ELSE $20 END,
+        observed_at = CASE WHEN e.observed IS NULL THEN r.observed_at ELSE $19 END,
         seen_at = coalesce(e.seen_at, r.seen_at),
-        other_change_at = CASE WHEN e.approve AND e.other AND (r.approved ->> 'x')::bigint <> e.number THEN $20
+        other_change_at = CASE WHEN e.approve AND e.other AND (r.approved ->> 'x')::bigint <> e.number THEN $19
             ELSE r.other_change_at END,
         approved = CASE WHEN e.approve THEN coalesce(e.known::jsonb, r.known) ELSE r.approved END,
         other_change = (r.other_change OR e.other) AND NOT e.approve,
         suspect = e.suspect, suspect_until = coalesce(e.suspect_until, r.suspect_until), guessed = e.guessed,
         failures = e.failures, refusal = e.refusal
     FROM unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[], $4::text::text[], $5::text::text[],
-            $6::text::timestamptz[], $7::text::bigint[],
-            $8::text::timestamptz[], $9::text::bigint[], $10::text::timestamptz[], $11::text::bool[], $12::text::bool[],
-            $13::text::bool[],
-            $14::text::timestamptz[], $15::text::bool[], $16::text::int[], $17::text::text[], $18::text::bool[])
+            $6::text::timestamptz[], $7::text::bigint[], $8::text::timestamptz[], $9::text::bigint[],
+            $10::text::timestamptz[], $11::text::bool[], $12::text::bool[], $13::text::bool[], $14::text::timestamptz[],
+            $15::text::bool[], $16::text::int[], $17::text::text[], $18::text::bool[])
         AS e (tenant, stock_record, until, known, attempts, next_at, number, accepted_at, observed, seen_at,
             approve, other, suspect, suspect_until, guessed, failures, refusal, dirty)
         JOIN locked USING (tenant, stock_record)
@@ -519,12 +517,12 @@ WITH locked AS MATERIALIZED (
 ), covered AS (
     DELETE FROM stock_changes c
     -- By the whole key of each row: by record alone, every row of a record would be looked at for every other one.
-    USING unnest($22::text::text[], $19::text::text[], $21::text::bigint[]) AS d (tenant, stock_record, change)
+    USING unnest($20::text::text[], $21::text::text[], $22::text::bigint[]) AS d (tenant, stock_record, change)
         JOIN ended e USING (tenant, stock_record)
     WHERE c.tenant = d.tenant AND c.stock_record = d.stock_record AND c.change = d.change
 ), dirtied AS (
     INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, changed_at)
-    SELECT tenant, stock_record, connection_id, 1, false, $20 FROM ended WHERE dirty
+    SELECT tenant, stock_record, connection_id, 1, false, $19 FROM ended WHERE dirty
 )
 SELECT stock_record FROM ended
 """
@@ -566,10 +564,10 @@ async def _end(
         array([each.failures for each in rows]),
         array([each.refusal for each in rows]),
         array([each.dirty for each in rows]),
-        array([stock_record for _, stock_record, _ in covered]),
         now,
-        array([change for _, _, change in covered]),
         array([tenant for tenant, _, _ in covered]),
+        array([stock_record for _, stock_record, _ in covered]),
+        array([change for _, _, change in covered]),
     )
     held = {row["stock_record"] for row in ended}
     return [

@@ -16,6 +16,8 @@ from services.channels.alerts import Database
 from services.channels.stock.wake import Due
 
 _DECIDED_WITHIN: Final = timedelta(seconds=0.5)
+LINKS_MAX: Final = 128
+"""A span has so many links at most: more causes of a change are not kept."""
 OWN_SALES_KEPT: Final = timedelta(days=60)
 """How long own sales are kept after they are decided and no longer held."""
 _STILL_RESERVED: Final = frozenset(

@@ -13,9 +13,6 @@ _DECIDED = frozenset({CauseOutcome.RESERVED, CauseOutcome.SHORT, CauseOutcome.RE
 """What counts for something new: the others move units that were decided before."""
 
 
-_LINKS_MAX = 128
-
-
 @dataclass(slots=True)
 class _Fold:
     """The newest level of one SKU in a batch, and every sale that the batch's newer levels cover."""
@@ -109,7 +106,7 @@ def _change(fold: _Fold) -> Change:
         sku=level.sku,
         available=available,
         sales_only=bool(fold.causes or fold.omitted) and _explained(fold, available, reserved),
-        causes=tuple(fold.events)[:_LINKS_MAX],
+        causes=tuple(fold.events)[: facts.LINKS_MAX],
     )
 
 

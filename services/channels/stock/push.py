@@ -36,6 +36,7 @@ from services.channels.stock import claims, domain, upkeep
 from services.channels.stock.breaker import Breaker, State
 from services.channels.stock.claims import Attempt, Claimed, Settled
 from services.channels.stock.domain import NORMAL, URGENT, Manner, Observed, Plan, Record, Step
+from services.channels.stock.facts import LINKS_MAX
 from services.channels.stock.limiter import Lane, Turnstile
 from services.channels.stock.metrics import StockMetrics
 from services.channels.stock.settings import StockSettings
@@ -50,7 +51,6 @@ IDLE_S: Final = 0.25
 """The table is asked this often when nobody wakes, and more often while something was due lately."""
 _ROUNDS_MAX: Final = 4
 _CAUSES_MAX: Final = 1000
-_LINKS_MAX: Final = 128
 _STALE_PAUSE_S: Final = 0.1
 _UNKNOWN_PAUSE_S: Final = 1.0
 _REJECTED_PAUSE_S: Final = 30.0
@@ -128,7 +128,7 @@ class Pusher:
             round_ = await self._decide(tx, claimed, {})
         self._service.faults.point("push.claimed")
         causes = dict.fromkeys(cause for each, _ in round_.writes for cause in each.causes)
-        linked = [Cause(*cause) for cause in list(causes)[:_LINKS_MAX]]
+        linked = [Cause(*cause) for cause in list(causes)[:LINKS_MAX]]
         for _ in range(_ROUNDS_MAX):
             if not round_.writes and not round_.reads:
                 break
