@@ -130,8 +130,8 @@ def bus_router(
     @router.get("/outbox")
     async def outbox() -> dict[str, Any]:
         row = await work.pool.fetchrow(
-            "SELECT count(*) AS rows, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS oldest_age_s "
-            "FROM outbox"
+            "SELECT coalesce(sum(count), 0) AS records, "
+            "coalesce(extract(epoch FROM now() - min(created_at)), 0)::float AS oldest_age_s FROM outbox"
         )
         return dict(row or {})
 

@@ -20,10 +20,11 @@ WHERE stream = $1 AND cursor IS NULL AND ended_at < now() - interval '24 hours'
 """
 _REPUBLISH: Final = """
 WITH again AS (DELETE FROM outbox_sent WHERE sent_at >= $1 AND ($2::text IS NULL OR topic = $2)
-               RETURNING seq, event_id, topic, key, headers, payload, slot, created_at)
-INSERT INTO outbox (seq, event_id, topic, key, headers, payload, slot, personal, created_at)
-OVERRIDING SYSTEM VALUE SELECT seq, event_id, topic, key, headers, payload, slot, false, created_at FROM again
-ON CONFLICT DO NOTHING
+               RETURNING seq, topic, slot, count, records, created_at),
+waiting AS (INSERT INTO outbox (seq, topic, slot, personal, count, records, created_at) OVERRIDING SYSTEM VALUE
+            SELECT seq, topic, slot, false, count, records, created_at FROM again ON CONFLICT DO NOTHING
+            RETURNING count)
+SELECT coalesce(sum(count), 0) FROM waiting
 """
 
 
@@ -66,7 +67,10 @@ async def _page(work: Work, stream: str, announcer: Announcer) -> bool:
 
 
 async def republish(work: Work, since: datetime, stream: str | None) -> int:
-    """Send again what was sent since a moment and is still kept, under the same event ids and in the old order."""
-    status = await work.pool.execute(_REPUBLISH, since, stream, timeout=300)
+    """Send again what was sent since a moment and is still kept, under the same event ids and in the old order.
+
+    Returns the number of records.
+    """
+    count = await work.pool.fetchval(_REPUBLISH, since, stream, timeout=300)
     work.wake_relay()
-    return int(status.rpartition(" ")[2])
+    return int(count)

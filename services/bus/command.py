@@ -42,9 +42,9 @@ async def send_all(
                 subject=entry.aggregate(message), tenant=tenant, correlation_id=correlation_id or command_id,
                 traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-0{int(sampled)}",
             )  # fmt: skip
-            stream = entry.stream
-            _, topic, key, _, payload, _, _ = encoded(envelope, message, stream.name, personal=stream.personal)
-            waiting.append(await producer.send(topic, value=payload, key=key.encode(), headers=envelope.to_headers()))
+            key, _, payload = encoded(envelope, message)
+            headers = envelope.to_headers()
+            waiting.append(await producer.send(entry.stream.name, value=payload, key=key, headers=headers))
         for acknowledged in waiting:
             await acknowledged
     finally:

@@ -29,8 +29,10 @@ class Metrics:
         self.commit_failures = Counter("saldo_offset_commit_failures", "Redelivered.", ["stream"], registry=registry)
         self.dead_letters = Gauge("saldo_dead_letters_open", "Open dead letters.", registry=registry)
         self.parked_keys = Gauge("saldo_parked_keys", "Aggregates whose events wait.", registry=registry)
-        self.outbox_rows = Gauge("saldo_outbox_rows", "Rows not yet sent.", registry=registry)
-        self.outbox_age = Gauge("saldo_outbox_oldest_age_seconds", "Age of the oldest unsent row.", registry=registry)
+        self.outbox_records = Gauge("saldo_outbox_records", "Records not yet sent.", registry=registry)
+        self.outbox_age = Gauge(
+            "saldo_outbox_oldest_age_seconds", "Age of the oldest unsent record.", registry=registry
+        )
         self.sent = Counter("messaging_client_sent_messages", "Records acknowledged.", ["stream"], registry=registry)
         self.send_failures = Counter("saldo_relay_failures", "Chunks abandoned.", registry=registry)
         self.send_seconds = Histogram(

@@ -1,6 +1,7 @@
-"""Publications become rows of the outbox: checked here, where a bad one fails its own handler and nobody else."""
+"""Publications become packs in the outbox: checked here, where a bad one fails its own handler and nobody else."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple, final
 from zlib import crc32
@@ -8,25 +9,34 @@ from zlib import crc32
 from opentelemetry.trace import Span
 
 from contracts.catalogue import Catalogue, MessageType
-from contracts.envelope import TENANT_PATTERN, Envelope, Message
+from contracts.envelope import HEADERS, TENANT_PATTERN, Envelope, Message
 from services.bus.failures import Poison
 from services.bus.tracing import Tracing
 from services.bus.transaction import Publication, Transaction
 
 RECORD_LIMIT_BYTES: Final = 900_000
 """Below the broker's default `message.max.bytes` (1,048,588): one record that the broker refuses would make the
-idempotent producer fail every later send to that partition."""
+idempotent producer fail every later send to that partition. A pack of several is cut at this size, too."""
 
-SEPARATOR: Final = b"\xff"
-"""Between the headers of a row. No UTF-8 has it."""
+FIELD: Final = b"\xff"
+"""Between the parts of a record: its key, the values of its headers, its payload. No UTF-8 has it."""
 
-SLOTS: Final = 64
-"""As many relays can share the work at most; a row keeps its key's slot, whatever their number is when it is sent."""
+RECORD: Final = b"\xfe"
+"""Between the records of a pack. No UTF-8 has it either."""
 
-_COLUMNS: Final = ("event_id", "topic", "key", "headers", "payload", "slot", "personal")
+SLOTS: Final = 24
+"""As many relays can share the work at most; a row keeps its keys' slot, whatever their number is when it is sent.
+Keys of one slot lie in one partition wherever a topic has 1, 2, 3, 4, 6, 8, 12 or 24 of them."""
 
-Row = tuple[str, str, str, bytes, bytes, int, bool]
-"""Event id, topic, key, headers, payload, slot, personal."""
+_COLUMNS: Final = ("topic", "slot", "personal", "count", "records")
+
+
+class Encoded(NamedTuple):
+    """A record as bytes; `headers` are the values of `HEADERS`, empty where absent, with `FIELD` between."""
+
+    key: bytes
+    headers: bytes
+    payload: bytes
 
 
 class _Plan(NamedTuple):
@@ -37,6 +47,15 @@ class _Plan(NamedTuple):
     topic: str
     personal: bool
     is_alone: bool  # no older major is published beside it
+
+
+@dataclass(slots=True)
+class _Pack:
+    topic: str
+    slot: int
+    personal: bool
+    records: list[bytes] = field(default_factory=list)
+    size: int = 0
 
 
 @final
@@ -51,37 +70,55 @@ class Outbox:
         }
 
     async def write(self, tx: Transaction, spans: Mapping[str, Span]) -> int:
-        """One COPY for everything that was published in `tx`, in order; returns the number of rows.
+        """One COPY for everything that was published in `tx`; returns the number of rows.
 
+        A row is a pack: the records of one topic and slot, in order, so that a batch of a thousand costs a few rows.
         Raises `Poison` for a publication that no broker would take, `KeyError` for one that is not in the catalogue.
         """
-        rows: list[Row] = []
+        packs: list[_Pack] = []
+        open_packs: dict[tuple[str, int], _Pack] = {}
         for publication in tx.publications:
-            message = publication.message
-            plan = self._plans.get(type(message))
-            if plan and plan.is_alone:
-                rows.append(self._row(publication, plan, message, tx.now, spans))
-                continue
-            for entry, cast in self._catalogue.publications(message):
-                rows.append(self._row(publication, self._plans[entry.model], cast, tx.now, spans))
-        if rows:
-            await tx.connection.copy_records_to_table("outbox", records=rows, columns=_COLUMNS)
-        return len(rows)
+            for plan, message in self._majors(publication.message):
+                record = self._encoded(publication, plan, message, tx.now, spans)
+                place = plan.topic, crc32(record.key) % SLOTS
+                size = sum(map(len, record))
+                pack = open_packs.get(place)
+                if pack is None or pack.size + size > RECORD_LIMIT_BYTES:
+                    pack = open_packs[place] = _Pack(*place, plan.personal)
+                    packs.append(pack)
+                pack.size += size
+                pack.records.append(FIELD.join(record))
+        if packs:
+            await tx.connection.copy_records_to_table(
+                "outbox",
+                records=[
+                    (pack.topic, pack.slot, pack.personal, len(pack.records), RECORD.join(pack.records))
+                    for pack in packs
+                ],
+                columns=_COLUMNS,
+            )
+        return len(packs)
 
-    def _row(
+    def _majors(self, message: Message) -> Iterable[tuple[_Plan, Message]]:
+        plan = self._plans.get(type(message))
+        if plan and plan.is_alone:
+            return ((plan, message),)
+        return [(self._plans[entry.model], cast) for entry, cast in self._catalogue.publications(message)]
+
+    def _encoded(
         self, publication: Publication, plan: _Plan, message: Message, now: datetime, spans: Mapping[str, Span]
-    ) -> Row:
+    ) -> Encoded:
         _, tenant, causes, flow, event_id = publication
         traceparent = self._tracing.created(plan.topic, plan.type_name, event_id, flow, causes, spans)
         envelope = Envelope(
             event_id, plan.type_name, self._source, now, plan.entry.aggregate(message), tenant, flow,
             causes[0].event_id if causes else "", traceparent,
         )  # fmt: skip
-        return encoded(envelope, message, plan.topic, personal=plan.personal)
+        return encoded(envelope, message)
 
 
-def encoded(envelope: Envelope, message: Message, topic: str, *, personal: bool) -> Row:
-    """The row of one record, its headers packed nearly as Kafka wants them: their values, 0xFF between, not in UTF-8.
+def encoded(envelope: Envelope, message: Message) -> Encoded:
+    """One record, its headers packed nearly as Kafka wants them.
 
     Raises `Poison` for what is too large, without tenant, aggregate or id, or not text.
     """
@@ -89,14 +126,31 @@ def encoded(envelope: Envelope, message: Message, topic: str, *, personal: bool)
         raise Poison(f"{envelope.type}: tenant {envelope.tenant!r} must match [a-z0-9-]{{1,32}}")
     if not envelope.subject or not envelope.id:
         raise Poison(f"{envelope.type}: the aggregate and the event id must not be empty")
-    key = f"{envelope.tenant}:{envelope.subject}"
     try:
-        headers = SEPARATOR.join(map(str.encode, envelope.values()))
-        payload = message.__pydantic_serializer__.to_json(message)
-        key_bytes = key.encode()
+        record = Encoded(
+            f"{envelope.tenant}:{envelope.subject}".encode(),
+            FIELD.join(map(str.encode, envelope.values())),
+            message.__pydantic_serializer__.to_json(message),
+        )
     except (UnicodeEncodeError, ValueError) as failure:
         raise Poison(f"{envelope.type}: not encodable as UTF-8") from failure
-    size = len(headers) + len(payload) + len(key_bytes)
-    if "\x00" in key or size > RECORD_LIMIT_BYTES:
+    size = sum(map(len, record))
+    if b"\x00" in record.key or size > RECORD_LIMIT_BYTES:
         raise Poison(f"{envelope.type}: {size} bytes, at most {RECORD_LIMIT_BYTES}; no NUL in the key")
-    return envelope.id, topic, key, headers, payload, crc32(key_bytes) % SLOTS, personal
+    return record
+
+
+def unpack(records: bytes) -> list[tuple[bytes, list[tuple[str, bytes]], bytes]]:
+    """Key, headers and payload of each record of a pack, in order.
+
+    Raises `ValueError` for a pack of a newer build, whose records have headers that this one cannot name.
+    """
+    return [_record(record) for record in records.split(RECORD)]
+
+
+def _record(record: bytes) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
+    key, *values, payload = record.split(FIELD)
+    if len(values) > len(HEADERS):
+        raise ValueError(f"a record of the outbox has {len(values)} headers, this build knows {len(HEADERS)}")
+    headers = list(zip(HEADERS, values, strict=False))
+    return key, [header for header in headers if header[1]] if b"" in values else headers, payload

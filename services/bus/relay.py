@@ -2,21 +2,21 @@
 
 Why the first copy of every event arrives in order, whatever happens. Per key, order of rows = order of commits, so a
 relay that sees row n of a key sees every earlier row of it that is not yet deleted, and a row is deleted only after the
-broker acknowledged it. A relay takes the oldest rows, one chunk at a time, and hands them over as batches of one
-partition each, oldest first within it, to an idempotent producer that keeps the order of a partition and accepts
-nothing behind a gap; a key has one partition and one slot, and the slots are divided among the shards when rows are
-read, not when they are written. It begins the next chunk only when the whole one is acknowledged. So when
-any relay sends row n, each earlier row of that key is in the log already or goes out before it from the same relay. A
-crash between acknowledgement and delete, two relays at once (a lock lost unnoticed), a changed number of shards or a
-producer rebuilt after an unknown outcome can only send a row once more, later: duplicates, which the readers' inboxes
-absorb. `republish` puts rows back under their old numbers, for the same reason.
+broker acknowledged all its records. A relay takes the oldest rows, one chunk at a time, and hands their records over as
+batches of one partition each, oldest first within it, to an idempotent producer that keeps the order of a partition and
+accepts nothing behind a gap; a key has one partition and one slot, and the slots are divided among the shards when rows
+are read, not when they are written. It begins the next chunk only when the whole one is acknowledged. So when any relay
+sends row n, each earlier row of that key is in the log already or goes out before it from the same relay. A crash
+between acknowledgement and delete, two relays at once (a lock lost unnoticed), a changed number of shards or a producer
+rebuilt after an unknown outcome can only send a row once more, later: duplicates, which the readers' inboxes absorb.
+`republish` puts rows back under their old numbers, for the same reason.
 """
 
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any, Final, final
 from zlib import crc32
 
@@ -31,11 +31,10 @@ from aiokafka.errors import (
     UnknownProducerId,
 )
 
-from contracts.envelope import HEADERS
 from services.bus.arrays import array
 from services.bus.failures import Backoff, describe, waited
 from services.bus.members import Holder
-from services.bus.outbox import SEPARATOR
+from services.bus.outbox import unpack
 from services.bus.work import Work
 
 BUSY_POLL_S: Final = 0.025
@@ -45,12 +44,17 @@ STOP_TIMEOUT_S: Final = 5.0
 REFUSALS: Final = 3
 CHANNEL: Final = "saldo_outbox"
 
-_OLDEST: Final = "SELECT seq, topic, key, headers, payload FROM outbox WHERE slot % $1 = $2 ORDER BY seq LIMIT $3"
+_OLDEST: Final = """
+SELECT seq, topic, count, records FROM (
+    SELECT *, sum(count) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) AS total
+    FROM outbox WHERE slot % $1 = $2 ORDER BY seq LIMIT $3
+) AS oldest WHERE total - count < $3 ORDER BY seq
+"""
+"""Rows until they hold `$3` records."""
 _MOVE: Final = """
-WITH sent AS (DELETE FROM outbox WHERE seq = ANY($1::text::bigint[])
-              RETURNING seq, event_id, topic, key, headers, payload, slot, created_at, personal)
-INSERT INTO outbox_sent (seq, event_id, topic, key, headers, payload, slot, created_at)
-SELECT seq, event_id, topic, key, headers, payload, slot, created_at FROM sent WHERE NOT personal
+WITH sent AS (DELETE FROM outbox WHERE seq = ANY($1::text::bigint[]) RETURNING *)
+INSERT INTO outbox_sent (seq, topic, slot, count, records, created_at)
+SELECT seq, topic, slot, count, records, created_at FROM sent WHERE NOT personal
 """
 _DELETE: Final = "DELETE FROM outbox WHERE seq = ANY($1::text::bigint[])"
 _PRODUCER_STATE: Final = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, InvalidProducerIdMapping)
@@ -74,8 +78,8 @@ def new_producer(bootstrap: str) -> AIOKafkaProducer:
     )  # fmt: skip
 
 
-_Batch = tuple[str, int, Any, list[Any]]
-"""Topic, partition, the producer's batch, and the rows in it."""
+_Batch = tuple[str, int, Any, set[int]]
+"""Topic, partition, the producer's batch, and the `seq` of the rows it has records of."""
 
 
 class Refused(Exception):
@@ -146,7 +150,7 @@ class Relay:
             while not self._holder.lost.is_set():
                 self._wake.clear()
                 sent = await self._chunk(producer)
-                if sent == self._work.settings.relay_chunk:
+                if sent >= self._work.settings.relay_chunk:
                     continue
                 if not sent and stop.is_set():
                     return
@@ -159,51 +163,54 @@ class Relay:
                     await producer.stop()
 
     async def _chunk(self, producer: Any) -> int:
-        """Send the oldest rows and move exactly the acknowledged ones away; raises after moving if one failed."""
+        """Send the oldest rows and move exactly the acknowledged ones away; raises after moving if one failed.
+
+        Returns the number of records that were sent.
+        """
         work, began = self._work, time.perf_counter()
         settings = work.settings
         rows = await self._holder.fetch(_OLDEST, settings.relay_shards, self._shard, settings.relay_chunk)
         if not rows:
             return 0
         work.faults.point("relay.send.before")
-        acknowledged, failure = await self._send(producer, rows)
+        unsent, failure = await self._send(producer, rows)
         work.faults.point("relay.send.after")
+        acknowledged = [row for row in rows if row["seq"] not in unsent]
         if acknowledged:
             work.faults.point("relay.mark.before")
             await self._holder.fetch(self._move, array([row["seq"] for row in acknowledged]))
             work.faults.point("relay.mark.after")
-            for topic, count in Counter(row["topic"] for row in acknowledged).items():
-                work.metrics.sent.labels(topic).inc(count)
+            for row in acknowledged:
+                work.metrics.sent.labels(row["topic"]).inc(row["count"])
         if failure:
             work.metrics.send_failures.inc()
-            kept = {row["seq"] for row in acknowledged}
-            self._judge(next(row for row in rows if row["seq"] not in kept), failure)
+            self._judge(next(row for row in rows if row["seq"] in unsent), failure)
             raise failure
         work.metrics.send_seconds.observe(time.perf_counter() - began)
-        return len(rows)
+        return sum(row["count"] for row in rows)
 
-    async def _send(self, producer: Any, rows: Sequence[Any]) -> tuple[list[Any], Exception | None]:
-        """The acknowledged rows, and why the others are not. The first refusal stops handing over."""
+    async def _send(self, producer: Any, rows: Sequence[Any]) -> tuple[set[int], Exception | None]:
+        """The `seq` of the rows that are not acknowledged as a whole, and why. The first refusal stops handing over."""
         batches: list[_Batch] = []
         futures: list[asyncio.Future[Any]] = []
         failure: Exception | None = None
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                batches = await _pack(producer, rows)
+                batches = await _batches(producer, rows)
                 for topic, partition, batch, _ in batches:
                     futures.append(await producer.send_batch(batch, topic, partition=partition))
                 await asyncio.gather(*futures, return_exceptions=True)
         except (KafkaError, OSError) as refused:  # TimeoutError is an OSError
             failure = refused
-        acknowledged: list[Any] = []
-        for (_, _, _, members), future in zip(batches, futures, strict=False):
-            if not future.done() or future.cancelled():
+        unsent: set[int] = set() if batches else {row["seq"] for row in rows}
+        for (_, _, _, seqs), future in zip_longest(batches, futures):
+            if future is None or not future.done() or future.cancelled():
                 failure = failure or TimeoutError("no acknowledgement")
+                unsent |= seqs
             elif isinstance(refusal := future.exception(), Exception):
                 failure = failure or refusal
-            else:
-                acknowledged += members
-        return acknowledged, failure
+                unsent |= seqs
+        return unsent, failure
 
     def _judge(self, head: Any, failure: Exception) -> None:
         """Raise `Refused` when the broker refused the same head row three times."""
@@ -215,28 +222,19 @@ class Relay:
                 raise Refused(f"row {at} for {head['topic']} was refused {REFUSALS} times: {describe(failure)}")
 
 
-async def _pack(producer: Any, rows: Sequence[Any]) -> list[_Batch]:
-    """The rows in batches; those of a partition follow each other in the order of their rows."""
+async def _batches(producer: Any, rows: Sequence[Any]) -> list[_Batch]:
+    """The records of the rows in batches; those of a partition follow each other in the order of their rows."""
     partitions = {topic: await producer.partitions_for(topic) for topic in {row["topic"] for row in rows}}
     batches: list[_Batch] = []
     filling: dict[tuple[str, int], _Batch] = {}
     for row in rows:
-        _, topic, key_text, values, value = row
-        key = key_text.encode()
-        place = topic, partition_of(key, partitions[topic])
-        record = {"timestamp": None, "key": key, "value": value, "headers": _headers(values)}
-        batch = filling.get(place)
-        if batch is None or batch[2].append(**record) is None:
-            batch = filling[place] = (*place, producer.create_batch(), [])
-            batches.append(batch)
-            batch[2].append(**record)
-        batch[3].append(row)
+        seq, topic, _, records = row
+        for key, headers, value in unpack(records):
+            place = topic, partition_of(key, partitions[topic])
+            batch = filling.get(place)
+            if batch is None or batch[2].append(timestamp=None, key=key, value=value, headers=headers) is None:
+                batch = filling[place] = (*place, producer.create_batch(), set())
+                batches.append(batch)
+                batch[2].append(timestamp=None, key=key, value=value, headers=headers)
+            batch[3].add(seq)
     return batches
-
-
-def _headers(values: bytes) -> list[tuple[str, bytes]]:
-    parts = values.split(SEPARATOR)
-    if len(parts) > len(HEADERS):
-        raise ValueError(f"a row of the outbox has {len(parts)} headers, this build knows {len(HEADERS)}")
-    headers = list(zip(HEADERS, parts, strict=False))
-    return [header for header in headers if header[1]] if b"" in parts else headers

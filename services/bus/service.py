@@ -258,12 +258,13 @@ class Service:
         while not await waited(self.stopping, KEEP_EVERY_S):
             round_ += 1
             row = await self.pool.fetchrow(
-                "SELECT (SELECT count(*) FROM outbox) AS rows, (SELECT count(*) FROM parked_keys) AS parked, "
+                "SELECT (SELECT coalesce(sum(count), 0) FROM outbox) AS waiting, "
+                "(SELECT count(*) FROM parked_keys) AS parked, "
                 "(SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM outbox)::float AS age_s, "
                 "(SELECT count(*) FROM dead_letters WHERE state = 'open') AS open"
             )
             assert row
-            self.metrics.outbox_rows.set(row["rows"])
+            self.metrics.outbox_records.set(row["waiting"])
             self.metrics.outbox_age.set(row["age_s"])
             self.metrics.parked_keys.set(row["parked"])
             self.metrics.dead_letters.set(row["open"])
@@ -304,7 +305,7 @@ class Service:
         if not await _reachable(self.settings.kafka_bootstrap_servers):
             reasons.append("broker: does not answer")
         if self._outbox_age_s > OUTBOX_AGE_LIMIT_S:
-            reasons.append(f"outbox: the oldest row waits for {self._outbox_age_s:.0f} s")
+            reasons.append(f"outbox: the oldest record waits for {self._outbox_age_s:.0f} s")
         reasons += [f"relay: {relay.reason}" for relay in self._relays if relay.reason]
         reasons += [f"{stream}: {one.reason}" for stream, one in self._consumers.items() if one.reason]
         return reasons

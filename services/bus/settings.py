@@ -21,7 +21,7 @@ class BusSettings(BaseSettings):
     build: str = Field(default="0.1.0", description="Another build clears a brake.")
     replicas: int = Field(default=1, ge=1)
     replication_factor: int = Field(default=1, ge=1)
-    relay_shards: int = Field(default=1, ge=1, le=64, description="Of the 64 slots of the outbox.")
+    relay_shards: int = Field(default=1, ge=1, le=24, description="Of the 24 slots of the outbox.")
     relay_chunk: int = Field(default=2_000, ge=1)
     backoff_cap_s: float = Field(default=5.0, gt=0)
     admin_host: str = "127.0.0.1"

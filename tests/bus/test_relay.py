@@ -8,9 +8,11 @@ from zlib import crc32
 import pytest
 from aiokafka.errors import MessageSizeTooLargeError, NotEnoughReplicasError
 
+from contracts.envelope import HEADERS
 from services.bus import announce
 from services.bus.failures import Backoff
 from services.bus.members import Holder
+from services.bus.outbox import RECORD_LIMIT_BYTES, SLOTS, unpack
 from services.bus.relay import REFUSALS, Relay, new_producer
 from tests.bus.model import (
     BalanceChanged,
@@ -24,6 +26,7 @@ from tests.bus.model import (
     until_count,
     value,
 )
+from tests.outbox import waiting
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -61,7 +64,12 @@ class FakeProducer:
     """Acknowledges, or fails as told: `faults` maps a version to the exception of its future."""
 
     def __init__(self, faults: dict[int, Exception]) -> None:
-        self.faults, self.sent = faults, []
+        self.faults, self.bodies = faults, []
+
+    @property
+    def sent(self) -> list[int]:
+        """The versions that were handed over, in order."""
+        return [body["version"] for body in self.bodies]
 
     async def start(self) -> None: ...
 
@@ -75,7 +83,8 @@ class FakeProducer:
 
     async def send_batch(self, batch, _topic, *, partition):
         assert partition == 0
-        self.sent.append(version := json.loads(batch.value)["version"])
+        self.bodies.append(body := json.loads(batch.value))
+        version = body["version"]
         future = asyncio.get_running_loop().create_future()
         if version in self.faults:
             future.set_exception(self.faults[version])
@@ -117,7 +126,8 @@ async def test_two_relays_and_a_restart_leave_only_late_duplicates(kafka_bootstr
 async def test_exactly_the_acknowledged_rows_move_and_the_rest_is_sent_again(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, _):
-        await publish(service, "a", range(5))
+        for versions in (range(2), range(2, 4), range(4, 5)):
+            await publish(service, "a", versions)
         producers = [FakeProducer({2: NotEnoughReplicasError()}), FakeProducer({})]
         made = iter(producers)
         relay, stop = Relay(service._work, 0, lambda *_: next(made)), asyncio.Event()
@@ -126,8 +136,8 @@ async def test_exactly_the_acknowledged_rows_move_and_the_rest_is_sent_again(dat
         stop.set()
         await task
     assert producers[0].sent == [0, 1, 2, 3, 4]
-    assert producers[1].sent == [2]
-    assert await value(database, "SELECT count(*) FROM outbox_sent") == 5
+    assert producers[1].sent == [2, 3]
+    assert await value(database, "SELECT sum(count) FROM outbox_sent") == 5
 
 
 async def test_a_head_row_refused_three_times_stops_the_shard_loudly(database):
@@ -146,7 +156,7 @@ async def test_a_head_row_refused_three_times_stops_the_shard_loudly(database):
         stop.set()
         await task
     assert len(made) == REFUSALS
-    assert await value(database, "SELECT count(*) FROM outbox") == 3
+    assert await value(database, "SELECT sum(count) FROM outbox") == 3
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
@@ -161,16 +171,16 @@ async def test_a_changed_number_of_shards_keeps_the_order_of_a_key_and_leaves_no
     sent: dict[str, list[int]] = {account: [] for account in accounts}
     async with by_hand(database, streams, relay_shards=after) as (service, _):
         for relay in reversed(service._relays):
-            waiting = dict(await rows(database, "SELECT seq, payload FROM outbox ORDER BY seq"))
-            relay._producer_of = lambda *_: FakeProducer({})
+            producer = FakeProducer({})
+            relay._producer_of = lambda *_, one=producer: one
             stop = asyncio.Event()
             stop.set()
             await relay._holder.open()
             await relay._relay(stop, Backoff(stop, 1))
             await relay._holder.close()
-            kept = {seq for (seq,) in await rows(database, "SELECT seq FROM outbox")}
-            for body in (json.loads(payload) for seq, payload in waiting.items() if seq not in kept):
+            for body in producer.bodies:
                 sent[body["account"]].append(body["version"])
+        assert await value(database, "SELECT count(*) FROM outbox") == 0
     assert sent == {account: list(range(6)) for account in accounts}
 
 
@@ -192,12 +202,27 @@ async def test_a_chunk_is_cut_into_batches_and_every_key_keeps_its_order(kafka_b
     assert all(one.partition == crc32(one.key) % streams.balances.partitions for one in records)
 
 
-async def test_an_event_cannot_wait_twice(database):
+async def test_what_a_transaction_says_is_one_row_a_topic_and_slot_and_a_large_pack_is_cut(database):
     streams = make_streams()
+    third = "x" * (RECORD_LIMIT_BYTES // 9 - 1_000)  # It stands in the key, in a header and in the body.
     async with by_hand(database, streams) as (service, _):
-        await publish(service, "a", range(1), event_id="one")
-        with pytest.raises(Exception, match="outbox_event_id_topic_key"):
-            await publish(service, "a", range(1), event_id="one")
+        async with service.transaction() as tx:
+            for version in range(4):
+                for account in ("a", f"a{third}"):
+                    tx.publish(BalanceChanged(account=account, balance=0, version=version), tenant="acme", cause=())
+        packs = await rows(database, "SELECT slot, count, length(records) FROM outbox ORDER BY seq")
+        records = await waiting(service.pool)
+    slots = [crc32(f"acme:{account}".encode()) % SLOTS for account in ("a", f"a{third}")]
+    assert slots[0] != slots[1]
+    assert [(slot, count) for slot, count, _ in packs] == [(slots[0], 4), (slots[1], 3), (slots[1], 1)]
+    assert all(size <= RECORD_LIMIT_BYTES + 10 for _, _, size in packs)
+    assert [json.loads(one.payload)["version"] for one in records] == [*range(4), *range(4)]
+    assert {one.headers["ce_type"] for one in records} == {streams.catalogue.by_model[BalanceChanged].name}
+
+
+async def test_a_record_of_a_newer_build_is_not_sent_with_wrong_headers():
+    with pytest.raises(ValueError, match="this build knows"):
+        unpack(b"\xff".join([b"key", *[b"value"] * (len(HEADERS) + 1), b"payload"]))
 
 
 async def test_only_the_holder_of_the_shard_sends_and_a_waiting_process_wakes_it(kafka_bootstrap, database):
@@ -228,13 +253,14 @@ async def test_republish_sends_again_in_the_old_order_before_what_is_new(kafka_b
         records = await read_all(kafka_bootstrap, streams.balances)
     assert [json.loads(one.value)["version"] for one in records] == [*range(5), *range(5)]
     assert len({dict(one.headers)["ce_id"] for one in records}) == 5
-    assert await value(database, "SELECT count(*) FROM outbox_sent") == 5
+    assert await value(database, "SELECT sum(count) FROM outbox_sent") == 5
 
 
 async def test_nothing_personal_is_kept_after_it_was_sent(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, _):
-        await publish(service, "a", range(2))
+        for version in range(2):
+            await publish(service, "a", range(version, version + 1))
         await service.pool.execute("UPDATE outbox SET personal = true WHERE seq = (SELECT min(seq) FROM outbox)")
         relay, stop = Relay(service._work, 0, lambda *_: FakeProducer({})), asyncio.Event()
         task = asyncio.create_task(relay.run(stop))

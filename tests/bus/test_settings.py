@@ -66,5 +66,5 @@ def test_a_publication_that_no_broker_would_take_is_poison_at_the_insert() -> No
         (envelope(), Deposited(account="a" * RECORD_LIMIT_BYTES, amount=1)),
     ):
         with pytest.raises(Poison):
-            encoded(wrong, message, "topic", personal=False)
-    assert encoded(envelope(), good, "topic", personal=False)[2] == "acme:a"
+            encoded(wrong, message)
+    assert encoded(envelope(), good).key == b"acme:a"

@@ -22,7 +22,7 @@ async def test_a_batch_hangs_its_publication_under_the_first_sampled_cause_and_l
                 streams, [record(streams, "a", n, traceparent=one, correlation_id="o1") for n, one in enumerate(causes)]
             )
         )
-        published = await value(database, "SELECT headers FROM outbox")
+        published = await value(database, "SELECT records FROM outbox")
     spans = {(span["name"], span["trace_id"]): span for span in spans_of(path, "o1")}
     process = spans[f"process {streams.deposits.name}", "a1" * 16]
     linked = spans[f"process {streams.deposits.name}", "c3" * 16]
@@ -46,8 +46,8 @@ async def test_an_unsampled_flow_creates_no_span_and_says_so_downstream(database
             assert door.traceparent
         with service.tracing.span("push", [Cause("e", "o1", UNSAMPLED)]) as push:
             assert push == Cause("e", "o1", UNSAMPLED)
-        headers = await value(database, "SELECT headers FROM outbox")
-    assert UNSAMPLED.encode() in headers
+        published = await value(database, "SELECT records FROM outbox")
+    assert UNSAMPLED.encode() in published
     assert spans_of(path, "o1") == spans_of(path, "o2") == []
 
 

@@ -25,6 +25,7 @@ from services.channels.intake.context import Intake
 from services.channels.linking import keep_listings
 from services.channels.settings import ChannelsSettings
 from services.channels.stock.listings import ListingRow
+from tests.outbox import waiting
 
 MIGRATIONS = Path(services.channels.__file__).parent / "migrations"
 START = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=2)
@@ -99,8 +100,7 @@ class Kit:
 
     async def published(self, stream: str = "channels.sales.v1") -> list[dict[str, Any]]:
         """The bodies in the outbox, in order."""
-        rows = await self.service.pool.fetch("SELECT payload FROM outbox WHERE topic = $1 ORDER BY seq", stream)
-        return [json.loads(row["payload"]) for row in rows]
+        return [json.loads(one.payload) for one in await waiting(self.service.pool, stream)]
 
     async def count(self, table: str, where: str = "true") -> int:
         return int(await self.service.pool.fetchval(f"SELECT count(*) FROM {table} WHERE {where}"))

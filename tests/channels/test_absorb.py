@@ -10,6 +10,7 @@ import pytest
 from services.channels.intake import store
 from services.channels.linking import link
 from tests.channels.conftest import Kit, shopify_order, skyhub_order
+from tests.outbox import waiting
 
 pytestmark = pytest.mark.asyncio
 
@@ -187,11 +188,10 @@ async def test_nothing_personal_is_published_but_on_the_stream_for_it(kit: Kit) 
     await kit.deliver(hub, skyhub_order(), topic="queue")
     await kit.deliver(hub, b'{"code": "Ana Souza"', topic="queue")
     await kit.absorb()
-    rows = await kit.service.pool.fetch("SELECT topic, key, headers, payload FROM outbox")
     open_text = " ".join(
-        f"{row['key']} {row['headers']} {row['payload'].decode()}"
-        for row in rows
-        if row["topic"] != "channels.buyers.v1"
+        f"{one.key} {one.headers} {one.payload.decode()}"
+        for one in await waiting(kit.service.pool)
+        if one.topic != "channels.buyers.v1"
     )
     for table in ("intake", "intake_orders", "buyers", "alerts", "dead_letters"):
         open_text += " ".join(str(dict(row)) for row in await kit.service.pool.fetch(f"SELECT * FROM {table}"))
@@ -230,8 +230,8 @@ async def test_two_companies_with_the_same_external_id_never_meet(kit: Kit) -> N
     assert sales[0]["order_id"] != sales[1]["order_id"]
     assert sales[0]["customer_ref"] != sales[1]["customer_ref"]
     assert [sale["lines"][0]["sku"] for sale in sales] == ["SKU-1", None]
-    tenants = await kit.service.pool.fetch("SELECT key FROM outbox WHERE topic = 'channels.sales.v1' ORDER BY seq")
-    assert [row["key"].partition(":")[0] for row in tenants] == ["loja", "outra"]
+    published = await waiting(kit.service.pool, "channels.sales.v1")
+    assert [one.key.partition(":")[0] for one in published] == ["loja", "outra"]
 
 
 async def test_what_comes_while_a_connection_is_paused_is_kept_and_absorbed_later(kit: Kit) -> None:

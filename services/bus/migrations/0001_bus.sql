@@ -11,34 +11,31 @@ CREATE TABLE inbox (
     PRIMARY KEY (day, consumer, source, id)
 ) PARTITION BY RANGE (day);
 
--- What is still to be sent. `seq` is drawn one by one (cache 1) while the row lock of the aggregate is held, hence per
--- key: order of rows = order of commits. UNIQUE prevents one event from waiting twice (tests/bus/test_relay.py).
--- `slot` is the key's CRC-32 modulo 64: shard n of N sends the slots with slot % N = n, so that rows written under
+-- What is still to be sent. A row is a pack: the records that one transaction published on one topic for the keys of one
+-- slot, in order, so that a batch of a thousand records costs a few rows and one index entry each. `seq` is drawn one by
+-- one (cache 1) while the row locks of the aggregates are held, hence per key: order of rows = order of commits.
+-- `slot` is the key's CRC-32 modulo 24: shard n of N sends the slots with slot % N = n, so that rows written under
 -- another number of shards neither change places nor stay behind (tests/bus/test_relay.py).
--- `headers` are their values in the order of `HEADERS` of the contracts, 0xFF between them, empty where absent.
+-- `records` has 0xFE between records; a record has 0xFF between its key, the values of its headers in the order of
+-- `HEADERS` of the contracts, empty where absent, and its payload. It is read once: not compressed.
 CREATE TABLE outbox (
     seq        bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
-    event_id   text        NOT NULL,
     topic      text        NOT NULL,
-    key        text        NOT NULL,
-    headers    bytea       NOT NULL,
-    payload    bytea       NOT NULL,
     slot       smallint    NOT NULL,
     personal   boolean     NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    UNIQUE (event_id, topic)
+    count      integer     NOT NULL CHECK (count > 0),
+    records    bytea       STORAGE EXTERNAL NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_analyze_scale_factor = 0,
         autovacuum_analyze_threshold = 50000, autovacuum_vacuum_insert_scale_factor = 0);
 
 -- What was sent, kept for `republish`; never personal data. Whole days are dropped.
 CREATE TABLE outbox_sent (
     seq        bigint      NOT NULL,
-    event_id   text        NOT NULL,
     topic      text        NOT NULL,
-    key        text        NOT NULL,
-    headers    bytea       NOT NULL,
-    payload    bytea       NOT NULL,
     slot       smallint    NOT NULL,
+    count      integer     NOT NULL,
+    records    bytea       STORAGE EXTERNAL NOT NULL,
     created_at timestamptz NOT NULL,
     day        date        NOT NULL DEFAULT (now() AT TIME ZONE 'UTC')::date,
     sent_at    timestamptz NOT NULL DEFAULT now()

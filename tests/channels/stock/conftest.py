@@ -31,6 +31,7 @@ from services.channels.stock.push import Pusher
 from services.channels.stock.reconcile import Reconciler
 from services.channels.stock.settings import StockSettings
 from services.channels.stock.wake import Wake
+from tests.outbox import waiting
 
 MIGRATIONS = Path(services.channels.__file__).parent / "migrations"
 
@@ -278,8 +279,7 @@ class Desk:
         )
 
     async def published(self) -> list[dict[str, Any]]:
-        rows = await self.work.pool.fetch("SELECT payload FROM outbox ORDER BY seq")
-        return [json.loads(row["payload"]) for row in rows]
+        return [json.loads(one.payload) for one in await waiting(self.work.pool)]
 
     async def poll_done(self, shop: Shop, begun_at: datetime) -> None:
         """A complete poll of the orders began then and has brought everything."""
