@@ -67,6 +67,18 @@ def _rfc3339(time: datetime) -> str:
     return time.isoformat().replace("+00:00", "Z")
 
 
+@lru_cache(maxsize=64)
+def _utc(time: str) -> datetime:
+    moment = datetime.fromisoformat(time)
+    return moment.astimezone(UTC) if moment.tzinfo else moment
+
+
+@lru_cache(maxsize=1024)
+def is_tenant(name: str) -> bool:
+    """Whether a tenant can have this name."""
+    return TENANT_PATTERN.fullmatch(name) is not None
+
+
 class EnvelopeInvalid(ValueError):
     """A record's headers do not make an envelope; the text names the attribute and what is wrong with it."""
 
@@ -112,18 +124,12 @@ class Envelope(NamedTuple):
         moment, or the tenant is not `[a-z0-9-]{1,32}`.
         """
         try:
-            time = datetime.fromisoformat(headers["ce_time"])
+            time, tenant = _utc(headers["ce_time"]), headers["ce_tenant"]
+            # By position: named arguments cost a third of reading an envelope.
             envelope = cls(
-                id=headers["ce_id"],
-                type=headers["ce_type"],
-                source=headers["ce_source"],
-                time=time.astimezone(UTC) if time.tzinfo else time,
-                subject=headers.get("ce_subject", ""),
-                tenant=headers["ce_tenant"],
-                correlation_id=headers.get("ce_correlationid", ""),
-                causation_id=headers.get("ce_causationid", ""),
-                traceparent=headers.get("traceparent", ""),
-            )
+                headers["ce_id"], headers["ce_type"], headers["ce_source"], time, headers.get("ce_subject", ""), tenant,
+                headers.get("ce_correlationid", ""), headers.get("ce_causationid", ""), headers.get("traceparent", ""),
+            )  # fmt: skip
         except KeyError as missing:
             raise EnvelopeInvalid(f"header {missing.args[0]} is missing: send CloudEvents 1.0 binary mode") from None
         except (ValueError, OverflowError):
@@ -132,6 +138,6 @@ class Envelope(NamedTuple):
             raise EnvelopeInvalid("header ce_time has no offset: send UTC, ending in Z")
         if not envelope.id or not envelope.source:
             raise EnvelopeInvalid("headers ce_id and ce_source must not be empty")
-        if not TENANT_PATTERN.fullmatch(envelope.tenant):
+        if not is_tenant(tenant):
             raise EnvelopeInvalid("header ce_tenant must match [a-z0-9-]{1,32}")
         return envelope

@@ -9,7 +9,7 @@ from zlib import crc32
 from opentelemetry.trace import Span
 
 from contracts.catalogue import Catalogue, MessageType
-from contracts.envelope import HEADERS, TENANT_PATTERN, Envelope, Message
+from contracts.envelope import HEADERS, Envelope, Message, is_tenant
 from services.bus.failures import Poison
 from services.bus.tracing import Tracing
 from services.bus.transaction import Publication, Transaction
@@ -18,11 +18,12 @@ RECORD_LIMIT_BYTES: Final = 900_000
 """Below the broker's default `message.max.bytes` (1,048,588): one record that the broker refuses would make the
 idempotent producer fail every later send to that partition. A pack of several is cut at this size, too."""
 
-FIELD: Final = b"\xff"
-"""Between the parts of a record: its key, the values of its headers, its payload. No UTF-8 has it."""
+FIELD: Final = "\0"
+"""Between the parts of a record: its key, the values of its headers, its payload. None may hold it: no text of
+PostgreSQL does, and JSON escapes it."""
 
-RECORD: Final = b"\xfe"
-"""Between the records of a pack. No UTF-8 has it either."""
+RECORD: Final = b"\xff"
+"""Between the records of a pack. No UTF-8 has it."""
 
 SLOTS: Final = 24
 """As many relays can share the work at most; a row keeps its keys' slot, whatever their number is when it is sent.
@@ -32,10 +33,10 @@ _COLUMNS: Final = ("topic", "slot", "personal", "count", "records")
 
 
 class Encoded(NamedTuple):
-    """A record as bytes; `headers` are the values of `HEADERS`, empty where absent, with `FIELD` between."""
+    """A record as bytes; `head` is the key and the values of `HEADERS`, empty where absent, with `FIELD` between."""
 
     key: bytes
-    headers: bytes
+    head: bytes
     payload: bytes
 
 
@@ -81,13 +82,13 @@ class Outbox:
             for plan, message in self._majors(publication.message):
                 record = self._encoded(publication, plan, message, tx.now, spans)
                 place = plan.topic, crc32(record.key) % SLOTS
-                size = sum(map(len, record))
+                size = len(record.head) + len(record.payload)
                 pack = open_packs.get(place)
                 if pack is None or pack.size + size > RECORD_LIMIT_BYTES:
                     pack = open_packs[place] = _Pack(*place, plan.personal)
                     packs.append(pack)
                 pack.size += size
-                pack.records.append(FIELD.join(record))
+                pack.records.append(b"%b\0%b" % record[1:])
         if packs:
             await tx.connection.copy_records_to_table(
                 "outbox",
@@ -122,21 +123,21 @@ def encoded(envelope: Envelope, message: Message) -> Encoded:
 
     Raises `Poison` for what is too large, without tenant, aggregate or id, or not text.
     """
-    if not TENANT_PATTERN.fullmatch(envelope.tenant):
+    if not is_tenant(envelope.tenant):
         raise Poison(f"{envelope.type}: tenant {envelope.tenant!r} must match [a-z0-9-]{{1,32}}")
     if not envelope.subject or not envelope.id:
         raise Poison(f"{envelope.type}: the aggregate and the event id must not be empty")
+    key = f"{envelope.tenant}:{envelope.subject}"
+    head = FIELD.join((key, *envelope.values()))
+    if head.count(FIELD) != len(HEADERS):
+        raise Poison(f"{envelope.type}: NUL in the key or in a header")
     try:
-        record = Encoded(
-            f"{envelope.tenant}:{envelope.subject}".encode(),
-            FIELD.join(map(str.encode, envelope.values())),
-            message.__pydantic_serializer__.to_json(message),
-        )
+        record = Encoded(key.encode(), head.encode(), message.__pydantic_serializer__.to_json(message))
     except (UnicodeEncodeError, ValueError) as failure:
         raise Poison(f"{envelope.type}: not encodable as UTF-8") from failure
-    size = sum(map(len, record))
-    if b"\x00" in record.key or size > RECORD_LIMIT_BYTES:
-        raise Poison(f"{envelope.type}: {size} bytes, at most {RECORD_LIMIT_BYTES}; no NUL in the key")
+    size = len(record.head) + len(record.payload)
+    if size > RECORD_LIMIT_BYTES:
+        raise Poison(f"{envelope.type}: {size} bytes, at most {RECORD_LIMIT_BYTES}")
     return record
 
 
@@ -145,12 +146,11 @@ def unpack(records: bytes) -> list[tuple[bytes, list[tuple[str, bytes]], bytes]]
 
     Raises `ValueError` for a pack of a newer build, whose records have headers that this one cannot name.
     """
-    return [_record(record) for record in records.split(RECORD)]
-
-
-def _record(record: bytes) -> tuple[bytes, list[tuple[str, bytes]], bytes]:
-    key, *values, payload = record.split(FIELD)
-    if len(values) > len(HEADERS):
-        raise ValueError(f"a record of the outbox has {len(values)} headers, this build knows {len(HEADERS)}")
-    headers = list(zip(HEADERS, values, strict=False))
-    return key, [header for header in headers if header[1]] if b"" in values else headers, payload
+    unpacked = []
+    for record in records.split(RECORD):
+        key, *values, payload = record.split(b"\0")
+        if len(values) > len(HEADERS):
+            raise ValueError(f"a record of the outbox has {len(values)} headers, this build knows {len(HEADERS)}")
+        headers = [header for header in zip(HEADERS, values, strict=False) if header[1]]
+        unpacked.append((key, headers, payload))
+    return unpacked

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from contracts.envelope import TENANT_PATTERN
+from contracts.envelope import is_tenant
 from services.console import given
 from services.console import instance as instances
 from services.console.client import Admin
@@ -20,7 +20,7 @@ class Failed(Exception):
 
 
 def _tenant(value: str) -> str:
-    if not TENANT_PATTERN.fullmatch(value):
+    if not is_tenant(value):
         raise typer.BadParameter("a tenant is 1 to 32 characters of a-z, 0-9 and -")
     return value
 

@@ -222,7 +222,7 @@ async def test_what_a_transaction_says_is_one_row_a_topic_and_slot_and_a_large_p
 
 async def test_a_record_of_a_newer_build_is_not_sent_with_wrong_headers():
     with pytest.raises(ValueError, match="this build knows"):
-        unpack(b"\xff".join([b"key", *[b"value"] * (len(HEADERS) + 1), b"payload"]))
+        unpack(b"\0".join([b"key", *[b"value"] * (len(HEADERS) + 1), b"payload"]))
 
 
 async def test_only_the_holder_of_the_shard_sends_and_a_waiting_process_wakes_it(kafka_bootstrap, database):

@@ -8,7 +8,7 @@ from datetime import datetime
 from urllib.parse import SplitResult, urlsplit
 
 from contracts.channels.v1 import ConnectionChanged, ConnectionState
-from contracts.envelope import TENANT_PATTERN
+from contracts.envelope import is_tenant
 from services.bus import Cause, Transaction
 from services.channels import ids
 from services.channels.connections import store
@@ -43,7 +43,7 @@ class NewConnection:
 
 def check_new(new: NewConnection) -> None:
     """Raises `Refused` naming the first field that cannot be taken."""
-    if not TENANT_PATTERN.fullmatch(new.tenant):
+    if not is_tenant(new.tenant):
         raise Refused("tenant must match [a-z0-9-]{1,32}")
     connector = CONNECTORS.get(new.connector)
     if connector is None:
