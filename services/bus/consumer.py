@@ -230,7 +230,7 @@ class Consumer:
         self._outcomes["dead"].inc()
         _log.error(
             "dead letter", stream=self.stream, partition=event.record.partition, offset=event.record.offset,
-            event_id=event.headers.get("ce_id", ""), error=error,
+            event_id=event.headers.get("ce_id", "")[:200], error=error,
         )  # fmt: skip
 
     async def _brakes(self, event: Incoming, failure: Exception) -> bool:

@@ -238,7 +238,8 @@ async def test_what_postgres_cannot_hold_in_a_key_is_buried_all_the_same(databas
         await consumer.take(log(streams, records))
         assert not consumer.halted
     assert await amounts(database, "e") == [5]
-    assert await value(database, "SELECT count(*) FROM dead_letters") == 4
+    # Among them the flow whose id holds NUL: CloudEvents forbids it, and what follows from it could not be published.
+    assert await value(database, "SELECT count(*) FROM dead_letters") == 5
 
 
 async def test_foreign_and_unkeyed_records_do_not_brake(database):
