@@ -34,7 +34,7 @@ def level_message(sku: Sku, locations: dict[str, Location], causes: Iterable[Sku
     """The level of a SKU. Stock that a channel holds is listed, and left out of the sums."""
     levels, available, reserved = [], 0, 0
     counters = sku.counters
-    for location, pool in sorted(sku.places):
+    for location, pool in sku.places:
         known = locations.get(location)
         held_by = known.held_by if known else None
         free, kept = counters.get((location, pool, AVAILABLE), 0), counters.get((location, pool, RESERVED), 0)

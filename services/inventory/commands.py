@@ -346,8 +346,6 @@ def _put_location(warehouse: Warehouse, command: PutLocation) -> str:
         )
     ):
         raise Refused(f"stock lies at {command.location}: move it away before saying who holds it")
-    ledger.locations[command.location] = location
+    ledger.put(location)
     warehouse.changed_locations.add(command.location)
-    for sku in ledger.skus.values():
-        sku.routes.clear()
     return f"{'changed' if known else 'added'} {command.location}"

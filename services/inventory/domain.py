@@ -9,7 +9,7 @@ A SKU that is not in the catalogue, or that is no longer active, is demanded lik
 so it gets what stock there is, and what there is not is short.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from contracts.inventory.v1 import CauseOutcome, DemandLine, OrderDemand
@@ -45,30 +45,24 @@ def meet(ledger: Ledger, kits: Kits, demand: OrderDemand, cause: tuple[str, str,
     _adopt(ledger, order, demand, cause)
     ledger.begin(trigger, f"order:{order.order_id}:{order.revision}", own=order)
     ledger.report(order)
-    claimed: dict[Line, int] = {}
-    older: dict[Line, int] = {}
-    wanted: set[tuple[str, str, str]] = set()
+    known = tuple(order.lines.values())
+    stood: dict[Line, tuple[int, int]] = {}  # Per line: the units it stood for, and those of them that are still short.
     for line in demand.lines:
-        for sku, per_unit in _composition(order, kits, line):
+        for sku, per_unit in _composition(known, kits, line):
             key = (line.line_id, line.sku, sku)
-            wanted.add(key)
             part = order.lines.get(key)
             if part is None:
-                part = order.lines[key] = Line(order, line.line_id, line.sku, sku, per_unit, line.location)
-            elif part.location != line.location:
-                part.location = line.location
-                ledger.changed_lines.setdefault(part, set()).update(part.units)
-            claimed[part] = part.claimed()
-            older[part] = _approach(ledger, part, line)
-    if len(order.lines) > 1:
+                part = order.lines[key] = Line(order, *key, per_unit, line.location)
+            ledger.restrict(part, line.location)
+            stood[part] = part.claimed(), _approach(ledger, part, line)
+    for part in known:
+        if part not in stood and (before := part.claimed()):
+            stood[part] = before, _keep(ledger, part, part.left())
+    if len(order.lines) > max(1, len(known)):
         order.lines = dict(sorted(order.lines.items()))
-    for key, part in order.lines.items():
-        if key not in wanted and (before := part.claimed()):
-            claimed[part] = before
-            older[part] = _keep(ledger, part, part.left())
     taken = _reserve(ledger, order)
-    for part, before in claimed.items():
-        _explain(ledger, part, before, older[part], taken.get(part, 0))
+    for part, (before, still_short) in stood.items():
+        _explain(ledger, part, before, still_short, taken.get(part, 0))
     if order.expired:
         ledger.expire(order)
     ledger.fill()
@@ -114,17 +108,12 @@ def _adopt(ledger: Ledger, order: Order, demand: OrderDemand, cause: tuple[str, 
     ledger.changed_orders[order] = None
 
 
-def _composition(order: Order, kits: Kits, line: DemandLine) -> tuple[tuple[str, int], ...]:
+def _composition(known: Iterable[Line], kits: Kits, line: DemandLine) -> Iterable[tuple[str, int]]:
     """What a line takes: as it was exploded when the order was first met, else by today's bill of materials."""
-    if order.lines:
-        stored = tuple(
-            (part.sku, part.per_unit)
-            for (line_id, sold_sku, _), part in order.lines.items()
-            if line_id == line.line_id and sold_sku == line.sku
-        )
-        if stored:
-            return stored
-    return explode(kits, line.sku)
+    stored = [
+        (part.sku, part.per_unit) for part in known if part.line_id == line.line_id and part.sold_sku == line.sku
+    ]
+    return stored or explode(kits, line.sku)
 
 
 def _approach(ledger: Ledger, line: Line, wanted: DemandLine) -> int:
@@ -183,7 +172,8 @@ def _explain(ledger: Ledger, line: Line, before: int, still_short: int, taken: i
     if still_short and taken:
         ledger.because(line, min(still_short, taken), CauseOutcome.FILLED)
     if change > 0:
-        newly_short = max(0, min(change, line.short - max(0, still_short - taken)))
+        short = line.short
+        newly_short = max(0, min(change, short - max(0, still_short - taken))) if short else 0
         ledger.because(line, change - newly_short, CauseOutcome.RESERVED)
         ledger.because(line, newly_short, CauseOutcome.SHORT)
 

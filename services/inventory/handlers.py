@@ -241,12 +241,12 @@ async def _write_orders(tx: Transaction, gathered: Gathered) -> None:
     added_rows: list[Row] = []
     gone: list[Row] = []
     for tenant, ledger in gathered.ledgers.items():
-        for line, units in ledger.changed_lines.items():
+        for line in ledger.changed_lines:
             if (tenant, line.order.order_id) in gathered.added:
-                added_rows += _reservation_rows(tenant, line, line.units)
+                added_rows += _reservation_rows(tenant, line)
             else:
-                known_rows += _reservation_rows(tenant, line, units)
-                gone += _gone_rows(tenant, line, units)
+                known_rows += _reservation_rows(tenant, line)
+                gone += _gone_rows(tenant, line)
     if known := {key: order for key, order in changed.items() if key not in gathered.added}:
         await store.update_orders(tx.connection, known)
     if added := {key: order for key, order in changed.items() if key in gathered.added}:
@@ -331,7 +331,8 @@ def _attach_lines(ledgers: Mapping[str, Ledger], rows: Iterable[asyncpg.Record])
         line = order.lines.get(key)
         if line is None:
             line = order.lines[key] = Line(order, *key, row["per_unit"], row["only_location"])
-        line.units[row["state"], row["location"], row["pool"], row["origin"]] = row["quantity"]
+        unit = (row["state"], row["location"], row["pool"], row["origin"])
+        line.units[unit] = line.stored[unit] = row["quantity"]
         ledger.list_short(line)
 
 
@@ -364,30 +365,33 @@ def _location_key(event: Command) -> Key:
     return event.tenant, event.message.location
 
 
-def _reservation_rows(tenant: str, line: Line, units: Iterable[Unit]) -> Iterable[Row]:
-    """Where `line` has units, of `units`; a line that has none at all keeps one row, for what it was composed of."""
+def _to_store(line: Line) -> dict[Unit, int]:
+    """Where `line` has units; one that has none at all keeps a row nevertheless, for what it was composed of."""
+    return {unit: quantity for unit, quantity in line.units.items() if quantity} or (
+        {SHORT: 0} if line.units else {}
+    )
+
+
+def _reservation_rows(tenant: str, line: Line) -> Iterable[Row]:
+    """What is stored of `line` otherwise than it stands, or not at all."""
     order = line.order
-    kept = [(unit, quantity) for unit in units if (quantity := line.units.get(unit))]
-    if not kept and line.units and not any(line.units.values()):
-        kept = [(SHORT, 0)]
-    for unit, quantity in kept:
-        yield (
-            tenant, order.order_id, line.line_id, line.sold_sku, line.sku, *unit, quantity, line.per_unit,
-            line.location, order.sold_at,
-        )  # fmt: skip
+    for unit, quantity in _to_store(line).items():
+        if line.stored.get(unit) != quantity:
+            yield (
+                tenant, order.order_id, line.line_id, line.sold_sku, line.sku, *unit, quantity, line.per_unit,
+                line.location, order.sold_at,
+            )  # fmt: skip
 
 
-def _gone_rows(tenant: str, line: Line, units: Collection[Unit]) -> Iterable[Row]:
-    """What is not to be stored of `line`: so its rows say how it stands, not how it came there."""
-    empty = not any(line.units.values())
-    for unit in {*units, SHORT}:
-        if not line.units.get(unit) and not (empty and unit == SHORT):
-            yield tenant, line.order.order_id, line.line_id, line.sold_sku, line.sku, *unit
+def _gone_rows(tenant: str, line: Line) -> Iterable[Row]:
+    """What is stored of `line` and is so no more: so its rows say how it stands, not how it came there."""
+    for unit in line.stored.keys() - _to_store(line).keys():
+        yield tenant, line.order.order_id, line.line_id, line.sold_sku, line.sku, *unit
 
 
 def _stock_rows(tenant: str, ledger: Ledger) -> Iterable[Row]:
     for sku in ledger.skus.values():
-        for location, pool in sku.changed_places:
+        for location, pool in {account[:2] for account in sku.changed}:
             yield (
                 tenant, sku.sku, location, pool,
                 *(sku.counters.get((location, pool, state), 0) for state in COUNTED),

@@ -91,6 +91,8 @@ class Line:
     per_unit: int
     location: str | None = None
     units: dict[Unit, int] = field(default_factory=dict)
+    stored: dict[Unit, int] = field(default_factory=dict)
+    """The units as the database has them: what differs is to be written."""
     listed: bool = False
     """Whether the SKU's list of shortfalls has it."""
 
@@ -99,13 +101,14 @@ class Line:
         """Units asked for and not reserved."""
         return self.units.get(SHORT, 0)
 
-    def total(self, *states: str) -> int:
-        """Units in any of `states`."""
-        return sum(quantity for unit, quantity in self.units.items() if unit[0] in states)
-
     def claimed(self) -> int:
         """Units the order stands for in all: missing, reserved, shipped, returned."""
         return sum(self.units.values())
+
+    @property
+    def name(self) -> str:
+        """The line as movements name it."""
+        return f"{self.order.order_id}/{self.line_id}/{self.sold_sku}"
 
     def left(self) -> int:
         """Units that have left, whether or not they came back since."""
@@ -115,17 +118,30 @@ class Line:
 @final
 @dataclass(slots=True, eq=False)
 class Sku:
-    """A locked SKU with the counters of its accounts."""
+    """A locked SKU with the counters of its accounts, and the places where it has ever been, sorted."""
 
     sku: str
     epoch: int = 0
     version: int = 0
     counters: dict[Account, int] = field(default_factory=dict)
-    places: set[Place] = field(default_factory=set)
-    changed_places: set[Place] = field(default_factory=set)
+    places: tuple[Place, ...] = ()
+    changed: set[Account] = field(default_factory=set)
     shorts: "list[Line]" = field(default_factory=list)
     shorts_sorted: bool = True
-    routes: dict[tuple[str, str, str | None, str], list[Account]] = field(default_factory=dict)
+
+    def add_place(self, place: Place) -> None:
+        """From now on the SKU has been at `place`."""
+        if place not in self.places:
+            self.places = tuple(sorted((*self.places, place)))
+
+    def change(self, account: Account, quantity: int) -> None:
+        """Count `quantity` more at `account`, if it is one that is counted."""
+        if account[2] in COUNTED:
+            known = self.counters.get(account)
+            if known is None:
+                self.add_place(account[:2])
+            self.counters[account] = (known or 0) + quantity
+            self.changed.add(account)
 
 
 class Movement(NamedTuple):
@@ -191,7 +207,7 @@ class Level:
     """What the next level of a SKU covers."""
 
     causes: list[SkuCause] = field(default_factory=list)
-    triggers: dict[int, None] = field(default_factory=dict)
+    triggers: list[int] = field(default_factory=list)
 
 
 @final
@@ -207,12 +223,15 @@ class Ledger:
     movements: list[Movement] = field(default_factory=list)
     reports: list[Outcome | Expired] = field(default_factory=list)
     levels: dict[str, Level] = field(default_factory=dict)
-    changed_lines: dict[Line, set[Unit]] = field(default_factory=dict)
+    changed_lines: dict[Line, None] = field(default_factory=dict)
     changed_orders: dict[Order, None] = field(default_factory=dict)
     _moves: dict[tuple[Line | None, str, Account, Account], int] = field(default_factory=dict)
-    _causes: list[tuple[str, SkuCause]] = field(default_factory=list)
+    _causes: dict[str, list[SkuCause]] = field(default_factory=dict)
     _reported: dict[Order, None] = field(default_factory=dict)
     _freed: set[str] = field(default_factory=set)
+    _routes: dict[tuple[tuple[Place, ...], str, str, str | None, str], tuple[Account, ...]] = field(
+        default_factory=dict
+    )
     _trigger: int = 0
     _cause: str = ""
     _own: Order | None = None
@@ -222,6 +241,11 @@ class Ledger:
         """The connection that holds the stock there. A location nobody has put is ours."""
         known = self.locations.get(location)
         return known.held_by if known else None
+
+    def put(self, location: Location) -> None:
+        """Create or change a location. What lines may draw on follows."""
+        self.locations[location.location] = location
+        self._routes.clear()
 
     def begin(self, trigger: int, cause: str, own: Order | None = None, effective_at: datetime | None = None) -> None:
         """Start an event. `cause` is the movements' cause, `own` the order whose event it is, if it is an order's, and
@@ -236,35 +260,34 @@ class Ledger:
         """The SKU's next level covers `units` of `line`, none of them heard of before."""
         if units:
             order = line.order
-            self._causes.append((line.sku, SkuCause(order, order.sale_revision, line.line_id, units, outcome)))
+            cause = SkuCause(order, order.sale_revision, line.line_id, units, outcome)
+            self._causes.setdefault(line.sku, []).append(cause)
 
     def move(self, sku: Sku, source: Account, target: Account, quantity: int, line: Line | None = None) -> None:
         """Book a movement; a negative quantity takes one of this event back."""
-        counters = sku.counters
-        if source[2] in COUNTED:
-            counters[source] = counters.get(source, 0) - quantity
-            self._touch(sku, source)
-        if target[2] in COUNTED:
-            counters[target] = counters.get(target, 0) + quantity
-            self._touch(sku, target)
-            if target[2] == AVAILABLE:
-                self._freed.add(sku.sku)
+        sku.change(source, -quantity)
+        sku.change(target, quantity)
+        if target[2] == AVAILABLE:
+            self._freed.add(sku.sku)
         key = (line, sku.sku, source, target)
         self._moves[key] = self._moves.get(key, 0) + quantity
 
     def add(self, line: Line, unit: Unit, quantity: int) -> None:
         """Change how many units of `line` are at `unit`."""
         line.units[unit] = line.units.get(unit, 0) + quantity
-        changed = self.changed_lines.get(line)
-        if changed is None:
-            self.changed_lines[line] = {unit}
-        else:
-            changed.add(unit)
+        self.changed_lines[line] = None
 
     def ask(self, line: Line, quantity: int) -> None:
         """`quantity` more units are missing on `line`."""
         if quantity:
             self.add(line, SHORT, quantity)
+
+    def restrict(self, line: Line, location: str | None) -> None:
+        """From now on `line` is met at `location` alone, or anywhere. Every row of it says so: none stays as stored."""
+        if line.location != location:
+            line.location = location
+            line.stored = dict.fromkeys(line.stored, -1)
+            self.changed_lines[line] = None
 
     def release(self, line: Line, unit: Unit, quantity: int) -> None:
         """Reserved units become available where they lie."""
@@ -275,14 +298,13 @@ class Ledger:
 
     def take(self, line: Line) -> int:
         """Reserve what is missing on `line`, as far as its order's policy reaches; returns the units reserved."""
-        missing = line.units.get(SHORT, 0)
+        missing, taken = line.short, 0
         sku = self.skus[line.sku]
-        counters = sku.counters
-        taken = 0
         for account in self._route(sku, line):
-            free = counters[account]
-            if free > 0 and missing > taken:
-                units = min(free, missing - taken)
+            if taken == missing:
+                break
+            units = min(sku.counters.get(account, 0), missing - taken)
+            if units > 0:
                 self._reserve(sku, line, account, units)
                 taken += units
         return taken
@@ -293,12 +315,12 @@ class Ledger:
         booked: list[tuple[Line, Account, int]] = []
         for line in lines:
             sku = self.skus[line.sku]
-            before = {account: sku.counters[account] for account in self._route(sku, line)}
+            before = {account: sku.counters.get(account, 0) for account in self._route(sku, line)}
             taken[line] = self.take(line)
             booked += [
                 (line, account, units - sku.counters[account])
                 for account, units in before.items()
-                if units != sku.counters[account]
+                if units != sku.counters.get(account, 0)
             ]
             if line.short:
                 for other, account, units in reversed(booked):
@@ -324,21 +346,23 @@ class Ledger:
 
     def end(self) -> None:
         """Finish the event: list its shortfalls, number its changes, tell its outcomes."""
-        touched: dict[str, None] = {}
-        for (_, code, _, _), quantity in self._moves.items():
-            if quantity:
-                touched[code] = None
-        for code, _ in self._causes:
-            touched[code] = None
-        for code in touched:
+        moves = [(*key, quantity) for key, quantity in self._moves.items() if quantity]
+        for code in dict.fromkeys([*[code for _, code, _, _, _ in moves], *self._causes]):
             self.skus[code].version += 1
-            self.levels.setdefault(code, Level()).triggers[self._trigger] = None
-        for (line, code, source, target), quantity in self._moves.items():
-            if quantity:
-                assert quantity > 0
-                self._record(line, self.skus[code], source, target, quantity)
-        for code, cause in self._causes:
-            self.levels[code].causes.append(cause)
+            level = self.levels.get(code)
+            if level is None:
+                level = self.levels[code] = Level()
+            level.triggers.append(self._trigger)
+            level.causes += self._causes.get(code, ())
+        for line, code, source, target, quantity in moves:
+            assert quantity > 0
+            sku = self.skus[code]
+            self.movements.append(
+                Movement(
+                    code, source, target, quantity, self._cause, line.name if line else "",
+                    sku.epoch, sku.version, self._effective_at, self._trigger,
+                )
+            )  # fmt: skip
         for order in self._reported:
             self.reports.append(self._outcome(order, filled=order is not self._own))
         self._moves.clear()
@@ -363,13 +387,6 @@ class Ledger:
             if not line.listed:
                 line.listed = True
                 sku.shorts.append(line)
-
-    def _touch(self, sku: Sku, account: Account) -> None:
-        place = account[:2]
-        sku.changed_places.add(place)
-        if place not in sku.places:
-            sku.places.add(place)
-            sku.routes.clear()
 
     def _reserve(self, sku: Sku, line: Line, account: Account, units: int) -> None:
         location, pool, _ = account
@@ -397,33 +414,17 @@ class Ledger:
                 line.listed = False
         sku.shorts = kept
 
-    def _record(self, line: Line | None, sku: Sku, source: Account, target: Account, quantity: int) -> None:
-        name = f"{line.order.order_id}/{line.line_id}/{line.sold_sku}" if line else ""
-        self.movements.append(
-            Movement(
-                sku.sku, source, target, quantity, self._cause, name,
-                sku.epoch, sku.version, self._effective_at, self._trigger,
-            )
-        )  # fmt: skip
-
-    def _route(self, sku: Sku, line: Line) -> list[Account]:
+    def _route(self, sku: Sku, line: Line) -> tuple[Account, ...]:
         """The accounts that `line` may draw on, nearest first. Stock that a channel holds fills nobody else's line."""
         order = line.order
-        key = (order.pool, order.policy, line.location, order.connection_id if line.location else "")
-        route = sku.routes.get(key)
+        key = (sku.places, order.pool, order.policy, line.location, order.connection_id if line.location else "")
+        route = self._routes.get(key)
         if route is None:
-            route = sku.routes[key] = [(*place, AVAILABLE) for place in self._places(sku, line)]
-            for account in route:
-                sku.counters.setdefault(account, 0)
+            route = self._routes[key] = tuple((*place, AVAILABLE) for place in self._places(sku, line))
         return route
 
     def _places(self, sku: Sku, line: Line) -> Iterator[Place]:
         order, reach = line.order, _REACH.get(line.order.policy, 1)
-        if len(sku.places) == 1 and line.location is None:  # The usual case, without sorting.
-            [(location, pool)] = sku.places
-            if self.held_by(location) is None and (reach >= 2 or _nearness(order, pool) < 2):
-                yield location, pool
-            return
         if line.location is not None:
             if self.held_by(line.location) not in (None, order.connection_id):
                 return

@@ -232,7 +232,7 @@ async def read_stock(connection: Connection, skus: Mapping[Key, Sku]) -> None:
     )
     for tenant, code, location, pool, *counters in rows:
         sku = skus[tenant, code]
-        sku.places.add((location, pool))
+        sku.add_place((location, pool))
         for state, units in zip(COUNTED, counters, strict=True):
             sku.counters[location, pool, state] = units
 

@@ -46,7 +46,7 @@ class Books:
         for code, places in (stock or {}).items():
             sku = self.sku(code)
             for place, units in places.items():
-                sku.places.add(place)
+                sku.add_place(place)
                 sku.counters[(*place, AVAILABLE)] = units
         self._triggers = itertools.count()
 
