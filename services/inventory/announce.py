@@ -11,6 +11,7 @@ from contracts.inventory.v1 import (
     DemandShort,
     HoldExpired,
     MovementRecorded,
+    ShippedQuantity,
     StockLevelChanged,
 )
 from services.bus import Transaction
@@ -90,7 +91,7 @@ def report_message(report: Outcome | Expired, tx: Transaction) -> DemandMet | De
             "short": line.short,
             "shipped": line.shipped,
             "returned": line.returned,
-            "locations": [{"location": at, "quantity": units} for at, units in line.locations],
+            "locations": [_lying(location, quantity) for location, quantity in line.locations],
             "possible": line.possible,
         }
         for line in report.lines
@@ -135,6 +136,11 @@ def _cause(cause: SkuCause) -> dict[str, object]:
         "sold_at": order.sold_at,
         "received_at": order.received_at,
     }
+
+
+@lru_cache(maxsize=4096)
+def _lying(location: str, quantity: int) -> ShippedQuantity:
+    return ShippedQuantity(location=location, quantity=quantity)
 
 
 @lru_cache(maxsize=4096)

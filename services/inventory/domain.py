@@ -110,9 +110,7 @@ def _adopt(ledger: Ledger, order: Order, demand: OrderDemand, cause: tuple[str, 
 
 def _composition(known: Iterable[Line], kits: Kits, line: DemandLine) -> Iterable[tuple[str, int]]:
     """What a line takes: as it was exploded when the order was first met, else by today's bill of materials."""
-    stored = [
-        (part.sku, part.per_unit) for part in known if part.line_id == line.line_id and part.sold_sku == line.sku
-    ]
+    stored = [(part.sku, part.per_unit) for part in known if part.line_id == line.line_id and part.sold_sku == line.sku]
     return stored or explode(kits, line.sku)
 
 

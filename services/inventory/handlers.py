@@ -74,18 +74,19 @@ async def allocate(events: Sequence[Received[OrderDemand]], tx: Transaction) -> 
         freeing |= await store.skus_of_orders(connection, {_order_key(event) for event in again})
     if missing:
         await store.insert_skus(connection, missing)
+    orders = {_order_key(event) for event in events}
     gathered = await gather(
         tx,
-        orders={_order_key(event) for event in events},
-        skus=_exploded(events, kits),
+        orders=orders,
+        skus={(tenant, part) for tenant, sku in sold for part, _ in explode(kits[tenant], sku)},
         concerned=(lambda: store.short_orders(connection, freeing)) if freeing else None,
-        new={_order_key(event) for event in events},
+        new=orders,
     )
-    for trigger, event in enumerate(events):
-        cause = event.cause
-        known_by = (cause.event_id, cause.correlation_id, cause.traceparent)
-        meet(gathered.ledgers[event.tenant], kits[event.tenant], event.message, known_by, trigger)
-    await apply(tx, gathered, [event.cause for event in events])
+    causes = [event.cause for event in events]
+    for trigger, (event, cause) in enumerate(zip(events, causes, strict=True)):
+        tenant = event.tenant
+        meet(gathered.ledgers[tenant], kits[tenant], event.message, cause, trigger)
+    await apply(tx, gathered, causes)
 
 
 async def obey_commands(events: Sequence[Command], tx: Transaction) -> None:
@@ -367,9 +368,7 @@ def _location_key(event: Command) -> Key:
 
 def _to_store(line: Line) -> dict[Unit, int]:
     """Where `line` has units; one that has none at all keeps a row nevertheless, for what it was composed of."""
-    return {unit: quantity for unit, quantity in line.units.items() if quantity} or (
-        {SHORT: 0} if line.units else {}
-    )
+    return {unit: quantity for unit, quantity in line.units.items() if quantity} or ({SHORT: 0} if line.units else {})
 
 
 def _reservation_rows(tenant: str, line: Line) -> Iterable[Row]:
@@ -394,7 +393,7 @@ def _stock_rows(tenant: str, ledger: Ledger) -> Iterable[Row]:
         for location, pool in {account[:2] for account in sku.changed}:
             yield (
                 tenant, sku.sku, location, pool,
-                *(sku.counters.get((location, pool, state), 0) for state in COUNTED),
+                *[sku.counters.get((location, pool, state), 0) for state in COUNTED],
             )  # fmt: skip
 
 

@@ -39,7 +39,8 @@ JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USI
 ORDER BY tenant, order_id FOR UPDATE OF orders
 """
 _LOCK_SKUS = """
-SELECT skus.* FROM skus JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
+SELECT tenant, sku, epoch, version FROM skus
+JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
 ORDER BY tenant, sku FOR UPDATE OF skus
 """
 
@@ -54,7 +55,7 @@ async def insert_orders(connection: Connection, orders: Mapping[Key, Order]) -> 
     come in between, and the transaction is tried again."""
     await connection.copy_records_to_table(
         "orders",
-        records=[_order_row(tenant, order) for (tenant, _), order in sorted(orders.items(), key=_by_key)],
+        records=[_order_row(key[0], orders[key]) for key in sorted(orders)],
         columns=_ORDER_COLUMNS,
     )
 
@@ -175,7 +176,9 @@ async def read_kits(connection: Connection, skus: Collection[Key]) -> tuple[dict
         """
         SELECT wanted.tenant, wanted.sku, component_skus, component_quantities, skus.sku IS NULL AS missing
         FROM unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku)
-        LEFT JOIN items USING (tenant, sku) LEFT JOIN skus USING (tenant, sku)
+        LEFT JOIN items ON (items.tenant, items.sku) = (wanted.tenant, wanted.sku) AND component_skus <> '{}'
+        LEFT JOIN skus ON (skus.tenant, skus.sku) = (wanted.tenant, wanted.sku)
+        WHERE items.sku IS NOT NULL OR skus.sku IS NULL
         """,
         *columns(skus, 2),
     )
@@ -200,32 +203,29 @@ async def insert_skus(connection: Connection, skus: Collection[Key]) -> None:
 async def lock_skus(connection: Connection, skus: Collection[Key], *, nowait: bool = False) -> dict[Key, Sku]:
     """Lock SKUs, sorted, and read their versions."""
     rows = await connection.fetch(_LOCK_SKUS + (" NOWAIT" if nowait else ""), *columns(skus, 2))
-    return {
-        (row["tenant"], row["sku"]): Sku(sku=row["sku"], epoch=row["epoch"], version=row["version"]) for row in rows
-    }
+    return {(tenant, sku): Sku(sku, epoch, version) for tenant, sku, epoch, version in rows}
 
 
 async def lock_sku_page(connection: Connection, tenant: str | None, after: Key, limit: int) -> dict[Key, Sku]:
     """Lock the next SKUs that ever had a level, in order of (tenant, SKU), of one tenant or of all."""
     rows = await connection.fetch(
         """
-        SELECT * FROM skus WHERE (tenant, sku) > ($2, $3) AND ($1::text IS NULL OR tenant = $1) AND version > 0
+        SELECT tenant, sku, epoch, version FROM skus
+        WHERE (tenant, sku) > ($2, $3) AND ($1::text IS NULL OR tenant = $1) AND version > 0
         ORDER BY tenant, sku LIMIT $4 FOR UPDATE
         """,
         tenant,
         *after,
         limit,
     )
-    return {
-        (row["tenant"], row["sku"]): Sku(sku=row["sku"], epoch=row["epoch"], version=row["version"]) for row in rows
-    }
+    return {(tenant, sku): Sku(sku, epoch, version) for tenant, sku, epoch, version in rows}
 
 
 async def read_stock(connection: Connection, skus: Mapping[Key, Sku]) -> None:
     """Read the counters of locked SKUs into them."""
     rows = await connection.fetch(
         """
-        SELECT stock.* FROM stock
+        SELECT tenant, sku, location, pool, available, reserved, shipped, damaged, inbound FROM stock
         JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
         """,
         *columns(skus, 2),
@@ -234,7 +234,8 @@ async def read_stock(connection: Connection, skus: Mapping[Key, Sku]) -> None:
         sku = skus[tenant, code]
         sku.add_place((location, pool))
         for state, units in zip(COUNTED, counters, strict=True):
-            sku.counters[location, pool, state] = units
+            if units:
+                sku.counters[location, pool, state] = units
 
 
 async def read_locations(connection: Connection, tenants: Collection[str]) -> dict[str, dict[str, Location]]:
@@ -299,13 +300,14 @@ async def put_locations(connection: Connection, locations: Iterable[tuple[str, L
 
 
 async def read_items(connection: Connection, skus: Collection[Key]) -> dict[Key, ItemChanged]:
-    """These items, and the kits that have one of them as a component."""
+    """These items, and the kits of the same companies that have one of these SKUs as a component."""
     rows = await connection.fetch(
         """
-        SELECT * FROM items JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
-        UNION
-        SELECT items.* FROM items JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku)
-        ON items.tenant = wanted.tenant AND component_skus <> '{}' AND component_skus @> ARRAY[wanted.sku]
+        SELECT items.* FROM items
+        JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
+        UNION ALL
+        SELECT * FROM items
+        WHERE component_skus <> '{}' AND component_skus && $2::text::text[] AND tenant = ANY($1::text::text[])
         """,
         *columns(skus, 2),
     )
@@ -565,10 +567,6 @@ def _order_row(tenant: str, order: Order) -> tuple[Any, ...]:
         order.received_at,
         *order.cause,
     )
-
-
-def _by_key(pair: tuple[Key, Order]) -> Key:
-    return pair[0]
 
 
 def _item(row: asyncpg.Record) -> ItemChanged:
