@@ -53,7 +53,8 @@ def meet(ledger: Ledger, kits: Kits, demand: OrderDemand, cause: tuple[str, str,
             part = order.lines.get(key)
             if part is None:
                 part = order.lines[key] = Line(order, *key, per_unit, line.location)
-            ledger.restrict(part, line.location)
+            else:
+                ledger.restrict(part, line.location)
             stood[part] = part.claimed(), _approach(ledger, part, line)
     for part in known:
         if part not in stood and (before := part.claimed()):
