@@ -183,7 +183,7 @@ async def lock_finished(connection: Connection, before: datetime, limit: int) ->
     rows = await connection.fetch(
         """
         SELECT tenant, order_id, sale, demand, body FROM orders
-        WHERE state IN ('cancelled', 'delivered', 'returned') AND changed_at < $1
+        WHERE finished_at < $1
         ORDER BY tenant, order_id LIMIT $2 FOR UPDATE SKIP LOCKED
         """,
         before,
