@@ -9,12 +9,13 @@ from services.bus import BusSettings, Service, Subscription
 from services.orders.admin import admin_router
 from services.orders.deadlines import watch
 from services.orders.handlers import advance, know_connections
+from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
 
 
 def build(bus: BusSettings, settings: OrdersSettings) -> Service:
     """The orders service, not yet running."""
-    take = partial(advance, settings=settings)
+    take = partial(advance, settings=settings, recent=Recent(settings.recent))
     service = Service(
         name="orders",
         settings=bus,

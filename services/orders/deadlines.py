@@ -50,5 +50,5 @@ async def close_finished(tx: Transaction, settings: OrdersSettings) -> int:
             now[tenant, order_id] = decision.order
         for fact in decision.facts:
             tx.publish(fact, tenant=tenant, cause=Cause(event_id="", correlation_id=order_id))
-    await save(tx, before, now, settings.payment_default)
+    await save(tx, before, now, tx.new_id(), settings.payment_default)
     return len(before)

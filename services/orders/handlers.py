@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TypeAlias
 
 from contracts.channels.v1 import ConnectionChanged, SaleReported, SaleStatus
@@ -9,40 +10,49 @@ from contracts.inventory.v1 import DemandMet, DemandShort, HoldExpired
 from services.bus import Received, Transaction
 from services.orders import store
 from services.orders.domain import Order, alerts, decide
+from services.orders.recent import Key, Recent
 from services.orders.settings import OrdersSettings
 
 Heard: TypeAlias = Received[SaleReported] | Received[DemandMet] | Received[DemandShort] | Received[HoldExpired]
 
 
-async def advance(events: Sequence[Heard], tx: Transaction, *, settings: OrdersSettings) -> None:
+async def advance(events: Sequence[Heard], tx: Transaction, *, settings: OrdersSettings, recent: Recent) -> None:
     """Take snapshots of sales and answers of inventory to their orders, and tell what follows from them."""
-    before = await store.lock_orders(tx.connection, {(event.tenant, event.message.order_id) for event in events})
+    keys = {(event.tenant, event.message.order_id) for event in events}
+    before = await store.lock_orders(tx.connection, keys, recent.find(keys))
     now = dict(before)
     for event in events:
-        key = (event.tenant, event.message.order_id)
+        tenant, cause = event.tenant, event.cause
+        key = (tenant, event.message.order_id)
         decision = decide(now.get(key), event.message, tx.now)
         if decision.order:
             now[key] = decision.order
         # Inventory first: it is the hop that other channels wait for.
         if decision.demand:
-            tx.publish(decision.demand, tenant=event.tenant, cause=event.cause)
+            tx.publish(decision.demand, tenant=tenant, cause=cause)
         for fact in decision.facts:
-            tx.publish(fact, tenant=event.tenant, cause=event.cause)
-    await save(tx, before, now, settings.payment_default)
+            tx.publish(fact, tenant=tenant, cause=cause)
+    stamp = tx.new_id()
+    written = await save(tx, before, now, stamp, settings.payment_default)
+    tx.after_commit(partial(recent.keep, written, stamp))
 
 
 async def save(
-    tx: Transaction, before: Mapping[store.Key, Order], now: Mapping[store.Key, Order], payment_default: timedelta
-) -> None:
-    """Write what differs between the orders as they were locked and as they are now, and their alerts."""
+    tx: Transaction, before: Mapping[Key, Order], now: Mapping[Key, Order], stamp: str, payment_default: timedelta
+) -> dict[Key, Order]:
+    """Write what differs between the orders as they were locked and as they are now, and their alerts; returns it.
+
+    `stamp` marks the rows written here; no other write may ever have it.
+    """
     new = {key: order for key, order in now.items() if key not in before}
     changed = {key: order for key, order in now.items() if key in before and order is not before[key]}
     if new:
-        await store.insert_orders(tx.connection, new, tx.now, payment_default)
+        await store.insert_orders(tx.connection, new, stamp, tx.now, payment_default)
     if changed:
-        await store.update_orders(tx.connection, changed, before, tx.now, payment_default)
+        await store.update_orders(tx.connection, changed, before, stamp, tx.now, payment_default)
     raised, cleared = [], []
-    for key, order in (new | changed).items():
+    written = new | changed
+    for key, order in written.items():
         stood = alerts(before[key]) if key in before else frozenset()
         stands = alerts(order)
         raised += [(*key, kind) for kind in sorted(stands - stood)]
@@ -53,6 +63,7 @@ async def save(
         await store.raise_alerts(tx.connection, raised, tx.now)
     if cleared:
         await store.clear_alerts(tx.connection, cleared)
+    return written
 
 
 def _awaits_payment(order: Order) -> bool:
@@ -61,7 +72,7 @@ def _awaits_payment(order: Order) -> bool:
 
 async def know_connections(events: Sequence[Received[ConnectionChanged]], tx: Transaction) -> None:
     """Keep the newest of what channels says about each connection."""
-    newest: dict[store.Key, ConnectionChanged] = {}
+    newest: dict[Key, ConnectionChanged] = {}
     for event in events:
         change, key = event.message, (event.tenant, event.message.connection_id)
         if key not in newest or (newest[key].epoch, newest[key].version) < (change.epoch, change.version):

@@ -24,6 +24,9 @@ class OrdersSettings(BaseSettings):
         default=60 * 24, gt=0, description="A delivered, cancelled or returned order is closed after this silence."
     )
     poll_interval_s: float = Field(default=15, gt=0, description="Pause between two looks at the deadlines.")
+    recent: int = Field(
+        default=5_000, ge=0, description="Orders waiting for an answer that a process keeps in memory, 12 KB each."
+    )
     page: int = Field(default=200, gt=0, le=1000, description="Orders handled in one transaction of a loop.")
 
     @property

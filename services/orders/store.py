@@ -11,11 +11,9 @@ from contracts.channels.v1 import ConnectionChanged, SaleStatus
 from contracts.envelope import Message
 from services.bus import array
 from services.orders.domain import Order, Standing, standing
+from services.orders.recent import Key, Known
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
-Key: TypeAlias = tuple[str, str]
-"""(tenant, order id)."""
-
 _order = TypeAdapter(Order)
 _APART: Final = {"sale", "demand"}
 
@@ -30,17 +28,26 @@ def _json(message: Message) -> str:
     return message.__pydantic_serializer__.to_json(message).decode()
 
 
-async def lock_orders(connection: Connection, keys: Iterable[Key]) -> dict[Key, Order]:
-    """Lock and read those of `keys` that exist, in one sorted statement."""
-    rows = await connection.fetch(
-        """
-        SELECT tenant, order_id, sale, demand, body FROM orders
-            JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
-        ORDER BY tenant, order_id FOR UPDATE OF orders
-        """,
-        *_columns(keys),
-    )
-    return {(row["tenant"], row["order_id"]): read(row) for row in rows}
+LOCK_ORDERS: Final = """
+    SELECT tenant, order_id,
+        CASE WHEN stamp <> known THEN sale END AS sale,
+        CASE WHEN stamp <> known THEN demand END AS demand,
+        CASE WHEN stamp <> known THEN body END AS body
+    FROM orders JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[])
+        AS wanted (tenant, order_id, known) USING (tenant, order_id)
+    ORDER BY tenant, order_id FOR UPDATE OF orders
+"""
+
+
+async def lock_orders(connection: Connection, keys: Iterable[Key], known: Mapping[Key, Known]) -> dict[Key, Order]:
+    """Lock those of `keys` that exist, in one sorted statement, and read those whose stamp is not the `known` one."""
+    wanted = [(*key, known[key].stamp if key in known else "") for key in keys]
+    rows = await connection.fetch(LOCK_ORDERS, *_columns(wanted))
+    orders = {}
+    for row in rows:
+        key = (row["tenant"], row["order_id"])
+        orders[key] = known[key].order if row["body"] is None else read(row)
+    return orders
 
 
 def _columns(rows: Iterable[Sequence[object]]) -> list[str]:
@@ -53,13 +60,13 @@ def _units(line: Standing) -> tuple[int, int, int, int, int]:
 
 _COLUMNS = (
     "tenant", "order_id", "state", "version", "sale_revision", "units_ordered", "units_cancelled", "units_reserved",
-    "units_short", "units_open", "payment_due", "sale", "demand", "body", "changed_at", "connection_id",
+    "units_short", "units_open", "payment_due", "sale", "demand", "body", "changed_at", "stamp", "connection_id",
     "external_id", "sold_at",
 )  # fmt: skip
 
 
 def _rows(
-    orders: Mapping[Key, Order], before: Mapping[Key, Order], now: datetime, payment_default: timedelta
+    orders: Mapping[Key, Order], before: Mapping[Key, Order], stamp: str, now: datetime, payment_default: timedelta
 ) -> list[Sequence[object]]:
     """The rows of `orders`, without the sale and the demand where they are those of `before`: most answers change
     neither."""
@@ -81,6 +88,7 @@ def _rows(
                 None if demand is None or (was and was.demand is demand) else _json(demand),
                 _order.dump_json(order, exclude=_APART).decode(),
                 now,
+                stamp,
                 sale.connection_id,
                 sale.external_id,
                 sale.sold_at,
@@ -90,28 +98,31 @@ def _rows(
 
 
 async def insert_orders(
-    connection: Connection, orders: Mapping[Key, Order], now: datetime, payment_default: timedelta
+    connection: Connection, orders: Mapping[Key, Order], stamp: str, now: datetime, payment_default: timedelta
 ) -> None:
     """Write orders heard of for the first time. One that exists after all is a unique violation, never overwritten."""
-    await connection.copy_records_to_table("orders", records=_rows(orders, {}, now, payment_default), columns=_COLUMNS)
+    await connection.copy_records_to_table(
+        "orders", records=_rows(orders, {}, stamp, now, payment_default), columns=_COLUMNS
+    )
 
 
 async def update_orders(
     connection: Connection,
     orders: Mapping[Key, Order],
     before: Mapping[Key, Order],
+    stamp: str,
     now: datetime,
     payment_default: timedelta,
 ) -> None:
     """Write orders whose rows are locked and were `before`."""
-    written = list(zip(*_rows(orders, before, now, payment_default), strict=True))
+    written = list(zip(*_rows(orders, before, stamp, now, payment_default), strict=True))
     await connection.execute(
         """
         UPDATE orders SET state = new.state, version = new.version, sale_revision = new.sale_revision,
             units_ordered = new.units_ordered, units_cancelled = new.units_cancelled,
             units_reserved = new.units_reserved, units_short = new.units_short, units_open = new.units_open,
             payment_due = new.payment_due, sale = coalesce(new.sale, orders.sale),
-            demand = coalesce(new.demand, orders.demand), body = new.body, changed_at = $15
+            demand = coalesce(new.demand, orders.demand), body = new.body, changed_at = $15, stamp = $16
         FROM unnest(
             $1::text::text[], $2::text::text[], $3::text::text[], $4::text::int[], $5::text::int[],
             $6::text::bigint[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::bigint[],
@@ -125,6 +136,7 @@ async def update_orders(
         *map(array, written[:11]),
         *written[11:14],
         now,
+        stamp,
     )
 
 

@@ -12,6 +12,7 @@ from contracts.channels.v1 import SaleStatus
 from services.bus import Transaction
 from services.orders.admin import admin_router
 from services.orders.handlers import advance
+from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
 from tests.orders.given import NOW, answer, line, sale
 from tests.orders.test_handlers import received
@@ -30,7 +31,9 @@ async def admin(connection: asyncpg.Connection, database: str) -> AsyncIterator[
 async def hear(connection: asyncpg.Connection, *messages: object, tenant: str = "acme") -> list[object]:
     tx = Transaction(connection, NOW, lambda: "id")
     async with connection.transaction():
-        await advance([received(message, tenant) for message in messages], tx, settings=OrdersSettings())
+        await advance(
+            [received(message, tenant) for message in messages], tx, settings=OrdersSettings(), recent=Recent(0)
+        )
     return [published.message for published in tx.publications]
 
 

@@ -1,5 +1,6 @@
 """Handlers on a real PostgreSQL: what a batch leaves behind, and what the tables refuse."""
 
+import asyncio
 import itertools
 from collections.abc import Sequence
 from datetime import timedelta
@@ -20,16 +21,19 @@ from contracts.channels.v1 import (
 from contracts.envelope import Envelope, Message
 from contracts.inventory.v1 import DemandMet, HoldExpired, OrderDemand
 from services.bus import Received, Transaction
+from services.bus.work import SESSION
 from services.orders import store
 from services.orders.deadlines import ask_again, close_finished
-from services.orders.domain import Closed, Confirmed, Shipped, standing
+from services.orders.domain import Cancelled, Closed, Confirmed, Shipped, standing
 from services.orders.handlers import advance, know_connections
+from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
 from tests.orders.given import NOW, answer, line, sale
 
 SETTINGS = OrdersSettings()
 DATABASE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Connection = asyncpg.Connection
+ids = itertools.count()
 
 
 def received(message: Any, tenant: str = "acme", number: int = 0) -> Received[Any]:
@@ -38,21 +42,31 @@ def received(message: Any, tenant: str = "acme", number: int = 0) -> Received[An
 
 
 def opened(connection: Connection, now: Any = NOW) -> Transaction:
-    ids = itertools.count()
     return Transaction(connection, now, lambda: f"id-{next(ids)}")
 
 
-async def hear(connection: Connection, *messages: Message, tenant: str = "acme") -> list[Message]:
-    """Handle `messages` as one batch; what was published."""
+async def hear(
+    connection: Any, *messages: Message, tenant: str = "acme", recent: Recent | None = None
+) -> list[Message]:
+    """Handle `messages` as one batch, in a process that has written nothing before unless `recent` is given; what was
+    published."""
     tx = opened(connection)
     async with connection.transaction():
-        await advance([received(message, tenant) for message in messages], tx, settings=SETTINGS)
+        await advance(
+            [received(message, tenant) for message in messages], tx, settings=SETTINGS, recent=recent or Recent(0)
+        )
+    committed(tx)
     return [published.message for published in tx.publications]
+
+
+def committed(tx: Transaction) -> None:
+    for call in tx.committed:
+        call()
 
 
 async def known(connection: Connection, order_id: str = "order-a", tenant: str = "acme") -> Any:
     async with connection.transaction():
-        return (await store.lock_orders(connection, {(tenant, order_id)})).get((tenant, order_id))
+        return (await store.lock_orders(connection, {(tenant, order_id)}, {})).get((tenant, order_id))
 
 
 async def tables(connection: Connection) -> dict[str, list[dict[str, Any]]]:
@@ -102,7 +116,7 @@ async def test_every_publication_names_the_event_that_caused_it(connection: Conn
     tx = opened(connection)
     events = [received(sale(order_id=name, external_id=name), number=number) for number, name in enumerate("ab")]
     async with connection.transaction():
-        await advance(events, tx, settings=SETTINGS)
+        await advance(events, tx, settings=SETTINGS, recent=Recent(0))
 
     causes = {(published.message.order_id, published.causes[0].event_id) for published in tx.publications}
     assert causes == {("a", "event-0"), ("b", "event-1")}
@@ -140,6 +154,7 @@ async def test_a_batch_equals_its_events_one_by_one(
     connection: Connection, events: list[tuple[str, Message]], cut: int
 ) -> None:
     heard = [received(message, tenant, number) for number, (tenant, message) in enumerate(events)]
+    recent = Recent(1)  # room for one of the orders, so that some are read and some are known
 
     async def outcome(batches: Sequence[Sequence[Received[Any]]]) -> tuple[Any, Any]:
         tx = opened(connection)
@@ -147,9 +162,12 @@ async def test_a_batch_equals_its_events_one_by_one(
         await transaction.start()
         for batch in batches:
             if batch:
-                await advance(batch, tx, settings=SETTINGS)
+                await advance(batch, tx, settings=SETTINGS, recent=recent)
+                committed(tx)
         left = await tables(connection)
         await transaction.rollback()
+        for order in left["orders"]:
+            del order["stamp"]
         for alert in left["alerts"]:
             # How often an alert was raised and dropped within one transaction is not kept.
             del alert["times"]
@@ -297,3 +315,116 @@ async def test_an_order_written_by_a_later_build_is_read(connection: Connection)
     )
 
     assert (await known(connection)).state == Confirmed()
+
+
+class _Reads:
+    """A connection that counts the rows whose order had to be read."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self.read = connection, 0
+
+    async def fetch(self, *arguments: Any) -> list[asyncpg.Record]:
+        rows: list[asyncpg.Record] = await self._connection.fetch(*arguments)
+        self.read += sum(row["body"] is not None for row in rows)
+        return rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@pytest.mark.asyncio
+async def test_an_answer_to_a_recent_order_reads_nothing(connection: Connection) -> None:
+    reads, recent = _Reads(connection), Recent(10)
+    [demand, *_] = await hear(reads, sale(), recent=recent)
+    assert isinstance(demand, OrderDemand)
+
+    [fact] = await hear(reads, answer(demand), recent=recent)
+
+    assert type(fact).__name__ == "OrderConfirmed"
+    assert reads.read == 0
+    assert (await known(connection)).state == Confirmed()
+
+
+@pytest.mark.asyncio
+async def test_an_order_changed_elsewhere_is_read_again(connection: Connection) -> None:
+    here, elsewhere = Recent(10), Recent(10)
+    [demand, *_] = await hear(connection, sale(), recent=here)
+    assert isinstance(demand, OrderDemand)
+    await hear(connection, sale(2, SaleStatus.CANCELLED), recent=elsewhere)
+
+    assert await hear(connection, answer(demand), recent=here) == []
+    assert (await known(connection)).state == Cancelled()
+    assert (await known(connection)).sale.revision == 2
+
+
+@pytest.mark.asyncio
+async def test_an_order_changed_while_its_lock_was_waited_for_is_read(database: str, connection: Connection) -> None:
+    here = Recent(10)
+    [demand, *_] = await hear(connection, sale(), recent=here)
+    assert isinstance(demand, OrderDemand)
+    other = await asyncpg.connect(database)
+    transaction = other.transaction()
+    await transaction.start()
+    await advance([received(sale(2, SaleStatus.CANCELLED))], opened(other), settings=SETTINGS, recent=Recent(0))
+
+    answering = asyncio.create_task(hear(connection, answer(demand), recent=here))
+    while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        assert not answering.done()
+        await asyncio.sleep(0.01)
+    await transaction.commit()
+    await other.close()
+
+    assert await answering == []
+    assert (await known(connection)).state == Cancelled()
+
+
+@pytest.mark.asyncio
+async def test_a_write_that_was_rolled_back_is_not_known(connection: Connection) -> None:
+    recent = Recent(10)
+    await hear(connection, sale(), recent=recent)
+    tx, transaction = opened(connection), connection.transaction()
+    await transaction.start()
+    await advance([received(sale(2, SaleStatus.PAID, line(quantity=7)))], tx, settings=SETTINGS, recent=recent)
+    await transaction.rollback()
+    # Even if it was told so: the row has not the stamp.
+    committed(tx)
+
+    await hear(connection, DemandMet(order_id="order-a", revision=1, lines=()), recent=recent)
+
+    order = await known(connection)
+    assert (order.state, order.sale.revision, order.sale.lines[0].quantity) == (Confirmed(), 1, 2)
+
+
+@pytest.mark.asyncio
+async def test_what_is_kept_is_bounded_and_waits_for_an_answer(connection: Connection) -> None:
+    recent = Recent(2)
+    demands = [
+        (await hear(connection, sale(order_id=name, external_id=name), recent=recent))[0] for name in ("a", "b", "c")
+    ]
+    keys = [("acme", name) for name in ("a", "b", "c")]
+    assert list(recent.find(keys)) == keys[1:]
+
+    assert isinstance(demands[2], OrderDemand)
+    await hear(connection, answer(demands[2]), recent=recent)
+    assert list(recent.find(keys)) == keys[1:2]
+
+
+@pytest.mark.asyncio
+async def test_confirming_an_order_touches_no_index(connection: Connection) -> None:
+    names = [f"order-{number:02}" for number in range(50)]
+    published = await hear(connection, *(sale(order_id=name, external_id=name) for name in names))
+    await hear(connection, *(answer(message) for message in published if isinstance(message, OrderDemand)))
+
+    counted = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'orders'"
+    await connection.execute("SELECT pg_stat_force_next_flush()")
+    assert tuple(await connection.fetchrow(counted)) == (50, 50)
+
+
+@pytest.mark.asyncio
+async def test_an_order_is_found_by_its_key_from_the_first_plan(database: str, connection: Connection) -> None:
+    service = await asyncpg.connect(database, server_settings=SESSION)
+    await service.execute(f"PREPARE found AS {store.LOCK_ORDERS}")
+    plan = await service.fetch("EXPLAIN EXECUTE found('', '', '')")
+    await service.close()
+
+    assert "Index Cond: ((tenant = (wanted.tenant)::text) AND (order_id = (wanted.order_id)::text))" in str(plan)

@@ -21,6 +21,7 @@ from services.inventory.handlers import allocate, obey_commands
 from services.orders import store
 from services.orders.domain import LEFT, Order, standing
 from services.orders.handlers import advance
+from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
 from tests.orders.given import COMPONENTS, KIT, NOW
 from tests.orders.test_any_order import histories
@@ -31,12 +32,18 @@ PLENTY = {"MUG": 100, "TRAY": 100}
 COUNTERS = ("available", "reserved", "shipped", "inbound")
 Connections = dict[str, asyncpg.Connection]
 ids = itertools.count()
+recent = Recent(10)
 
 
 async def handle(connection: asyncpg.Connection, handler: Any, *messages: Message) -> list[Message]:
     tx = Transaction(connection, NOW, lambda: f"id-{next(ids)}")
     events = [received(message, number=next(ids)) for message in messages]
-    await (handler(events, tx, settings=OrdersSettings()) if handler is advance else handler(events, tx))
+    if handler is advance:
+        await advance(events, tx, settings=OrdersSettings(), recent=recent)
+    else:
+        await handler(events, tx)
+    for call in tx.committed:
+        call()
     return [published.message for published in tx.publications]
 
 
@@ -80,7 +87,7 @@ async def run(
             delivery = ReceiveStock(sku=sku, location="main", quantity=units)
             await handle(both["inventory"], obey_commands, delivery)
         sent = await converse(both, snapshots, late)
-        [order] = (await store.lock_orders(both["orders"], {("acme", "order-a")})).values()
+        [order] = (await store.lock_orders(both["orders"], {("acme", "order-a")}, {})).values()
         rows = await both["inventory"].fetch("SELECT * FROM stock")
         return order, {row["sku"]: {state: row[state] for state in COUNTERS} for row in rows}, sent
     finally:

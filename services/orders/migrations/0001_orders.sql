@@ -1,6 +1,7 @@
 -- An order is a row: what is searched by is a column, the rest is the order itself as JSON. The sale and the demand lie
 -- apart from the rest (`body`), because an answer of inventory changes neither. Rows of up to half a page are not
--- compressed: the usual one would be, with every answer. It is analysed seldom: every plan is a look-up by key.
+-- compressed: the usual one would be, with every answer. Every write has a `stamp` of its own: where a row still has it,
+-- the order is the one that was written (test_an_order_changed_elsewhere_is_read_again). It is analysed seldom: every plan is a look-up by key.
 --
 -- The change that every order goes through, from placed to confirmed, touches no index and stays on its page
 -- (test_confirming_an_order_touches_no_index): what is indexed does not change by it, and a page is filled by half, for
@@ -25,6 +26,7 @@ CREATE TABLE orders (
     state text COLLATE "C" NOT NULL CHECK (
         state IN ('placed', 'held', 'short', 'confirmed', 'cancelled', 'shipped', 'delivered', 'returned', 'closed')
     ),
+    stamp text COLLATE "C" NOT NULL,
     body text NOT NULL,
     sale text NOT NULL,
     demand text,
@@ -35,7 +37,9 @@ CREATE TABLE orders (
     -- Two companies with the same sale have two orders: test_two_companies_with_one_order_id_never_meet.
     PRIMARY KEY (tenant, order_id),
     -- One sale of a connection is one order, whatever id it came with: test_one_sale_cannot_become_two_orders.
-    UNIQUE (tenant, connection_id, external_id),
+    -- It does not begin as the primary key does: a plan that was made while the table was empty, and is kept, could take
+    -- it for the primary key and read all orders of the company (test_an_order_is_found_by_its_key_from_the_first_plan).
+    UNIQUE (external_id, connection_id, tenant),
     -- Every unit has exactly one outcome: test_a_unit_cannot_be_counted_twice.
     CHECK (units_ordered = units_cancelled + units_reserved + units_short + units_open)
 ) WITH (fillfactor = 50, toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.2,
