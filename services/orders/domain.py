@@ -475,27 +475,29 @@ class Standing(NamedTuple):
 def standing(order: Order) -> tuple[Standing, ...]:
     """Where each line of the order stands."""
     demanded = {line.line_id: line for line in order.demand.lines} if order.demand else {}
-    answer = order.answer if order.settled else None
+    missing = [part for part in order.answer.lines if part.short] if order.answer and order.settled else None
     whole = order.status is SaleStatus.CANCELLED
-    return tuple([_stands(line, demanded.get(line.line_id), answer, whole=whole) for line in order.sale.lines])
+    return tuple([_stands(line, demanded.get(line.line_id), missing, whole=whole) for line in order.sale.lines])
 
 
-def _stands(line: SaleLine, told: DemandLine | None, answer: Answer | None, *, whole: bool) -> Standing:
+def _stands(line: SaleLine, told: DemandLine | None, missing: list[LineOutcome] | None, *, whole: bool) -> Standing:
+    """Where `line` stands, `missing` being what the answer to the newest demand lacks; None where there is none yet."""
     cancelled = told.cancelled if told else line.quantity if whole else min(line.cancelled, line.quantity)
     asked = line.quantity - cancelled
-    short, waiting = 0, asked
-    if told and answer:
-        parts = [part for part in answer.lines if part.short and part.line_id == line.line_id]
-        missing = [-(-part.short // factor) for part, factor in zip(parts, _factors(told, parts), strict=True)]
-        short, waiting = min(asked, max(missing, default=0)), 0
+    answered = told is not None and missing is not None
+    short = 0
+    if told and missing:
+        parts = [part for part in missing if part.line_id == line.line_id]
+        kits = [-(-part.short // factor) for part, factor in zip(parts, _factors(told, parts), strict=True)]
+        short = min(asked, max(kits, default=0))
     return Standing(
         line_id=line.line_id,
         sku=told.sku if told else line.sku,
         ordered=line.quantity,
         cancelled=cancelled,
-        reserved=asked - short - waiting,
+        reserved=asked - short if answered else 0,
         short=short,
-        open=waiting,
+        open=0 if answered else asked,
         shipped=sum(was.quantity for was in told.shipped) if told and told.shipped else 0,
         returned=sum(was.quantity for was in told.returned) if told and told.returned else 0,
     )
@@ -512,7 +514,7 @@ def _facts(
 
     sale = after.sale
     if before is None:
-        lines = tuple(OrderLine(line_id=line.line_id, sku=line.sku, quantity=line.quantity) for line in sale.lines)
+        lines = tuple([OrderLine(line_id=line.line_id, sku=line.sku, quantity=line.quantity) for line in sale.lines])
         facts.append(
             OrderPlaced(**head(), sold_at=sale.sold_at, customer_ref=sale.customer_ref, paid=after.paid, lines=lines)
         )

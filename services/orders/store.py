@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -10,7 +11,7 @@ from pydantic import TypeAdapter
 from contracts.channels.v1 import ConnectionChanged, SaleStatus
 from contracts.envelope import Message
 from services.bus import array
-from services.orders.domain import Order, Standing, standing
+from services.orders.domain import Order, standing
 from services.orders.recent import Key, Known
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -54,10 +55,7 @@ def _columns(rows: Iterable[Sequence[object]]) -> list[str]:
     return [array(column) for column in zip(*rows, strict=True)]
 
 
-def _units(line: Standing) -> tuple[int, int, int, int, int]:
-    return line.ordered, line.cancelled, line.reserved, line.short, line.open
-
-
+_units: Final = attrgetter("ordered", "cancelled", "reserved", "short", "open")
 _COLUMNS = (
     "tenant", "order_id", "state", "version", "sale_revision", "units_ordered", "units_cancelled", "units_reserved",
     "units_short", "units_open", "payment_due", "sale", "demand", "body", "changed_at", "stamp", "connection_id",
