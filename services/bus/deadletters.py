@@ -1,16 +1,12 @@
 """What a person does with dead letters, and how an aggregate gets going again: replay, discard, drain, erase."""
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, Final, final
-
-from opentelemetry.trace import Span
 
 from services.bus import inbox
 from services.bus.consumer import Consumer
 from services.bus.failures import Kind, Poison, describe, kind_of
 from services.bus.record import Incoming, Verdict, unpack
-from services.bus.sealing import Seal
 from services.bus.transaction import Transaction
 from services.bus.work import Work
 
@@ -40,8 +36,8 @@ class ReplayFailed(Exception):
 class DeadLetters:
     """Replays through the handlers of this build. Locks in the order parked key → dead letter → inbox."""
 
-    def __init__(self, work: Work, seal: Seal, consumers: Mapping[str, Consumer], horizon: timedelta) -> None:
-        self._work, self._seal, self._consumers, self._horizon = work, seal, consumers, horizon
+    def __init__(self, work: Work, consumers: Mapping[str, Consumer]) -> None:
+        self._work, self._consumers = work, consumers
 
     async def listed(
         self, tenant: str | None, state: str | None, stream: str | None, limit: int
@@ -56,7 +52,7 @@ class DeadLetters:
             raise NotOpen(f"dead letter {letter_id} does not exist")
         letter = dict(row)
         stored = letter.pop("record")
-        if payload and stored is not None and not self._seal.is_personal(row["stream"]):
+        if payload and stored is not None and not self._work.seal.is_personal(row["stream"]):
             record = unpack(stored)
             letter["payload"] = _readable(record.value)
             letter["headers"] = [(name, _readable(value)) for name, value in record.headers]
@@ -67,13 +63,12 @@ class DeadLetters:
 
         Returns how many waiting events were drained. Raises `NotOpen` or `ReplayFailed`.
         """
-        spans: dict[str, Span] = {}
         try:
-            async with self._work.transaction(spans) as tx:
+            async with self._work.transaction() as tx:
                 letter = await self._locked(tx.connection, letter_id)
                 if letter["record"] is None:
                     raise Poison("the record was erased: discard it")
-                await self._handle(self._read(letter["stream"], letter["record"]), tx, spans)
+                await self._handle(self._read(letter["stream"], letter["record"]), tx)
                 await tx.connection.execute(
                     "UPDATE dead_letters SET state = 'replayed', attempts = attempts + 1, last_at = now() "
                     "WHERE id = $1",
@@ -102,7 +97,7 @@ class DeadLetters:
 
     async def erase(self, correlation_id: str) -> int:
         """Forget the records of a flow on personal streams: their dead letters are discarded, waiting ones removed."""
-        personal = [stream for stream in self._consumers if self._seal.is_personal(stream)]
+        personal = [stream for stream in self._consumers if self._work.seal.is_personal(stream)]
         async with self._work.transaction() as tx:
             erased = await tx.connection.fetch(
                 "UPDATE dead_letters SET record = NULL, key = NULL, last_at = now(), "
@@ -129,15 +124,14 @@ class DeadLetters:
         while aggregate is not None:
             head: Any = None
             step: Incoming | None = None
-            spans: dict[str, Span] = {}
             try:
-                async with self._work.transaction(spans) as tx:
+                async with self._work.transaction() as tx:
                     head = await self._head(tx.connection, aggregate)
                     if head is None:
                         return drained
                     step = self._read(head["stream"], head["record"])
                     if await self._claimed(tx, step):
-                        await self._handle(step, tx, spans)
+                        await self._handle(step, tx)
                     await tx.connection.execute("DELETE FROM parked WHERE arrival = $1", head["arrival"])
             except Exception as failure:
                 if step is None or kind_of(failure) is Kind.CONNECTION or not await self._work.database_writes():
@@ -177,24 +171,22 @@ class DeadLetters:
             removed = await tx.connection.fetchval("DELETE FROM parked WHERE arrival = $1 RETURNING 1", arrival)
             if removed and await self._claimed(tx, step):
                 step.aggregate = aggregate
-                buried = await inbox.dead_letter(tx, self._work.service, step, error, self._seal)
+                buried = await inbox.dead_letter(tx, self._work.service, step, error, self._work.seal)
         self._work.metrics.records.labels(step.record.topic, "dead" if buried else "duplicate").inc()
         return buried
 
     async def _claimed(self, tx: Transaction, step: Incoming) -> bool:
         """Whether the event is new. One that waited beyond the inbox's days, or is undecodable, has no inbox row."""
-        if step.identity is None or step.identity[0] < (tx.now - self._horizon).date():
+        if step.identity is None or step.identity[0] < (tx.now - self._work.horizon).date():
             return True
         return bool(await inbox.claim(tx.connection, self._work.service, [step]))
 
-    async def _handle(self, event: Incoming, tx: Transaction, spans: dict[str, Span]) -> None:
+    async def _handle(self, event: Incoming, tx: Transaction) -> None:
         if event.verdict is Verdict.SKIPPED:
             return
         if event.received is None:
             raise Poison(event.error)
-        consumer = self._consumers[event.record.topic]
-        spans.update(self._work.tracing.processing(consumer.group_id, consumer.stream, [event.received], None))
-        await consumer.handler([event.received], tx)
+        await self._consumers[event.record.topic].handle([event.received], tx)
 
     async def _locked(self, connection: Any, letter_id: str) -> Any:
         """An open dead letter under lock, its key locked before it."""
@@ -208,7 +200,7 @@ class DeadLetters:
         return letter
 
     def _read(self, stream: str, stored: bytes) -> Incoming:
-        return self._consumers[stream].reader.read(unpack(self._seal.opened(stream, stored)), None)
+        return self._consumers[stream].reader.read(unpack(self._work.seal.opened(stream, stored)), None)
 
 
 def _readable(part: bytes | None) -> str | None:

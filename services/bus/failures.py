@@ -10,6 +10,7 @@ import random
 from typing import Final, final
 
 import asyncpg
+from aiokafka.errors import KafkaError
 from pydantic import ValidationError
 
 
@@ -30,6 +31,9 @@ class Halt(Exception):
 
 DATABASE_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 """What a statement raises, or the way to the database."""
+
+SERVER_ERRORS: Final = (*DATABASE_ERRORS, KafkaError)
+"""The same, or what a Kafka client raises."""
 
 
 class Kind(enum.Enum):
@@ -73,18 +77,18 @@ def describe(failure: BaseException) -> str:
 
 @final
 class Backoff:
-    """Pauses that grow by a factor up to a cap, with jitter; `wait` returns False as soon as `stop` is set."""
+    """Pauses that grow by a factor up to a cap, with jitter; they end as soon as `stop` is set."""
 
     def __init__(self, stop: asyncio.Event, cap_s: float, growth: float = 2) -> None:
         self._stop, self._cap_s, self._growth = stop, cap_s, growth
         self.tries = 0
 
-    async def wait(self) -> bool:
-        """Pause before the next try. False: stop trying."""
+    async def wait(self) -> None:
+        """Pause before the next try."""
         jitter = random.uniform(0.5, 1)  # noqa: S311 - no secret
         pause_s = min(self._cap_s, 0.05 * self._growth ** min(self.tries, 16)) * jitter
         self.tries += 1
-        return not await waited(self._stop, pause_s)
+        await waited(self._stop, pause_s)
 
 
 async def waited(event: asyncio.Event, timeout_s: float) -> bool:

@@ -1,21 +1,15 @@
 """Named fault points: places where a test lets the process die, to show that nothing is lost or doubled there."""
 
 import os
-from typing import Final, final
-
-BUS_POINTS: Final = tuple(
-    f"{step}.{side}"
-    for step in ("inbox", "handler", "outbox", "commit", "offsets", "relay.send", "relay.mark")
-    for side in ("before", "after")
-)
-"""The bus's own points, before and after each step; services add theirs (`push.…`, `intake.…`)."""
+from typing import final
 
 
 @final
 class Faults:
     """`Faults("relay.send.after:after=10")`: the process ends the tenth time that point is reached.
 
-    Several points are separated by commas. Nothing happens unless switched on, and production refuses to start so.
+    Each step of the bus has a point before and one after it; services add theirs. Several are separated by commas.
+    Nothing happens unless switched on, and production refuses to start so.
     """
 
     def __init__(self, specification: str, environment: str) -> None:

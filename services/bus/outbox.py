@@ -1,12 +1,8 @@
 """Publications become packs in the outbox: checked here, where a bad one fails its own handler and nobody else."""
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, NamedTuple, final
 from zlib import crc32
-
-from opentelemetry.trace import Span
 
 from contracts.catalogue import Catalogue, MessageType
 from contracts.envelope import HEADERS, Envelope, Message, is_tenant
@@ -40,16 +36,6 @@ class Encoded(NamedTuple):
     payload: bytes
 
 
-class _Plan(NamedTuple):
-    """What is the same for every message of a type; looked up once, not once a message."""
-
-    entry: MessageType
-    type_name: str
-    topic: str
-    personal: bool
-    is_alone: bool  # no older major is published beside it
-
-
 @dataclass(slots=True)
 class _Pack:
     topic: str
@@ -65,12 +51,8 @@ class Outbox:
 
     def __init__(self, source: str, catalogue: Catalogue, tracing: Tracing) -> None:
         self._source, self._catalogue, self._tracing = source, catalogue, tracing
-        self._plans = {
-            entry.model: _Plan(entry, name, entry.stream.name, entry.stream.personal, name not in catalogue.older)
-            for name, entry in catalogue.by_name.items()
-        }
 
-    async def write(self, tx: Transaction, spans: Mapping[str, Span]) -> int:
+    async def write(self, tx: Transaction) -> int:
         """One COPY for everything that was published in `tx`; returns the number of rows.
 
         A row is a pack: the records of one topic and slot, in order, so that a batch of a thousand costs a few rows.
@@ -79,13 +61,13 @@ class Outbox:
         packs: list[_Pack] = []
         open_packs: dict[tuple[str, int], _Pack] = {}
         for publication in tx.publications:
-            for plan, message in self._majors(publication.message):
-                record = self._encoded(publication, plan, message, tx.now, spans)
-                place = plan.topic, crc32(record.key) % SLOTS
+            for entry, message in self._catalogue.publications(publication.message):
+                record = self._encoded(publication, entry, message, tx)
+                place = entry.stream.name, crc32(record.key) % SLOTS
                 size = len(record.head) + len(record.payload)
                 pack = open_packs.get(place)
                 if pack is None or pack.size + size > RECORD_LIMIT_BYTES:
-                    pack = open_packs[place] = _Pack(*place, plan.personal)
+                    pack = open_packs[place] = _Pack(*place, entry.stream.personal)
                     packs.append(pack)
                 pack.size += size
                 pack.records.append(b"%b\0%b" % record[1:])
@@ -100,19 +82,11 @@ class Outbox:
             )
         return len(packs)
 
-    def _majors(self, message: Message) -> Iterable[tuple[_Plan, Message]]:
-        plan = self._plans.get(type(message))
-        if plan and plan.is_alone:
-            return ((plan, message),)
-        return [(self._plans[entry.model], cast) for entry, cast in self._catalogue.publications(message)]
-
-    def _encoded(
-        self, publication: Publication, plan: _Plan, message: Message, now: datetime, spans: Mapping[str, Span]
-    ) -> Encoded:
+    def _encoded(self, publication: Publication, entry: MessageType, message: Message, tx: Transaction) -> Encoded:
         _, tenant, causes, flow, event_id = publication
-        traceparent = self._tracing.created(plan.topic, plan.type_name, event_id, flow, causes, spans)
+        traceparent = self._tracing.created(entry.stream.name, entry.name, event_id, flow, causes, tx.spans)
         envelope = Envelope(
-            event_id, plan.type_name, self._source, now, plan.entry.aggregate(message), tenant, flow,
+            event_id, entry.name, self._source, tx.now, entry.aggregate(message), tenant, flow,
             causes[0].event_id if causes else "", traceparent,
         )  # fmt: skip
         return encoded(envelope, message)

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from collections.abc import Sequence
 from typing import Final, final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -19,7 +20,7 @@ class Seal:
     Raises `ValueError` if the service reads a personal stream and `SALDO_PERSONAL_KEY` is not 32 bytes of base64.
     """
 
-    def __init__(self, service: str, streams: list[str], catalogue: Catalogue, settings: BusSettings) -> None:
+    def __init__(self, service: str, streams: Sequence[str], catalogue: Catalogue, settings: BusSettings) -> None:
         self._service = service
         personal = [name for name in streams if catalogue.streams[name].personal]
         self._ciphers: dict[str, AESGCM] = {}

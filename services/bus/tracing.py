@@ -5,32 +5,20 @@ done with it. The sampling decision is made once, where a flow starts; an unsamp
 """
 
 import contextlib
-import json
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, final
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from services.bus.settings import BusSettings
 from services.bus.transaction import Cause, Received
 
-SYSTEM: Final = "messaging.system"
-DESTINATION: Final = "messaging.destination.name"
-OPERATION: Final = "messaging.operation.type"
-MESSAGE_ID: Final = "messaging.message.id"
 CONVERSATION: Final = "messaging.message.conversation_id"
-GROUP: Final = "messaging.consumer.group.name"
-EVENT_TYPE: Final = "cloudevents.event_type"
-TENANT: Final = "saldo.tenant"
 _LINK_LIMIT: Final = 128
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE: Final = InstrumentationScope("saldo.bus")
@@ -60,26 +48,21 @@ def traceparent_of(context: SpanContext) -> str:
 
 def _about(operation: str, stream: str, message_id: str, type_name: str, correlation_id: str) -> dict[str, str]:
     return {
-        SYSTEM: "kafka", OPERATION: operation, DESTINATION: stream, MESSAGE_ID: message_id, EVENT_TYPE: type_name,
-        CONVERSATION: correlation_id,
+        "messaging.system": "kafka", "messaging.operation.type": operation, "messaging.destination.name": stream,
+        "messaging.message.id": message_id, "cloudevents.event_type": type_name, CONVERSATION: correlation_id,
     }  # fmt: skip
 
 
 @final
 class Tracing:
-    """Creates the spans of one service. Without collector and without path it only hands contexts on."""
+    """Creates the spans of one service and hands them to `processor`; without one it only hands contexts on.
 
-    def __init__(self, service: str, settings: BusSettings) -> None:
-        self._ratio = settings.trace_ratio
+    `ratio` is the share of the flows starting here that are recorded, 0 to 1.
+    """
+
+    def __init__(self, service: str, ratio: float, processor: SpanProcessor | None) -> None:
         self._resource = Resource.create({"service.name": service})
-        self._processor: SpanProcessor | None = None
-        if settings.otlp_endpoint:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-            self._processor = BatchSpanProcessor(OTLPSpanExporter())
-        elif settings.spans_path:
-            self._processor = BatchSpanProcessor(SqliteSpans(settings.spans_path), schedule_delay_millis=250)
-        self.records = self._processor is not None
+        self._ratio, self._processor = ratio, processor
 
     def close(self) -> None:
         """Export what is left."""
@@ -104,13 +87,11 @@ class Tracing:
         first = causes[0] if causes else Cause("", correlation_id)
         correlation_id = correlation_id or first.correlation_id
         starts = not any(cause.traceparent for cause in causes)
-        if not self.records or (starts and secrets.randbelow(1_000_000) >= self._ratio * 1_000_000):
+        parent, links = self._lineage(causes, {})
+        sampled = parent or (starts and secrets.randbelow(1_000_000) < self._ratio * 1_000_000)
+        if not self._processor or not sampled:
             traceparent = first.traceparent or f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
             yield Cause(first.event_id, correlation_id, traceparent)
-            return
-        parent, links = self._lineage(causes, {})
-        if parent is None and not starts:
-            yield Cause(first.event_id, correlation_id, first.traceparent)
             return
         span = self._start(name, kind, parent, links, {CONVERSATION: correlation_id, **(attributes or {})})
         try:
@@ -126,14 +107,14 @@ class Tracing:
         self, group: str, stream: str, events: Iterable[Received[Any]], start_ns: int | None
     ) -> dict[str, Span]:
         """A span for every sampled event of a batch, by event id; the caller ends them after the commit."""
-        if not self.records:
+        if not self._processor:
             return {}
         spans: dict[str, Span] = {}
         for event in events:
             envelope = event.envelope
             if is_sampled(envelope.traceparent):
                 about = _about("process", stream, envelope.id, envelope.type, envelope.correlation_id)
-                about |= {GROUP: group, TENANT: event.tenant}
+                about |= {"messaging.consumer.group.name": group, "saldo.tenant": event.tenant}
                 parent = context_of(envelope.traceparent)
                 spans[envelope.id] = self._start(f"process {stream}", SpanKind.CONSUMER, parent, (), about, start_ns)
         return spans
@@ -143,7 +124,7 @@ class Tracing:
         open_spans: Mapping[str, Span],
     ) -> str:  # fmt: skip
         """The `traceparent` that a new event travels with: of its own creation span if a cause is sampled."""
-        parent, links = self._lineage(causes, open_spans) if self.records else (None, ())
+        parent, links = self._lineage(causes, open_spans) if self._processor else (None, ())
         if parent is None:
             return causes[0].traceparent if causes else ""
         attributes = _about("create", stream, event_id, type_name, correlation_id)
@@ -199,63 +180,3 @@ class _Span(NonRecordingSpan):
         """Hand the span over to be exported; it ends now."""
         del end_time
         self._export(self.status)
-
-
-_SPANS_TABLE: Final = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = OFF;
-CREATE TABLE IF NOT EXISTS spans (
-    trace_id TEXT NOT NULL, span_id TEXT PRIMARY KEY, parent_id TEXT, service TEXT NOT NULL, name TEXT NOT NULL,
-    kind TEXT NOT NULL, start_ns INTEGER NOT NULL, end_ns INTEGER NOT NULL, status TEXT NOT NULL,
-    correlation_id TEXT NOT NULL, attributes TEXT NOT NULL, links TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS spans_by_trace ON spans (trace_id);
-CREATE INDEX IF NOT EXISTS spans_by_correlation ON spans (correlation_id);
-CREATE INDEX IF NOT EXISTS spans_by_start ON spans (start_ns);
-"""
-_SPANS_KEPT_NS: Final = 24 * 3600 * 10**9
-
-
-@final
-class SqliteSpans(SpanExporter):
-    """Keeps spans of the last day in a SQLite file that the services of one machine share (write-ahead log)."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level="IMMEDIATE")
-        self._database.executescript(_SPANS_TABLE)
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Write a batch; a locked or full file costs these spans, never the service."""
-        try:
-            with self._database:
-                self._database.executemany(
-                    "INSERT OR REPLACE INTO spans VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", [_row(span) for span in spans]
-                )
-                newest_ns = max(span.end_time or 0 for span in spans)
-                self._database.execute("DELETE FROM spans WHERE start_ns < ?", (newest_ns - _SPANS_KEPT_NS,))
-        except sqlite3.Error:
-            return SpanExportResult.FAILURE
-        return SpanExportResult.SUCCESS
-
-    def shutdown(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-
-def _row(span: ReadableSpan) -> tuple[Any, ...]:
-    context, attributes = span.get_span_context(), dict(span.attributes or {})
-    assert context
-    return (
-        f"{context.trace_id:032x}",
-        f"{context.span_id:016x}",
-        f"{span.parent.span_id:016x}" if span.parent else None,
-        str(span.resource.attributes.get("service.name", "")),
-        span.name,
-        span.kind.name,
-        span.start_time or 0,
-        span.end_time or 0,
-        span.status.status_code.name,
-        str(attributes.get(CONVERSATION, "")),
-        json.dumps(attributes, default=str),
-        json.dumps([[f"{link.context.trace_id:032x}", f"{link.context.span_id:016x}"] for link in span.links]),
-    )

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar, final
 
 import asyncpg
+from opentelemetry.trace import Span
 
 from contracts.envelope import Envelope, Message
 
@@ -61,13 +62,15 @@ class Transaction:
 
     `publish` only remembers; the bus writes the outbox rows as the last statement before the commit, in the order of
     the calls, while the row locks of the handler are held. That is what makes order of rows = order of commits per key.
-    `now` is the one reading of the clock that everything in this transaction uses.
+    `now` is the one reading of the clock that everything in this transaction uses. `spans` are those of the events that
+    are being handled, by event id; they end with the commit.
     """
 
     connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
     now: datetime
     new_id: Callable[[], str]
     publications: list[Publication] = field(default_factory=list)
+    spans: dict[str, Span] = field(default_factory=dict)
     committed: list[Callable[[], None]] = field(default_factory=list)
 
     def after_commit(self, call: Callable[[], None]) -> None:

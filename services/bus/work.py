@@ -1,23 +1,25 @@
 """What consumers, relay, loops and admin commands of one service share: one way to open a transaction."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Final, final
 
 import asyncpg
-from opentelemetry.trace import Span
+import uuid_utils
 
+from contracts.catalogue import Catalogue
 from services.bus.failures import DATABASE_ERRORS
 from services.bus.faults import Faults
 from services.bus.metrics import Metrics
 from services.bus.outbox import Outbox
+from services.bus.sealing import Seal
 from services.bus.settings import BusSettings
 from services.bus.tracing import Tracing
 from services.bus.transaction import Transaction
 
 POOL_SIZE: Final = 12
+INBOX_MARGIN: Final = timedelta(days=2)
 SESSION: Final = {
     "statement_timeout": "10s",
     "lock_timeout": "5s",
@@ -36,6 +38,11 @@ SESSION: Final = {
 """Without these a frozen process holds its locks without end."""
 
 
+def uuid7() -> str:
+    """A new UUIDv7 (RFC 9562)."""
+    return str(uuid_utils.uuid7())
+
+
 async def _keep_session(_: Any) -> None:
     """Nothing of a session outlives a transaction here, so a round trip a release is saved."""
 
@@ -49,20 +56,32 @@ def _is_lost(acquired: Any) -> bool:
 
 
 @final
-@dataclass(slots=True)
 class Work:
-    """The parts; made once by `Service`."""
+    """The parts; made once, by `Service`. `streams` are those it reads.
 
-    service: str
-    settings: BusSettings
-    outbox: Outbox
-    tracing: Tracing
-    faults: Faults
-    metrics: Metrics
-    clock: Callable[[], datetime]
-    new_id: Callable[[], str]
-    wake_relay: Callable[[], None]
-    _pool: "asyncpg.Pool[asyncpg.Record] | None" = field(init=False, default=None)
+    Raises `ValueError` for settings that do not fit: see `Seal` and `Faults`.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        settings: BusSettings,
+        catalogue: Catalogue,
+        streams: Sequence[str],
+        tracing: Tracing,
+        clock: Callable[[], datetime],
+        wake_relay: Callable[[], None],
+    ) -> None:
+        self.service, self.settings, self.catalogue = service, settings, catalogue
+        self.tracing, self.clock, self.wake_relay = tracing, clock, wake_relay
+        self.faults = Faults(settings.faults, settings.environment)
+        self.seal = Seal(service, streams, catalogue, settings)
+        self.metrics = Metrics()
+        retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)
+        self.horizon = timedelta(hours=retention_h) + INBOX_MARGIN
+        """As old as an event may be when it comes; the inbox remembers for as long."""
+        self._outbox = Outbox(service, catalogue, tracing)
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     @property
     def pool(self) -> "asyncpg.Pool[asyncpg.Record]":
@@ -76,23 +95,21 @@ class Work:
         return self._pool
 
     @contextlib.asynccontextmanager
-    async def transaction(self, spans: dict[str, Span] | None = None) -> AsyncIterator[Transaction]:
+    async def transaction(self) -> AsyncIterator[Transaction]:
         """A transaction whose publications are written as its last statement; the relay is woken after the commit.
 
         A lost connection leaves as `ConnectionError`, whatever asyncpg called it.
         """
-        spans = {} if spans is None else spans
-        written = 0
         try:
             acquired = await self.pool.acquire(timeout=10)
         except asyncpg.InterfaceError as failure:
             raise ConnectionError(str(failure)) from failure
         try:
             async with acquired.transaction():
-                tx = Transaction(acquired, self.clock(), self.new_id)
+                tx = Transaction(acquired, self.clock(), uuid7)
                 yield tx
                 self.faults.point("outbox.before")
-                written = await self.outbox.write(tx, spans)
+                written = await self._outbox.write(tx)
                 self.faults.point("outbox.after")
                 self.faults.point("commit.before")
             self.faults.point("commit.after")
@@ -102,7 +119,7 @@ class Work:
             raise
         finally:
             await self.pool.release(acquired)
-        for span in spans.values():
+        for span in tx.spans.values():
             span.end()
         if written:
             self.wake_relay()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.bus import Service, Transaction
+from services.bus import Transaction
 from services.channels.alerts import open_alerts
 from services.channels.connections import lifecycle, store
 from services.channels.connections.credentials import SealBroken
@@ -23,6 +23,7 @@ from services.channels.intake.context import Intake
 from services.channels.linking import found_row, keep_listings, link
 from services.channels.stock import listings, upkeep
 from services.channels.stock.listings import LinkConflict, ListingRow
+from services.runtime import Service
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 Tenant = str | None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from contracts.channels.v1 import RefetchSale, ResendBuyer
 from contracts.inventory.v1 import ItemChanged, StockLevelChanged
-from services.bus import BusSettings, Service, Subscription
+from services.bus import BusSettings, Subscription
 from services.channels import handlers
 from services.channels.admin import Channels
 from services.channels.connections.credentials import Vault
@@ -22,6 +22,7 @@ from services.channels.stock.metrics import StockMetrics
 from services.channels.stock.push import Sender
 from services.channels.stock.reconcile import Reconciler
 from services.channels.stock.settings import StockSettings
+from services.runtime import Service
 
 
 def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) -> Service:

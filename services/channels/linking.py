@@ -20,7 +20,7 @@ from services.channels.stock import listings
 from services.channels.stock.listings import ListingRow
 
 if TYPE_CHECKING:
-    from services.bus import Service
+    from services.runtime import Service
 
 _LOOK_S: Final = 1.0
 _PAGE: Final = 1000

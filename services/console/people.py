@@ -52,7 +52,7 @@ def derived_command_id(*parts: object) -> str:
 
 async def send_all(bootstrap: str, commands: Sequence[tuple[str, Message]], *, tenant: str, source: str) -> None:
     """The bus's `send_all`. Imported when something is sent: it takes longer to load than most commands to run."""
-    from services.bus.command import send_all as send
+    from services.runtime.command import send_all as send
 
     await send(bootstrap, commands, tenant=tenant, source=source)
 

@@ -13,12 +13,13 @@ from contracts.inventory.v1 import (
     ReceiveStock,
     TransferStock,
 )
-from services.bus import BusSettings, Service, Subscription
+from services.bus import BusSettings, Subscription
 from services.inventory.admin import admin_router
 from services.inventory.announce import announce_items, announce_levels
 from services.inventory.expiry import watch
 from services.inventory.handlers import allocate, know_connections, obey_commands
 from services.inventory.settings import InventorySettings
+from services.runtime import Service
 
 STOCK_COMMANDS = (PutItem, PutLocation, ReceiveStock, AdjustStock, CountStock, TransferStock)
 

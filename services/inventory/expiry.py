@@ -4,9 +4,9 @@ import asyncio
 
 import asyncpg
 
-from services.bus import Service
 from services.inventory.handlers import expire_holds
 from services.inventory.settings import InventorySettings
+from services.runtime import Service
 
 
 async def watch(service: Service, *, settings: InventorySettings) -> None:

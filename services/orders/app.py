@@ -5,12 +5,13 @@ from pathlib import Path
 
 from contracts.channels.v1 import ConnectionChanged, SaleReported
 from contracts.inventory.v1 import DemandMet, DemandShort, HoldExpired
-from services.bus import BusSettings, Service, Subscription
+from services.bus import BusSettings, Subscription
 from services.orders.admin import admin_router
 from services.orders.deadlines import watch
 from services.orders.handlers import advance, know_connections
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
+from services.runtime import Service
 
 
 def build(bus: BusSettings, settings: OrdersSettings) -> Service:

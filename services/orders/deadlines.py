@@ -7,11 +7,12 @@ marketplace is asked, and a person is told.
 import asyncio
 
 from contracts.channels.v1 import RefetchSale
-from services.bus import Cause, Service, Transaction
+from services.bus import Cause, Transaction
 from services.orders import store
 from services.orders.domain import CloseDue, decide
 from services.orders.handlers import save
 from services.orders.settings import OrdersSettings
+from services.runtime import Service
 
 
 async def watch(service: Service, *, settings: OrdersSettings) -> None:

@@ -19,10 +19,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from contracts.catalogue import Catalogue, MessageType, Stream, StreamKind
 from contracts.envelope import Envelope, Message
-from services.bus import BusSettings, Poison, Received, Service, Subscription, Transaction
+from services.bus import BusSettings, Poison, Received, Subscription, Transaction
 from services.bus.consumer import Consumer
-from services.bus.migrate import migrate
 from services.bus.record import Packed
+from services.runtime import Service
+from services.runtime.migrate import migrate
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -172,7 +173,7 @@ async def by_hand(database: str, streams: Streams, **more) -> AsyncIterator[tupl
     service = make_service("127.0.0.1:1", database, streams, **more)
     await migrate(database, service.name, MIGRATIONS)
     await service.pool
-    await service._keep_days()
+    await service._keeper.keep_days()
     consumer = service._consumers[streams.deposits.name]
     consumer.subscriber = SimpleNamespace(consumer=FakeKafka())
     try:

@@ -139,25 +139,6 @@ async def test_a_higher_major_stops_the_consumer_and_commits_nothing(database):
     assert await amounts(database, "a") == []
 
 
-async def test_housekeeping_drops_whole_old_days_and_makes_the_days_ahead(database):
-    streams = make_streams()
-    async with by_hand(database, streams) as (service, consumer):
-        await consumer.take(log(streams, [record(streams, "a", 1)]))
-        assert await value(database, "SELECT count(*) FROM inbox") == 1
-        later = datetime.now(UTC) + timedelta(days=10)
-        service.clock = lambda: later
-        await service._keep_days()
-        assert await value(database, "SELECT count(*) FROM inbox") == 0
-        for parent, days_back in (("inbox", 3), ("outbox_sent", 1)):
-            parts = await rows(
-                database,
-                "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = $1::text::regclass",
-                parent,
-            )
-            wanted = [f"{parent}_{later + timedelta(days=day):%Y%m%d}" for day in range(-days_back, 4)]
-            assert sorted(name for (name,) in parts) == wanted
-
-
 async def test_a_commit_of_unknown_outcome_is_repeated_and_the_inbox_decides(database, monkeypatch):
     streams = make_streams()
     async with by_hand(database, streams) as (service, consumer):
@@ -165,13 +146,13 @@ async def test_a_commit_of_unknown_outcome_is_repeated_and_the_inbox_decides(dat
         failures = iter([True, True])
 
         @contextlib.asynccontextmanager
-        async def lost_after_commit(spans=None):
-            async with whole(spans) as tx:
+        async def lost_after_commit():
+            async with whole() as tx:
                 yield tx
             if next(failures, False):
                 raise ConnectionResetError("the connection was lost during COMMIT")
 
-        monkeypatch.setattr(type(service._work), "transaction", lambda _self, spans=None: lost_after_commit(spans))
+        monkeypatch.setattr(type(service._work), "transaction", lambda _self: lost_after_commit())
         await consumer.take(log(streams, [record(streams, "a", 3), record(streams, "a", 4)]))
         assert consumer.waiting == ""
     assert await amounts(database, "a") == [3, 4]

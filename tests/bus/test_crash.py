@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from services.bus.faults import BUS_POINTS
-from services.bus.topics import ensure_topics
+from services.runtime.topics import ensure_topics
 from tests.bus.model import amounts, make_streams, read_all, record, rows, send, until_count, value
 from tests.bus.test_relay import first_copies
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ROOT = Path(__file__).parents[2]
+POINTS = [
+    f"{step}.{side}"
+    for step in ("inbox", "handler", "outbox", "commit", "offsets", "relay.send", "relay.mark")
+    for side in ("before", "after")
+]
 
 
 async def start(kafka_bootstrap: str, database: str, owner: str, faults: str = "") -> asyncio.subprocess.Process:
@@ -31,7 +35,7 @@ async def start(kafka_bootstrap: str, database: str, owner: str, faults: str = "
     )
 
 
-@pytest.mark.parametrize("points", [BUS_POINTS[:5], BUS_POINTS[5:10], BUS_POINTS[10:]], ids=lambda points: points[0])
+@pytest.mark.parametrize("points", [POINTS[:5], POINTS[5:10], POINTS[10:]], ids=lambda points: points[0])
 async def test_a_process_that_dies_at_any_step_leaves_the_same_end(kafka_bootstrap, database, points):
     streams = make_streams()
     await ensure_topics(kafka_bootstrap, streams.catalogue)

@@ -3,14 +3,12 @@
 import asyncio
 import base64
 import secrets
-from collections import deque
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 
-from services.bus import inbox
-from services.bus.consumer import BRAKE_KEYS
+from services.bus import brake, inbox
 from services.bus.deadletters import NotOpen, ReplayFailed
 from tests.bus.model import (
     Sent,
@@ -139,7 +137,7 @@ async def test_an_event_that_is_being_parked_while_its_key_is_freed_is_not_stran
         freeing = asyncio.create_task(service.dead_letters.discard(await value(database, OPEN), "free it"))
         waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         await until(lambda: _one(database, waits))
-        await inbox.park(connection, "bank", [late], service.dead_letters._seal)
+        await inbox.park(connection, "bank", [late], service._work.seal)
         await parking.commit()
         await connection.close()
         assert await freeing == 1
@@ -181,33 +179,34 @@ async def test_an_event_that_waited_longer_than_the_inbox_lasts_is_drained(datab
 
 async def test_too_much_poison_stops_the_consumer_until_another_build_or_a_person(database):
     streams = make_streams()
-    bad = [record(streams, f"a{n}", n, trouble="bug") for n in range(BRAKE_KEYS + 5)]
+    bad = [record(streams, f"a{n}", n, trouble="bug") for n in range(brake.KEYS + 5)]
     async with by_hand(database, streams) as (_, consumer):
         taking = asyncio.create_task(consumer.take(log(streams, bad)))
-        await until(lambda: consumer.halted)
+        await until(lambda: consumer.brake.reason)
         assert consumer.reason.startswith("brake: 21 keys")
-        assert await value(database, "SELECT count(*) FROM dead_letters") == BRAKE_KEYS
+        assert await value(database, "SELECT count(*) FROM dead_letters") == brake.KEYS
         assert consumer.subscriber.consumer.committed == {}
         consumer.stop.set()
         await taking
     async with by_hand(database, streams) as (_, same_build):
-        await same_build.load_brake()
-        assert same_build.braked
+        await same_build.brake.load()
+        assert same_build.brake.reason
     async with by_hand(database, streams, build="0.1.1") as (_, fixed):
-        await fixed.load_brake()
-        assert not fixed.halted
+        await fixed.brake.load()
+        assert not fixed.brake.reason
 
 
 async def test_a_person_resumes_a_braked_consumer_and_it_goes_on_where_it_stood(database):
     streams, handler = make_streams(), Fixable()
-    bad = [record(streams, f"a{n}", n, trouble="bug") for n in range(BRAKE_KEYS + 5)]
-    async with by_hand(database, streams, handler=handler) as (service, consumer):
+    bad = [record(streams, f"a{n}", n, trouble="bug") for n in range(brake.KEYS + 5)]
+    async with by_hand(database, streams, handler=handler) as (_, consumer):
         taking = asyncio.create_task(consumer.take(log(streams, bad)))
-        await until(lambda: consumer.braked)
+        await until(lambda: consumer.brake.reason)
         handler.broken = False
-        await service.pool.execute("DELETE FROM brakes")
+        assert await consumer.brake.release()
         await taking
-        assert not consumer.halted
+        assert not consumer.reason
+        assert not await consumer.brake.release()
         assert len(consumer.subscriber.consumer.committed) == 1
     assert await value(database, "SELECT count(*) FROM entries") == 5
 
@@ -215,12 +214,12 @@ async def test_a_person_resumes_a_braked_consumer_and_it_goes_on_where_it_stood(
 async def test_a_twentieth_of_the_last_thousand_records_brakes_too(database):
     streams = make_streams()
     async with by_hand(database, streams) as (_, consumer):
-        consumer._hold_brake = _released
-        [event] = [consumer.reader.read(one, datetime.now(UTC)) for one in log(streams, [record(streams, "a")])]
-        consumer._taken = 999
-        assert not any([await consumer._brakes(event, KeyError()) for _ in range(60)])
-        consumer._taken, consumer._poisoned = 1_000, deque(list(consumer._poisoned)[:48], 1_000)
-        assert [await consumer._brakes(event, KeyError()) for _ in range(2)] == [False, True]
+        few, many = brake.Brake(consumer._work, consumer.stream), brake.Brake(consumer._work, consumer.stream)
+        few.taken = 999
+        assert not any(few.count("acme:a", "KeyError") for _ in range(60))
+        many.taken = 1_000
+        assert not any(many.count("acme:a", "KeyError") for _ in range(49))
+        assert many.count("acme:a", "KeyError").startswith("1 keys and 50 of the last records poisoned")
 
 
 async def test_what_postgres_cannot_hold_in_a_key_is_buried_all_the_same(database):
@@ -244,7 +243,7 @@ async def test_what_postgres_cannot_hold_in_a_key_is_buried_all_the_same(databas
 
 async def test_foreign_and_unkeyed_records_do_not_brake(database):
     streams = make_streams()
-    foreign = [record(streams, f"a{n}", n, type_name="saldo.stranger.spoke.v1") for n in range(BRAKE_KEYS + 5)]
+    foreign = [record(streams, f"a{n}", n, type_name="saldo.stranger.spoke.v1") for n in range(brake.KEYS + 5)]
     unkeyed = [Sent(None, one.value, one.headers) for one in foreign]
     async with by_hand(database, streams) as (_, consumer):
         await consumer.take(log(streams, [*foreign, *unkeyed, record(streams, "b", 1)]))
@@ -341,9 +340,6 @@ def outcomes(service, streams) -> dict[str, int]:
         for outcome in ("done", "duplicate", "skipped", "parked", "dead")
     }
     return {outcome: int(count) for outcome, count in counted.items() if count}
-
-
-async def _released() -> None: ...
 
 
 async def _one(database: str, statement: str) -> bool:

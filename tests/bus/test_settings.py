@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.envelope import Envelope
-from services.bus import BusSettings, Service, Subscription
+from services.bus import BusSettings, Subscription
 from services.bus.failures import Poison
 from services.bus.faults import Faults
 from services.bus.outbox import RECORD_LIMIT_BYTES, encoded
+from services.runtime import Service
 from tests.bus.model import Deposited, deposit, make_streams
 
 DSN = "postgresql://nobody@127.0.0.1:1/none"

@@ -3,7 +3,8 @@
 import asyncio
 import sys
 
-from services.bus import BusSettings, Service, Subscription
+from services.bus import BusSettings, Subscription
+from services.runtime import Service
 from tests.bus.model import MIGRATIONS, Deposited, deposit, make_streams
 
 

@@ -12,8 +12,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 import services.channels
-from services.bus import BusSettings, Service
-from services.bus.migrate import migrate
+from services.bus import BusSettings
 from services.channels.connections import lifecycle
 from services.channels.connections.credentials import Vault
 from services.channels.connections.lifecycle import NewConnection
@@ -25,6 +24,8 @@ from services.channels.intake.context import Intake
 from services.channels.linking import keep_listings
 from services.channels.settings import ChannelsSettings
 from services.channels.stock.listings import ListingRow
+from services.runtime import Service
+from services.runtime.migrate import migrate
 from tests.outbox import waiting
 
 MIGRATIONS = Path(services.channels.__file__).parent / "migrations"

@@ -9,11 +9,12 @@ from services.bus import Cause
 from services.bus.settings import BusSettings
 from services.bus.tracing import Tracing
 from services.console.spans import Node, flatten, read_spans, tree
+from services.runtime.spans import span_processor
 
 
 def service(folder: Path, name: str) -> Tracing:
     settings = BusSettings(postgres_dsn="postgresql://unused", spans_path=folder / f"{name}.sqlite")
-    return Tracing(name, settings)
+    return Tracing(name, settings.trace_ratio, span_processor(settings))
 
 
 def names(node: Node) -> list[object]:

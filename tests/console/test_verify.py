@@ -5,8 +5,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.bus.migrate import migrate
 from services.console.verification import CHECKS, verify
+from services.runtime.migrate import migrate
 
 SERVICES = Path(__file__).parents[2] / "services"
 MOVE = """

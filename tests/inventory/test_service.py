@@ -8,9 +8,9 @@ from pydantic import SecretStr
 
 from contracts.inventory.v1 import PutItem, PutLocation, ReceiveStock
 from services.bus import BusSettings
-from services.bus.command import send
 from services.inventory.app import build
 from services.inventory.settings import InventorySettings
+from services.runtime.command import send
 from tests.inventory.given import demand, line
 from tests.outbox import waiting
 

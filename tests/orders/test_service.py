@@ -11,10 +11,11 @@ from aiokafka import AIOKafkaConsumer
 
 from contracts.channels.v1 import ConnectionChanged, ConnectionState, QuantityTrait
 from contracts.inventory.v1 import OrderDemand
-from services.bus import BusSettings, Service, command
+from services.bus import BusSettings
 from services.orders import store
 from services.orders.app import build
 from services.orders.settings import OrdersSettings
+from services.runtime import Service, command
 from tests.orders.given import answer, sale
 
 

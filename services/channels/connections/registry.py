@@ -23,7 +23,7 @@ from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import Connector, Session
 
 if TYPE_CHECKING:
-    from services.bus import Service
+    from services.runtime import Service
 
 _REFRESH_S: Final = 1.0
 _log = structlog.get_logger(__name__)

@@ -28,7 +28,7 @@ from services.channels.intake.store import Body, NewBody, OrderRow
 from services.channels.stock import facts, listings
 
 if TYPE_CHECKING:
-    from services.bus import Service
+    from services.runtime import Service
 
 INTAKE_STREAM: Final = "channels.intake"
 """The name under which bodies that cannot be read stand among the dead letters."""

@@ -31,7 +31,7 @@ from services.channels.intake.context import Intake
 from services.channels.intake.store import Body
 
 if TYPE_CHECKING:
-    from services.bus import Service
+    from services.runtime import Service
 
 _log = structlog.get_logger(__name__)
 _RETRY_AFTER_S: Final = 5

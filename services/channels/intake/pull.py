@@ -24,7 +24,7 @@ from services.channels.intake.context import Intake
 from services.channels.intake.domain import Verdict
 
 if TYPE_CHECKING:
-    from services.bus import Service
+    from services.runtime import Service
 
 _log = structlog.get_logger(__name__)
 

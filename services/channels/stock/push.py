@@ -43,8 +43,8 @@ from services.channels.stock.settings import StockSettings
 from services.channels.stock.wake import Due, Wake
 
 if TYPE_CHECKING:
-    from services.bus import Service
     from services.channels.connections.registry import Open
+    from services.runtime import Service
 
 BUSY_S: Final = 0.05
 IDLE_S: Final = 0.25

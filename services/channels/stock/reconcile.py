@@ -25,8 +25,8 @@ from services.channels.stock.settings import StockSettings
 from services.channels.stock.wake import Wake
 
 if TYPE_CHECKING:
-    from services.bus import Service
     from services.channels.connections.registry import Open
+    from services.runtime import Service
 
 _LEASE_S: Final = 30.0
 _PRUNE_EVERY: Final = timedelta(hours=1)

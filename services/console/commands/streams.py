@@ -87,7 +87,7 @@ async def _existing(kafka: str, *, create: bool) -> set[str]:
     from aiokafka.admin import AIOKafkaAdminClient
     from aiokafka.errors import KafkaError
 
-    from services.bus.topics import ensure_topics
+    from services.runtime.topics import ensure_topics
 
     admin_client = AIOKafkaAdminClient(bootstrap_servers=kafka)
     try:
@@ -110,8 +110,8 @@ def migrate(
     """Bring the services' databases up to date. Every company shares them."""
     import asyncpg
 
-    from services.bus.migrate import MigrationRefused
-    from services.bus.migrate import migrate as migrate_database
+    from services.runtime.migrate import MigrationRefused
+    from services.runtime.migrate import migrate as migrate_database
 
     del tenant
     dsns = instances.find(instance).dsns

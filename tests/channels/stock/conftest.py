@@ -17,9 +17,8 @@ import services.channels
 from contracts.channels.v1 import QuantityTrait, SaleLine, SaleReported, SaleStatus
 from contracts.envelope import Envelope
 from contracts.inventory.v1 import CauseOutcome, LevelCause, LocationLevel, StockLevelChanged
-from services.bus import BusSettings, Received, Service
-from services.bus.migrate import migrate
-from services.bus.service import uuid7
+from services.bus import BusSettings, Received
+from services.bus.work import uuid7
 from services.channels.connectors.connector import Session, StockWrite, Traits, WriteOutcome, WriteStatus
 from services.channels.stock import facts, handlers, listings
 from services.channels.stock.breaker import Breaker
@@ -31,6 +30,8 @@ from services.channels.stock.push import Pusher
 from services.channels.stock.reconcile import Reconciler
 from services.channels.stock.settings import StockSettings
 from services.channels.stock.wake import Wake
+from services.runtime import Service
+from services.runtime.migrate import migrate
 from tests.outbox import waiting
 
 MIGRATIONS = Path(services.channels.__file__).parent / "migrations"

@@ -10,7 +10,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from contracts.catalogue import Catalogue, Stream
 
 HOUR_MS: Final = 3_600_000
-_log = structlog.get_logger("saldo.bus")
+_log = structlog.get_logger("saldo.runtime")
 
 
 def configuration(stream: Stream) -> dict[str, str]:

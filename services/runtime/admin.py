@@ -21,9 +21,7 @@ from services.bus.settings import BusSettings
 from services.bus.work import Work
 
 
-def create_app(
-    settings: BusSettings, readiness: Callable[[], Awaitable[list[str]]], work: Work, routers: Sequence[APIRouter]
-) -> FastAPI:
+def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, routers: Sequence[APIRouter]) -> FastAPI:
     """Health and metrics are open (loopback, or TLS); everything under /admin wants the token, if one is set."""
     app = FastAPI(title=f"saldo {work.service}", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -56,7 +54,7 @@ def create_app(
         detail = [{key: error[key] for key in ("type", "loc", "msg")} for error in failure.errors()]
         return JSONResponse({"detail": detail}, 422)
 
-    token = settings.admin_token.get_secret_value()
+    token = work.settings.admin_token.get_secret_value()
 
     async def authorised(authorization: Annotated[str, Header()] = "") -> None:
         if token and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
@@ -100,17 +98,13 @@ def bus_router(
 
     @router.get("/consumers")
     async def list_consumers() -> list[dict[str, Any]]:
-        return [
-            {"stream": stream, "group": one.group_id, "reason": one.reason, "braked": one.braked, "lag": one.lags()}
-            for stream, one in consumers.items()
-        ]
+        return [_described(one) for one in consumers.values()]
 
     @router.post("/consumers/resume")
     async def resume(stream: str) -> dict[str, Any]:
         if stream not in consumers:
             raise HTTPException(404, f"{work.service} does not read {stream}: one of {sorted(consumers)}")
-        status = await work.pool.execute("DELETE FROM brakes WHERE consumer = $1 AND stream = $2", work.service, stream)
-        return {"stream": stream, "resumed": status == "DELETE 1"}
+        return {"stream": stream, "resumed": await consumers[stream].brake.release()}
 
     @router.post("/announce")
     async def announce_now(stream: str | None = None, tenant: str | None = None) -> dict[str, list[str]]:
@@ -136,6 +130,13 @@ def bus_router(
         return dict(row or {})
 
     return router
+
+
+def _described(consumer: Consumer) -> dict[str, Any]:
+    return {
+        "stream": consumer.stream, "group": consumer.group_id, "reason": consumer.reason,
+        "braked": bool(consumer.brake.reason), "lag": consumer.lags(),
+    }  # fmt: skip
 
 
 @final

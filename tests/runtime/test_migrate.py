@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from services.bus.migrate import MigrationRefused, migrate
+from services.runtime.migrate import MigrationRefused, migrate
 from tests.bus.model import rows, value
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

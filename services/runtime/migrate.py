@@ -8,7 +8,9 @@ from typing import Final, NamedTuple, final
 
 import asyncpg
 
-BUS_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+import services.bus
+
+BUS_MIGRATIONS: Final = Path(services.bus.__file__).parent / "migrations"
 _LOCK: Final = 0x5A1D0
 _NAME: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 

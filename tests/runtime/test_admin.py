@@ -1,16 +1,15 @@
 """The admin listener, topics and what a person sends."""
 
 import asyncio
-from functools import partial
 
 import httpx
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from services.bus import command
 from services.bus.consumer import STALL_S
-from services.bus.topics import ensure_topics
+from services.runtime import command
+from services.runtime.topics import ensure_topics
 from tests.bus.model import (
     Deposited,
     amounts,
@@ -157,24 +156,3 @@ async def test_a_command_sent_twice_books_once(kafka_bootstrap, database):
         )
         await until_count(database, "SELECT count(*) FROM entries", 2)
     assert await amounts(database, "a") == [3, 4]
-
-
-async def test_a_failing_loop_begins_again_and_is_cancelled_at_the_stop(kafka_bootstrap, database, capsys):
-    runs: list[str] = []
-
-    async def loop(service, key: str) -> None:
-        del key
-        runs.append("begun")
-        if len(runs) == 1:
-            raise RuntimeError("the outside is away")
-        try:
-            await service.stopping.wait()
-        finally:
-            runs.append("ended")
-
-    async with running(make_service(kafka_bootstrap, database, make_streams(), loops=[partial(loop, key="s3cret")])):
-        await until(lambda: len(runs) == 2)
-    assert runs == ["begun", "begun", "ended"]
-    told = capsys.readouterr().out
-    assert "loop failed" in told
-    assert "s3cret" not in told, "a loop is made with what it needs, keys among it"

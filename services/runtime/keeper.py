@@ -1,0 +1,63 @@
+"""What no message asks for: gauges, draining that was interrupted, days that come and days that are over."""
+
+import asyncio
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Final, final
+
+from services.bus.consumer import Consumer
+from services.bus.deadletters import DeadLetters
+from services.bus.failures import waited
+from services.bus.work import Work
+
+KEEP_EVERY_S: Final = 2.0
+DAYS_EVERY_S: Final = 3600
+PARTITIONS_AHEAD: Final = timedelta(days=3)
+OUTBOX_AGE_LIMIT_S: Final = 60.0
+
+_STATE: Final = """
+SELECT (SELECT coalesce(sum(count), 0) FROM outbox) AS waiting,
+       (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM outbox)::float AS age_s,
+       (SELECT count(*) FROM parked_keys) AS parked,
+       (SELECT count(*) FROM dead_letters WHERE state = 'open') AS open
+"""
+
+
+@final
+class Keeper:
+    """Keeps the tables of one service in order; `reason` says why it is not ready, if so."""
+
+    def __init__(self, work: Work, consumers: Collection[Consumer], letters: DeadLetters) -> None:
+        self._work, self._consumers, self._letters = work, consumers, letters
+        self.reason = ""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Housekeeping until `stop`, every 2 s, and of the days every hour."""
+        rounds = 0
+        while not await waited(stop, KEEP_EVERY_S):
+            rounds += 1
+            await self._keep()
+            if rounds % int(DAYS_EVERY_S / KEEP_EVERY_S) == 0:
+                await self.keep_days()
+
+    async def _keep(self) -> None:
+        row = await self._work.pool.fetchrow(_STATE)
+        assert row
+        metrics, age_s = self._work.metrics, row["age_s"]
+        metrics.outbox_records.set(row["waiting"])
+        metrics.outbox_age.set(age_s)
+        metrics.parked_keys.set(row["parked"])
+        metrics.dead_letters.set(row["open"])
+        self.reason = f"outbox: the oldest record waits for {age_s:.0f} s" if age_s > OUTBOX_AGE_LIMIT_S else ""
+        for consumer in self._consumers:
+            consumer.lags()
+        if row["parked"]:
+            await self._letters.drain_stalled()
+
+    async def keep_days(self) -> None:
+        """Partitions for the whole window, horizon back to three days ahead; older days are dropped."""
+        today = self._work.clock()
+        kept = today - timedelta(hours=self._work.settings.outbox_keep_h)
+        last = (today + PARTITIONS_AHEAD).date()
+        for parent, first in (("inbox", today - self._work.horizon), ("outbox_sent", kept)):
+            await self._work.pool.execute("SELECT keep_days($1, $2, $3)", parent, first.date(), last)
