@@ -32,7 +32,8 @@ class Stream:
 
     `retention_h` and `segment_h` are hours; a segment is never longer than a day, because an active segment outlives
     its retention. `personal` marks a stream that may carry personal data; `readers` are the services that may read it
-    (empty: all).
+    (empty: all). `urgent` marks one on the way from a sale to the numbers that other channels show: in a rush it is
+    sent before the others.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stream:
     segment_h: int = 24
     personal: bool = False
     readers: tuple[str, ...] = ()
+    urgent: bool = False
 
     @property
     def major(self) -> int:
@@ -163,7 +165,9 @@ MONTH_H: Final = 30 * 24
 ITEMS = Stream(
     "inventory.items.v1", "inventory", StreamKind.STATE, WEEK_H, "The items of the catalogue, kits included."
 )
-SALES = Stream("channels.sales.v1", "channels", StreamKind.FACTS, WEEK_H, "Sales heard from channels, as snapshots.")
+SALES = Stream(
+    "channels.sales.v1", "channels", StreamKind.FACTS, WEEK_H, "Sales heard from channels, as snapshots.", urgent=True
+)
 BUYERS = Stream(
     "channels.buyers.v1",
     "channels",
@@ -188,7 +192,12 @@ CONNECTIONS = Stream(
 )
 ORDERS = Stream("orders.orders.v1", "orders", StreamKind.FACTS, MONTH_H, "The life of every order.")
 INVENTORY_COMMANDS = Stream(
-    "inventory.commands.v1", "inventory", StreamKind.COMMANDS, WEEK_H, "Demand of orders, written by orders alone."
+    "inventory.commands.v1",
+    "inventory",
+    StreamKind.COMMANDS,
+    WEEK_H,
+    "Demand of orders, written by orders alone.",
+    urgent=True,
 )
 STOCK_COMMANDS = Stream(
     "inventory.stock-commands.v1", "inventory", StreamKind.COMMANDS, WEEK_H, "Commands of people and of the ERP."
@@ -196,7 +205,9 @@ STOCK_COMMANDS = Stream(
 RESERVATIONS = Stream(
     "inventory.reservations.v1", "inventory", StreamKind.FACTS, WEEK_H, "How the demand of an order was met."
 )
-LEVELS = Stream("inventory.levels.v1", "inventory", StreamKind.STATE, WEEK_H, "Stock levels of physical SKUs.")
+LEVELS = Stream(
+    "inventory.levels.v1", "inventory", StreamKind.STATE, WEEK_H, "Stock levels of physical SKUs.", urgent=True
+)
 MOVEMENTS = Stream(
     "inventory.movements.v1", "inventory", StreamKind.FACTS, MONTH_H, "The ledger, movement by movement."
 )

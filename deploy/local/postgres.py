@@ -39,7 +39,7 @@ SETTINGS = {
     "track_commit_timestamp": "off",
     "random_page_cost": "1.1",
     # Queue-like tables (outbox, inbox, stock records) turn over quickly: vacuum them by their change, soon and often.
-    "autovacuum_naptime": "5s",
+    "autovacuum_naptime": "15s",
     "autovacuum_vacuum_scale_factor": "0.05",
     "autovacuum_analyze_scale_factor": "0.05",
     "autovacuum_vacuum_cost_delay": "1ms",

@@ -28,6 +28,7 @@ Handler = Callable[[Sequence[Any], Transaction], Awaitable[None]]
 
 RECORD_TRIES: Final = 5
 STALL_S: Final = 60.0
+BACKLOG_RECORDS: Final = 1_000
 
 _log = structlog.get_logger("saldo.bus")
 
@@ -266,6 +267,11 @@ class Consumer:
             lags[position.partition] = lag
             self._work.metrics.lag.labels(self.stream, position.partition).set(lag)
         return lags
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether it is working off more than a full batch."""
+        return not self.halted and not self.waiting and sum(self.lags().values()) > BACKLOG_RECORDS
 
     @property
     def reason(self) -> str:

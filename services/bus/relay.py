@@ -10,6 +10,10 @@ sends row n, each earlier row of that key is in the log already or goes out befo
 between acknowledgement and delete, two relays at once (a lock lost unnoticed), a changed number of shards or a producer
 rebuilt after an unknown outcome can only send a row once more, later: duplicates, which the readers' inboxes absorb.
 `republish` puts rows back under their old numbers, for the same reason.
+
+In a rush, while this process works off a backlog, only urgent topics are sent: those that the numbers of other channels
+wait for. One chunk in two seconds is for whatever is oldest, so that nothing waits for ever. A topic is urgent as a
+whole, so this changes no order within a key and topic.
 """
 
 import asyncio
@@ -42,15 +46,16 @@ IDLE_POLL_S: Final = 0.25
 SEND_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 5.0
 REFUSALS: Final = 3
+REST_S: Final = 2.0
 CHANNEL: Final = "saldo_outbox"
 
 _OLDEST: Final = """
 SELECT seq, topic, count, records FROM (
     SELECT *, sum(count) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) AS total
-    FROM outbox WHERE slot % $1 = $2 ORDER BY seq LIMIT $3
+    FROM outbox WHERE slot % $1 = $2 AND ($4::text[] IS NULL OR topic = ANY($4)) ORDER BY seq LIMIT $3
 ) AS oldest WHERE total - count < $3 ORDER BY seq
 """
-"""Rows until they hold `$3` records."""
+"""Rows until they hold `$3` records, of the topics `$4` or of all."""
 _MOVE: Final = """
 WITH sent AS (DELETE FROM outbox WHERE seq = ANY($1::text::bigint[]) RETURNING *)
 INSERT INTO outbox_sent (seq, topic, slot, count, records, created_at)
@@ -90,8 +95,16 @@ class Refused(Exception):
 class Relay:
     """Sends the rows of one shard while it holds the shard's lock; `reason` says why it is not ready, if so."""
 
-    def __init__(self, work: Work, shard: int, producer: Callable[[str], Any] = new_producer) -> None:
-        self._work, self._shard, self._producer_of = work, shard, producer
+    def __init__(
+        self,
+        work: Work,
+        shard: int,
+        producer: Callable[[str], Any] = new_producer,
+        in_rush: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._work, self._shard, self._producer_of, self._in_rush = work, shard, producer, in_rush
+        self._urgent = [stream.name for stream in work.catalogue.streams.values() if stream.urgent]
+        self._rest_at = 0.0
         # A delete that a crash of the server takes back only sends a row again: it need not wait for the disk.
         dsn = work.settings.postgres_dsn.get_secret_value()
         self._holder = Holder(dsn, "saldo.relay", {"synchronous_commit": "off"})
@@ -169,7 +182,10 @@ class Relay:
         """
         work, began = self._work, time.perf_counter()
         settings = work.settings
-        rows = await self._holder.fetch(_OLDEST, settings.relay_shards, self._shard, settings.relay_chunk)
+        urgent = self._urgent if self._in_rush() and time.monotonic() < self._rest_at + REST_S else None
+        if urgent is None:
+            self._rest_at = time.monotonic()
+        rows = await self._holder.fetch(_OLDEST, settings.relay_shards, self._shard, settings.relay_chunk, urgent)
         if not rows:
             return 0
         work.faults.point("relay.send.before")

@@ -12,7 +12,7 @@ from contracts.catalogue import Catalogue
 from services.bus.failures import DATABASE_ERRORS
 from services.bus.faults import Faults
 from services.bus.metrics import Metrics
-from services.bus.outbox import Outbox
+from services.bus.outbox import Packing
 from services.bus.sealing import Seal
 from services.bus.settings import BusSettings
 from services.bus.tracing import Tracing
@@ -80,7 +80,6 @@ class Work:
         retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)
         self.horizon = timedelta(hours=retention_h) + INBOX_MARGIN
         """As old as an event may be when it comes; the inbox remembers for as long."""
-        self._outbox = Outbox(service, catalogue, tracing)
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     @property
@@ -107,9 +106,11 @@ class Work:
         try:
             async with acquired.transaction():
                 tx = Transaction(acquired, self.clock(), uuid7)
+                packing = Packing(self.service, self.catalogue, self.tracing, tx)
+                tx.encode = packing.encode
                 yield tx
                 self.faults.point("outbox.before")
-                written = await self._outbox.write(tx)
+                written = await packing.write()
                 self.faults.point("outbox.after")
                 self.faults.point("commit.before")
             self.faults.point("commit.after")

@@ -82,7 +82,7 @@ class Service:
         self._group = Group(self._work, self._consumers)
         self.dead_letters = DeadLetters(self._work, self._consumers)
         self._keeper = Keeper(self._work, self._consumers.values(), self.dead_letters)
-        self._relays = [Relay(self._work, shard) for shard in range(settings.relay_shards)]
+        self._relays = [Relay(self._work, shard, in_rush=self._in_rush) for shard in range(settings.relay_shards)]
         self._routers = [bus_router(self._work, self.dead_letters, self._consumers, self._announcers), *routers]
 
     @property
@@ -184,6 +184,9 @@ class Service:
     async def _announce(self) -> None:
         while not await waited(self.stopping, ANNOUNCE_EVERY_S):
             await announce_due(self._work, self._announcers)
+
+    def _in_rush(self) -> bool:
+        return any(consumer.has_backlog for consumer in self._consumers.values())
 
     def _wake(self) -> None:
         for relay in self._relays:

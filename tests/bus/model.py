@@ -63,12 +63,14 @@ class Streams:
         return self.catalogue.by_model[Deposited].name
 
 
-def make_streams(owner: str = "", *, personal: bool = False, partitions: int = 3) -> Streams:
+def make_streams(owner: str = "", *, personal: bool = False, urgent: bool = False, partitions: int = 3) -> Streams:
     owner = owner or f"bank{secrets.token_hex(4)}"
     deposits = Stream(
         f"{owner}.deposits.v1", owner, StreamKind.FACTS, 24, "Deposits.", partitions=partitions, personal=personal
     )
-    balances = Stream(f"{owner}.balances.v1", owner, StreamKind.STATE, 24, "Balances.", partitions=partitions)
+    balances = Stream(
+        f"{owner}.balances.v1", owner, StreamKind.STATE, 24, "Balances.", partitions=partitions, urgent=urgent
+    )
     types = (
         MessageType(Deposited, deposits, ("account",)),
         MessageType(Retired, deposits, ("account",)),

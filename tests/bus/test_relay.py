@@ -12,10 +12,11 @@ from contracts.envelope import HEADERS
 from services.bus import announce
 from services.bus.failures import Backoff
 from services.bus.members import Holder
-from services.bus.outbox import RECORD_LIMIT_BYTES, SLOTS, unpack
+from services.bus.outbox import RECORD_LIMIT_BYTES, SLOTS, packed, unpack
 from services.bus.relay import REFUSALS, Relay, new_producer
 from tests.bus.model import (
     BalanceChanged,
+    Deposited,
     by_hand,
     make_service,
     make_streams,
@@ -84,7 +85,7 @@ class FakeProducer:
     async def send_batch(self, batch, _topic, *, partition):
         assert partition == 0
         self.bodies.append(body := json.loads(batch.value))
-        version = body["version"]
+        version = body.get("version")
         future = asyncio.get_running_loop().create_future()
         if version in self.faults:
             future.set_exception(self.faults[version])
@@ -210,19 +211,18 @@ async def test_what_a_transaction_says_is_one_row_a_topic_and_slot_and_a_large_p
             for version in range(4):
                 for account in ("a", f"a{third}"):
                     tx.publish(BalanceChanged(account=account, balance=0, version=version), tenant="acme", cause=())
-        packs = await rows(database, "SELECT slot, count, length(records) FROM outbox ORDER BY seq")
+        packs = await rows(database, "SELECT slot, count FROM outbox ORDER BY seq")
         records = await waiting(service.pool)
     slots = [crc32(f"acme:{account}".encode()) % SLOTS for account in ("a", f"a{third}")]
     assert slots[0] != slots[1]
-    assert [(slot, count) for slot, count, _ in packs] == [(slots[0], 4), (slots[1], 3), (slots[1], 1)]
-    assert all(size <= RECORD_LIMIT_BYTES + 10 for _, _, size in packs)
+    assert packs == [(slots[0], 4), (slots[1], 3), (slots[1], 1)]
     assert [json.loads(one.payload)["version"] for one in records] == [*range(4), *range(4)]
     assert {one.headers["ce_type"] for one in records} == {streams.catalogue.by_model[BalanceChanged].name}
 
 
 async def test_a_record_of_a_newer_build_is_not_sent_with_wrong_headers():
     with pytest.raises(ValueError, match="this build knows"):
-        unpack(b"\0".join([b"key", *[b"value"] * (len(HEADERS) + 1), b"payload"]))
+        unpack(packed([b"\0".join([b"key", *[b"value"] * (len(HEADERS) + 1), b"payload"])]))
 
 
 async def test_only_the_holder_of_the_shard_sends_and_a_waiting_process_wakes_it(kafka_bootstrap, database):
@@ -297,3 +297,23 @@ async def test_the_producer_is_idempotent_and_waits_for_all_replicas(kafka_boots
     assert producer._txn_manager is not None
     assert producer._sender._acks == -1
     await producer.stop()
+
+
+async def test_in_a_rush_only_what_is_urgent_goes_out_and_the_rest_has_its_turn(database, monkeypatch):
+    streams, rush = make_streams(urgent=True), True
+    async with by_hand(database, streams, relay_chunk=3) as (service, _):
+        for version in range(4):
+            async with service.transaction() as tx:
+                tx.publish(Deposited(account="a", amount=version), tenant="acme", cause=())
+                tx.publish(BalanceChanged(account="a", balance=0, version=version), tenant="acme", cause=())
+        producer = FakeProducer({})
+        relay = Relay(service._work, 0, in_rush=lambda: rush)
+        await relay._holder.open()
+        monkeypatch.setattr("services.bus.relay.REST_S", 3600.0)
+        assert [await relay._chunk(producer) for _ in range(3)] == [3, 3, 0]
+        rush = False
+        assert [await relay._chunk(producer) for _ in range(2)] == [2, 0]
+        await relay._holder.close()
+    sent = [("d", body["amount"]) if "amount" in body else ("b", body["version"]) for body in producer.bodies]
+    # The first chunk is whatever is oldest: nothing waits for ever.
+    assert sent == [("d", 0), ("b", 0), ("d", 1), ("b", 1), ("b", 2), ("b", 3), ("d", 2), ("d", 3)]

@@ -16,8 +16,8 @@ CREATE TABLE inbox (
 -- one (cache 1) while the row locks of the aggregates are held, hence per key: order of rows = order of commits.
 -- `slot` is the key's CRC-32 modulo 24: shard n of N sends the slots with slot % N = n, so that rows written under
 -- another number of shards neither change places nor stay behind (tests/bus/test_relay.py).
--- `records` has 0xFF between records; a record has 0x00 between its key, the values of its headers in the order of
--- `HEADERS` of the contracts, empty where absent, and its payload. It is read once: not compressed.
+-- `records` is an LZ4 block with 0xFF between records; a record has 0x00 between its key, the values of its headers in
+-- the order of `HEADERS` of the contracts, empty where absent, and its payload.
 CREATE TABLE outbox (
     seq        bigint GENERATED ALWAYS AS IDENTITY (CACHE 1) PRIMARY KEY,
     topic      text        NOT NULL,
