@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.channels.intake.domain import depth_exceeds
+from services.border.door import depth_exceeds
 
 text = st.text() | st.text(alphabet='"\\[]{}ãn')
 values = st.recursive(

@@ -4,19 +4,17 @@ import secrets
 
 import pytest
 
-from services.channels.connections import lifecycle
-from services.channels.connections.credentials import KeyInvalid, SealBroken, Vault
-from tests.channels.conftest import Kit
+from services.border.vault import KeyInvalid, SealBroken, Vault
 
-PLACE = {"tenant": "loja", "connection_id": "c1", "field": "credential:access_token"}
+PLACE = {"tenant": "loja", "owner": "c1", "field": "credential:access_token"}
 
 
 @pytest.mark.parametrize(
     "elsewhere",
-    [{"tenant": "outra"}, {"connection_id": "c2"}, {"field": "credential:webhook_secret"}],
+    [{"tenant": "outra"}, {"owner": "c2"}, {"field": "credential:webhook_secret"}],
     ids=lambda change: next(iter(change)),
 )
-def test_a_sealed_value_copied_to_another_tenant_connection_or_field_does_not_open(elsewhere: dict[str, str]) -> None:
+def test_a_sealed_value_copied_to_another_tenant_owner_or_field_does_not_open(elsewhere: dict[str, str]) -> None:
     vault = Vault(secrets.token_hex(32))
     blob = vault.seal(b"secret", **PLACE)
     assert vault.open(blob, **PLACE) == b"secret"
@@ -47,22 +45,3 @@ def test_a_new_key_in_front_still_opens_what_the_old_one_sealed() -> None:
 def test_a_key_that_is_none_is_refused_with_the_way_to_make_one(key: str) -> None:
     with pytest.raises(KeyInvalid, match="token_hex"):
         Vault(key)
-
-
-@pytest.mark.asyncio
-async def test_a_row_copied_to_another_connection_does_not_decrypt(kit: Kit) -> None:
-    mine = await kit.connect(tenant="loja", base_url="http://127.0.0.1:9")
-    theirs = await kit.connect(tenant="outra", base_url="http://127.0.0.2:9", live=False)
-    await kit.service.pool.execute(
-        """
-        UPDATE credentials SET sealed = mine.sealed FROM credentials mine
-        WHERE credentials.connection_id = $2 AND mine.connection_id = $1 AND mine.field = credentials.field
-        """,
-        mine.connection_id,
-        theirs.connection_id,
-    )
-    rows = await kit.service.pool.fetch(
-        "SELECT field, sealed FROM credentials WHERE connection_id = $1", theirs.connection_id
-    )
-    with pytest.raises(SealBroken):
-        lifecycle.open_credentials(kit.vault, theirs, {row["field"]: row["sealed"] for row in rows})

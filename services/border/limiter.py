@@ -1,10 +1,10 @@
-"""A token bucket per endpoint of one account, adapting to what the channel reports."""
+"""A token bucket per endpoint of one account, adapting to what the other side reports."""
 
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from services.channels.connectors.connector import Limit
+from services.border.errors import Limit
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Limiter:
             bucket.tokens -= cost
 
     def throttled(self, endpoint: str, retry_after_s: float) -> None:
-        """The channel refused for too many requests: nothing leaves before `retry_after_s` has passed."""
+        """The other side refused for too many requests: nothing leaves before `retry_after_s` has passed."""
         bucket = self._bucket(endpoint)
         now_s = self._clock()
         bucket.refill(now_s)
@@ -63,7 +63,7 @@ class Limiter:
         bucket.blocked_until_s = max(bucket.blocked_until_s, now_s + retry_after_s)
 
     def observed(self, endpoint: str, available: float, restore_per_s: float) -> None:
-        """The channel told what is left and how fast it comes back: its word replaces our estimate."""
+        """The other side told what is left and how fast it comes back: its word replaces our estimate."""
         bucket = self._bucket(endpoint)
         bucket.refill(self._clock())
         if restore_per_s > 0 and bucket.rate_per_s != float("inf"):

@@ -1,6 +1,6 @@
-"""Every outgoing call to a channel goes through a client opened here: time limits, no redirects, a cap on answers.
+"""Every call to the outside goes through a client opened here: time limits, no redirects, a cap on answers.
 
-Base URLs are typed in by people, so for real channels a client reaches public addresses over TLS alone: the address
+Base URLs are typed in by people, so outside of sandboxes a client reaches public addresses over TLS alone: the address
 is checked after resolving, and the connection goes to exactly the address that was checked (OWASP, Server-Side Request
 Forgery Prevention).
 """
@@ -38,7 +38,7 @@ def _require_public(address: str) -> None:
     if isinstance(ip, ipaddress.IPv6Address):
         ip = ip.ipv4_mapped or ip.sixtofour or ip
     if not ip.is_global or ip.is_multicast:
-        raise AddressRefused(f"{address} is not a public address: use the channel's own host name")
+        raise AddressRefused(f"{address} is not a public address: use the other side's own host name")
 
 
 class _PublicResolver(AbstractResolver):
@@ -99,7 +99,7 @@ class _Guarded(httpx.AsyncBaseTransport):
 def require_public_url(url: httpx.URL) -> None:
     """Raises `AddressRefused` unless `url` is https and its host, where it is an address, is a public one."""
     if url.scheme != "https":
-        raise AddressRefused(f"{url.scheme}://{url.host} is refused: a real channel is reached over https")
+        raise AddressRefused(f"{url.scheme}://{url.host} is refused: only a sandbox is reached without https")
     try:
         ipaddress.ip_address(url.host)
     except ValueError:
@@ -113,25 +113,32 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def open_client(*, public_only: bool, timeout_s: float, max_bytes: int = ANSWER_MAX_BYTES) -> httpx.AsyncClient:
-    """A client for one connection. `public_only` is for every environment but the sandbox; whoever opens it closes it.
+def open_client(
+    *,
+    public_only: bool,
+    timeout_s: float,
+    max_bytes: int = ANSWER_MAX_BYTES,
+    certificate: ssl.SSLContext | None = None,
+) -> httpx.AsyncClient:
+    """A client for one account. `public_only` is for every environment but the sandbox; whoever opens it closes it.
 
+    `certificate` is a context that verifies servers and holds our own certificate, for those who ask for one.
     Raises on use `AddressRefused` (nothing was sent), `AnswerTooLarge`, and httpx's own errors.
     """
+
+    tls = certificate or _tls()
 
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
             limit=_CONNECTIONS_MAX,
             keepalive_timeout=_KEEPALIVE_S,
             resolver=_PublicResolver() if public_only else ThreadedResolver(),
-            ssl=_tls(),
+            ssl=tls,
         )
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     return httpx.AsyncClient(
-        transport=_Guarded(
-            AiohttpTransport(client=session, verify=_tls()), public_only=public_only, max_bytes=max_bytes
-        ),
+        transport=_Guarded(AiohttpTransport(client=session, verify=tls), public_only=public_only, max_bytes=max_bytes),
         timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
         headers={"accept-encoding": "identity", "user-agent": "saldo"},
         follow_redirects=False,

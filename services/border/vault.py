@@ -1,8 +1,9 @@
 """Sealing what must not be read from a stolen table: credentials, raw bodies, buyers.
 
-AES-256-GCM (NIST SP 800-38D) with tenant, connection and field as associated data: a row copied to another tenant,
-connection or field does not open. A blob is format byte, key id (4 bytes), nonce (12 bytes), ciphertext with tag.
-Random nonces are safe for 2^32 blobs a key, hence one key derived for each connection.
+AES-256-GCM (NIST SP 800-38D) with tenant, owner and field as associated data: a row copied to another tenant, owner or
+field does not open. The owner is what the secret belongs to, such as a connection, or an account at a gateway. A blob
+is format byte, key id (4 bytes), nonce (12 bytes), ciphertext with tag. Random nonces are safe for 2^32 blobs a key,
+hence one key derived for each owner.
 """
 
 import base64
@@ -45,8 +46,8 @@ def _decode_key(text: str) -> bytes:
     return key
 
 
-def _place(tenant: str, connection_id: str, field: str) -> bytes:
-    return json.dumps([tenant, connection_id, field]).encode()
+def _place(tenant: str, owner: str, field: str) -> bytes:
+    return json.dumps([tenant, owner, field]).encode()
 
 
 class Vault:
@@ -64,30 +65,30 @@ class Vault:
     def __repr__(self) -> str:
         return f"Vault({len(self._masters)} keys)"
 
-    def _derive(self, key_id: bytes, tenant: str, connection_id: str) -> AESGCM:
-        info = json.dumps([tenant, connection_id]).encode()
+    def _derive(self, key_id: bytes, tenant: str, owner: str) -> AESGCM:
+        info = json.dumps([tenant, owner]).encode()
         return AESGCM(HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=info).derive(self._masters[key_id]))
 
-    def seal(self, value: bytes, *, tenant: str, connection_id: str, field: str) -> bytes:
+    def seal(self, value: bytes, *, tenant: str, owner: str, field: str) -> bytes:
         """The sealed form of `value`, bound to its place."""
         nonce = os.urandom(_NONCE_BYTES)
-        place = _place(tenant, connection_id, field)
-        sealed = self._cipher(self._current, tenant, connection_id).encrypt(nonce, value, place)
+        place = _place(tenant, owner, field)
+        sealed = self._cipher(self._current, tenant, owner).encrypt(nonce, value, place)
         return _FORMAT + self._current + nonce + sealed
 
-    def open(self, blob: bytes, *, tenant: str, connection_id: str, field: str) -> bytes:
+    def open(self, blob: bytes, *, tenant: str, owner: str, field: str) -> bytes:
         """What was sealed at this place. Raises `SealBroken`."""
         key_id, rest = blob[1 : 1 + _ID_BYTES], blob[1 + _ID_BYTES :]
         if blob[:1] != _FORMAT or key_id not in self._masters:
             raise SealBroken(f"sealed {field} was made with a key that is not in SALDO_SECRETS_KEY: add that key")
-        place = _place(tenant, connection_id, field)
+        place = _place(tenant, owner, field)
         try:
-            return self._cipher(key_id, tenant, connection_id).decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], place)
+            return self._cipher(key_id, tenant, owner).decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], place)
         except InvalidTag:
-            raise SealBroken(f"sealed {field} does not belong to this tenant and connection, or was changed") from None
+            raise SealBroken(f"sealed {field} does not belong to this tenant and owner, or was changed") from None
 
-    def digest(self, value: bytes, *, tenant: str, connection_id: str) -> bytes:
+    def digest(self, value: bytes, *, tenant: str, owner: str) -> bytes:
         """A keyed fingerprint for telling whether personal data changed; useless without the key. Stable per key."""
         key = hashlib.blake2b(tenant.encode(), key=self._masters[self._current]).digest()
-        salt = hashlib.blake2b(connection_id.encode(), digest_size=16).digest()
+        salt = hashlib.blake2b(owner.encode(), digest_size=16).digest()
         return hashlib.blake2b(value, key=key, person=b"saldo digest", salt=salt, digest_size=16).digest()
