@@ -30,6 +30,7 @@ class ProductBody(_Body):
     quantity: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     price_minor: Annotated[int, Field(ge=0)] = 1000
     location: str | None = None
+    adverts: Annotated[int, Field(ge=1, le=9)] = 1
 
 
 class WantedLine(_Body):
@@ -41,6 +42,11 @@ class BuyBody(_Body):
     lines: Annotated[list[WantedLine], Field(min_length=1)]
     pay: Literal["now", "later", "never"] = "now"
     buyer: int = 0
+    pack: Annotated[str, Field(max_length=50)] = ""
+
+
+class MoveBody(_Body):
+    status: Literal["shipped", "delivered", "shipment_exception"]
 
 
 class CancelBody(_Body):
@@ -90,6 +96,7 @@ class Control:
             ("POST", "/shops/{shop}/orders/{order}/pay", self._pay),
             ("POST", "/shops/{shop}/orders/{order}/cancel", self._cancel),
             ("POST", "/shops/{shop}/orders/{order}/refund", self._refund),
+            ("POST", "/shops/{shop}/orders/{order}/move", self._move),
             ("GET", "/shops/{shop}/numbers", self._numbers),
             ("PUT", "/shops/{shop}/products", self._products),
             ("PUT", "/shops/{shop}/vices", self._vices),
@@ -187,8 +194,11 @@ class Control:
                     given[nested] = kept[nested] | given[nested]
             given = kept | given
         settings = ShopSettings.model_validate(given)
-        if self._market.marketplace == "shopify" and not all(one.isdecimal() for one in settings.locations):
-            raise Refused(422, {"error": "locations: Shopify's location ids are numbers"})
+        if self._market.customs.numeric_locations and not all(one.isdecimal() for one in settings.locations):
+            raise Refused(422, {"error": f"locations: the location ids of {self._market.marketplace} are numbers"})
+        for key in self._market.customs.numeric_credentials:
+            if not settings.credentials.get(key, "0").isdecimal():
+                raise Refused(422, {"error": f"credentials: {key} is a number at {self._market.marketplace}"})
         taken = self._market.owner_of(name, settings)
         if taken is not None:
             raise Refused(409, {"error": f"shop {taken!r} has these credentials already"})
@@ -201,12 +211,14 @@ class Control:
         bodies = _PRODUCTS.validate_json(await request.body())
         for body in bodies:
             location = body.location or account.shop.locations[0]
-            if location not in account.shop.locations:
+            if location not in {*account.shop.locations, *self._market.customs.closed_locations}:
                 raise Refused(422, {"error": f"{body.sku}: the shop has no location {location!r}"})
         for body in bodies:
             location = body.location or account.shop.locations[0]
             title = body.title or body.sku
-            facts += account.shop.put_product(body.sku, title, body.price_minor, body.quantity, location, at_ms)
+            facts += account.shop.put_product(
+                body.sku, title, body.price_minor, body.quantity, location, at_ms, body.adverts
+            )
         self._market.commit(account, facts, at_ms)
         products = (account.shop.products[body.sku] for body in bodies)
         told = [
@@ -240,7 +252,8 @@ class Control:
         body = BuyBody.model_validate_json(await request.body())
         at_ms = now_ms()
         wanted = [(line.sku, line.quantity) for line in body.lines]
-        order, facts = account.shop.buy(wanted, paid=body.pay == "now", buyer=body.buyer, now_ms=at_ms)
+        paid = body.pay == "now"
+        order, facts = account.shop.buy(wanted, paid=paid, buyer=body.buyer, now_ms=at_ms, pack=body.pack)
         if isinstance(order, Refusal):
             self._market.commit(account, facts, at_ms)
             return _json({"reason": order.reason, "sku": order.sku, "refused_at_ms": at_ms}, order.status)
@@ -249,7 +262,6 @@ class Control:
         told = [
             {name: fact[name] for name in ("line_id", "sku", "location", "quantity", "number_after")} for fact in lines
         ]
-        paid = body.pay == "now"
         return _json({"order_id": order.order_id, "sold_at_ms": at_ms, "paid": paid, "lines": told}, 201)
 
     async def _pay(self, request: Request) -> Response:
@@ -273,6 +285,18 @@ class Control:
             raise Refused(409, {"reason": done.reason, "error": done.message})
         self._market.commit_order(account, order, done, at_ms)
         return _json({"order_id": order.order_id, "cancelled_at_ms": at_ms, "restored": restock})
+
+    async def _move(self, request: Request) -> Response:
+        account = self._account(request)
+        order = self._order(request, account)
+        status = MoveBody.model_validate_json(await request.body()).status
+        after = {"shipped": ("approved", "invoiced"), "delivered": ("shipped", "shipment_exception")}
+        at_ms = now_ms()
+        refusal = account.shop.progress(order, status, after=after.get(status, ("shipped",)), now_ms=at_ms)
+        if refusal is not None:
+            raise Refused(409, {"reason": refusal.reason, "error": refusal.message})
+        self._market.commit_order(account, order, [("moved", {"order_id": order.order_id, "status": status})], at_ms)
+        return _json({"order_id": order.order_id, "moved_at_ms": at_ms})
 
     async def _refund(self, request: Request) -> Response:
         account = self._account(request)

@@ -1,0 +1,45 @@
+"""What every marketplace's process is made of beside its own face: books, control interface, start and stop."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from services.sandbox.control import Control
+from services.sandbox.deliveries import Deliveries
+from services.sandbox.market import Market
+from services.sandbox.settings import SandboxSettings
+from services.sandbox.writes import Writer
+
+
+def application(
+    market: Market,
+    writer: Writer,
+    routes: Sequence[Route],
+    settings: SandboxSettings,
+    base_url: str,
+    deliveries: Deliveries | None = None,
+) -> Starlette:
+    """One marketplace as an application: `routes` are its own, `deliveries` calls its sellers where it does."""
+    control = Control(market, settings.token)
+    control.base_url = base_url
+    books = market.books
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        writing = asyncio.create_task(books.run())
+        if deliveries is not None:
+            await deliveries.start()
+        try:
+            yield
+        finally:
+            if deliveries is not None:
+                await deliveries.stop()
+            await writer.stop()
+            books.stop()
+            await writing
+            books.close()
+
+    return Starlette(routes=[*routes, *control.routes()], lifespan=lifespan)
