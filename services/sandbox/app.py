@@ -23,6 +23,7 @@ FACES: Final[Mapping[str, str]] = {
     "skyhub": "services.sandbox.skyhub:build",
     "mercadolivre": "services.sandbox.mercadolivre:build",
     "vtex": "services.sandbox.vtex:build",
+    "gateway": "services.sandbox.gateway:build",
 }
 """Name → `module:function`; the function takes (settings, base_url) and returns the application. Only the module of the
 one that is named gets imported."""

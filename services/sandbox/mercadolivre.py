@@ -29,7 +29,7 @@ from services.sandbox.mercadolivre_pushes import Notifications
 from services.sandbox.mercadolivre_tokens import Tokens, error
 from services.sandbox.settings import SandboxSettings
 from services.sandbox.shop import Change, Order, Product, WriteContext, stable_id
-from services.sandbox.wiring import application
+from services.sandbox.wiring import marketplace
 from services.sandbox.writes import TIMEOUT_HOLD_S, Write, Writer
 
 _DOCUMENT_MAX = 1_000_000
@@ -91,7 +91,7 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
     writer = Writer(market)
     notifications = Notifications(market)
     routes = MercadoLivreFace(market, writer, notifications).routes()
-    return application(market, writer, routes, settings, base_url, notifications.deliveries)
+    return marketplace(market, writer, routes, settings, base_url, notifications.deliveries)
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -11,7 +11,11 @@ from services.sandbox.vices import Vices
 
 
 class SandboxSettings(BaseSettings):
-    """The process: address, books file and the bearer token of the control interface (`SALDO_SANDBOX_*`)."""
+    """The process: address, books file and the bearer token of the control interface (`SALDO_SANDBOX_*`).
+
+    The payment gateway has a second port, for Pix over mutual TLS, and a folder of certificates: the one beside the
+    books where none is named.
+    """
 
     model_config = SettingsConfigDict(env_prefix="SALDO_SANDBOX_", extra="ignore")
 
@@ -19,6 +23,8 @@ class SandboxSettings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     books: Path = Path("sandbox.sqlite")
     token: Annotated[str, Field(min_length=8)]
+    pix_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    certificates: Path | None = None
 
     @field_validator("host")
     @classmethod

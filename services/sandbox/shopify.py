@@ -26,7 +26,7 @@ from services.sandbox.settings import SandboxSettings
 from services.sandbox.shop import Change, Order, Refusal, WriteContext
 from services.sandbox.shopify_graphql import Held, Mutations, Throttled, Unavailable
 from services.sandbox.webhooks import Webhooks
-from services.sandbox.wiring import application
+from services.sandbox.wiring import marketplace
 from services.sandbox.writes import TIMEOUT_HOLD_S, Write, Writer
 
 _BODY_MAX = 5_000_000
@@ -54,7 +54,7 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
     market = Market("shopify", Books(settings.books))
     writer = Writer(market)
     routes = ShopifyFace(market, writer).routes()
-    return application(market, writer, routes, settings, base_url, Webhooks(market).deliveries)
+    return marketplace(market, writer, routes, settings, base_url, Webhooks(market).deliveries)
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

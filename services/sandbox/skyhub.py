@@ -24,7 +24,7 @@ from services.sandbox.buyers import buyer
 from services.sandbox.market import Account, Market, request_id
 from services.sandbox.settings import SandboxSettings
 from services.sandbox.shop import Change, Order, Product, Refusal, WriteContext
-from services.sandbox.wiring import application
+from services.sandbox.wiring import marketplace
 from services.sandbox.writes import TIMEOUT_HOLD_S, Write, Writer
 
 _BODY_MAX = 5_000_000
@@ -64,7 +64,7 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
     """Wire the SkyHub sandbox."""
     market = Market("skyhub", Books(settings.books))
     writer = Writer(market)
-    return application(market, writer, SkyhubFace(market, writer).routes(), settings, base_url)
+    return marketplace(market, writer, SkyhubFace(market, writer).routes(), settings, base_url)
 
 
 def _json(body: Any, status: int = 200) -> Response:

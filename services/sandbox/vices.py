@@ -1,7 +1,7 @@
 """The bad habits of marketplaces, off by default, each drawn from a seeded generator so that a run can be repeated."""
 
 import random
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -60,10 +60,17 @@ class Vices(BaseModel):
     token_unanswered: Vice | None = None
 
 
+class Seeded(Protocol):
+    """A set of vices of whatever kind of sandbox: one field a vice, and the seed they are drawn with."""
+
+    @property
+    def seed(self) -> int: ...
+
+
 class Temper:
     """Draws from a shop's vices; the only place of a sandbox where chance decides."""
 
-    def __init__(self, vices: Vices, since_ms: int) -> None:
+    def __init__(self, vices: Seeded, since_ms: int) -> None:
         self._vices = vices
         self._since_ms = since_ms
         self._random = random.Random(vices.seed)  # noqa: S311 - a repeatable habit, not a secret

@@ -25,7 +25,7 @@ from services.sandbox.market import Account, Market, request_id
 from services.sandbox.settings import SandboxSettings
 from services.sandbox.shop import Change, Order, Product, Refusal, WriteContext
 from services.sandbox.vtex_events import RETENTION_S, Events, problem_in_filter
-from services.sandbox.wiring import application
+from services.sandbox.wiring import marketplace
 from services.sandbox.writes import TIMEOUT_HOLD_S, Write, Writer
 
 _LOT_MAX = 10
@@ -59,7 +59,7 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
     market = Market("vtex", Books(settings.books))
     writer = Writer(market)
     events = Events(market)
-    return application(market, writer, VtexFace(market, writer, events).routes(), settings, base_url, events.deliveries)
+    return marketplace(market, writer, VtexFace(market, writer, events).routes(), settings, base_url, events.deliveries)
 
 
 def _json(body: Any, status: int = 200) -> Response:
