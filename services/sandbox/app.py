@@ -24,6 +24,7 @@ FACES: Final[Mapping[str, str]] = {
     "mercadolivre": "services.sandbox.mercadolivre:build",
     "vtex": "services.sandbox.vtex:build",
     "gateway": "services.sandbox.gateway:build",
+    "carrier": "services.sandbox.carrier:build",
 }
 """Name → `module:function`; the function takes (settings, base_url) and returns the application. Only the module of the
 one that is named gets imported."""

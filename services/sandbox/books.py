@@ -39,6 +39,8 @@ A marketplace that keeps units of open orders apart is asked for a total: there 
 numbers are what can be bought, which is the total less what is reserved. `told` is what a client reported of an order;
 `reference` is the invoice key or tracking number.
 
+A carrier's rows are described in `carrier_parcels.py`.
+
 `documents` holds the state (shops, products with their numbers, orders, queue entries, webhook deliveries, ...) and is
 written in the transaction of the rows that changed it, so that both agree after any death of the process.
 """

@@ -3,23 +3,20 @@
 Every path but `/_control/health` wants `Authorization: Bearer <SALDO_SANDBOX_TOKEN>`. Shapes: see `gateway_client.py`.
 """
 
-import hmac
-import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.sandbox.books import now_ms
-from services.sandbox.control import Refused
 from services.sandbox.gateway_accounts import Account, AccountSettings, Gateway, GatewayVices, Payment
 from services.sandbox.gateway_intents import CARDS, Intents, StripeError, tokenise
 from services.sandbox.gateway_pix import PixFace
-
-_ROWS_MAX = 50_000
+from services.sandbox.guard import Handler, Refused, control_routes, json_answer, json_object
 
 
 class _Body(BaseModel):
@@ -47,13 +44,6 @@ class CloseBody(_Body):
     outcome: Literal["won", "lost"]
 
 
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(json.dumps(body, ensure_ascii=False), status, media_type="application/json")
-
-
 class GatewayControl:
     """The routes under `/_control`. `base_url` and `pix_base_url` are told to whoever asks for an account."""
 
@@ -61,7 +51,7 @@ class GatewayControl:
         self._gateway = gateway
         self._intents = intents
         self._pix = pix
-        self._token = token.encode()
+        self._token = token
         self._base_url = base_url
         self.pix_base_url = ""
         self.certificates = ""
@@ -78,33 +68,10 @@ class GatewayControl:
             ("POST", "/accounts/{account}/authenticate/{reference}", self._authenticate),
             ("POST", "/accounts/{account}/dispute/{reference}", self._dispute),
             ("POST", "/accounts/{account}/dispute/{reference}/close", self._close),
-            ("GET", "/books", self._books),
-            ("GET", "/books/summary", self._summary),
             ("POST", "/reset", self._reset),
+            ("GET", "/health", self._health),
         ]
-        guarded = [
-            Route(f"/_control{path}", self._guarded(handler), methods=[method]) for method, path, handler in table
-        ]
-        return [*guarded, Route("/_control/health", self._health, methods=["GET"])]
-
-    def _guarded(self, handler: Handler) -> Handler:
-        async def answer(request: Request) -> Response:
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode(), self._token):
-                return _json({"error": "the control interface wants Authorization: Bearer <SALDO_SANDBOX_TOKEN>"}, 401)
-            try:
-                response = await handler(request)
-            except ValidationError as error:
-                problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-                response = _json({"error": "; ".join(problems)}, 422)
-            except StripeError as error:
-                response = _json({"reason": "state", "error": str(error)}, 409)
-            except Refused as refused:
-                response = _json(refused.body, refused.status)
-            await self._gateway.books.settled()
-            return response
-
-        return answer
+        return control_routes(table, self._token, self._gateway.books)
 
     def _account(self, request: Request) -> Account:
         account = self._gateway.accounts.get(request.path_params["account"])
@@ -123,25 +90,12 @@ class GatewayControl:
     # -- the process ---------------------------------------------------------------------------------------------
 
     async def _health(self, _request: Request) -> Response:
-        return _json({"status": "ok", "sandbox": "gateway", "accounts": len(self._gateway.accounts)})
-
-    async def _books(self, request: Request) -> Response:
-        try:
-            since = int(request.query_params.get("since", "0"))
-            limit = min(int(request.query_params.get("limit", "10000")), _ROWS_MAX)
-        except ValueError:
-            raise Refused(400, {"error": "since and limit must be whole numbers"}) from None
-        await self._gateway.books.settled()
-        return Response(b"".join(await self._gateway.books.page(since, limit)), media_type="application/x-ndjson")
-
-    async def _summary(self, _request: Request) -> Response:
-        await self._gateway.books.settled()
-        return _json(await self._gateway.books.summary())
+        return json_answer({"status": "ok", "sandbox": "gateway", "accounts": len(self._gateway.accounts)})
 
     async def _reset(self, _request: Request) -> Response:
         self._gateway.forget()
         await self._gateway.books.clear()
-        return _json({"status": "empty"})
+        return json_answer({"status": "empty"})
 
     # -- accounts ------------------------------------------------------------------------------------------------
 
@@ -150,19 +104,14 @@ class GatewayControl:
         return {"account": account.name, **places, **account.settings.model_dump(mode="json")}
 
     async def _accounts(self, _request: Request) -> Response:
-        return _json({"accounts": sorted(self._gateway.accounts)})
+        return json_answer({"accounts": sorted(self._gateway.accounts)})
 
     async def _shown(self, request: Request) -> Response:
-        return _json(self._describe(self._account(request)))
+        return json_answer(self._describe(self._account(request)))
 
     async def _put_account(self, request: Request) -> Response:
         name = request.path_params["account"]
-        try:
-            given = json.loads(await request.body() or b"{}")
-        except (ValueError, RecursionError):
-            raise Refused(400, {"error": "the body is not JSON"}) from None
-        if not isinstance(given, dict):
-            raise Refused(422, {"error": "the body must be a JSON object"})
+        given = json_object(await request.body())
         known = self._gateway.accounts.get(name)
         if known is not None:
             kept = known.settings.model_dump(mode="json")
@@ -173,18 +122,18 @@ class GatewayControl:
         taken = self._gateway.owner_of(name, settings)
         if taken is not None:
             raise Refused(409, {"error": f"account {taken!r} has these credentials already"})
-        return _json(self._describe(self._gateway.put_account(name, settings)), 200 if known else 201)
+        return json_answer(self._describe(self._gateway.put_account(name, settings)), 200 if known else 201)
 
     async def _vices(self, request: Request) -> Response:
         account = self._account(request)
         vices = GatewayVices.model_validate_json(await request.body())
         settings = account.settings.model_copy(update={"vices": vices, "vices_since_ms": now_ms()})
         self._gateway.put_account(account.name, settings)
-        return _json({"vices": vices.model_dump(mode="json", exclude_none=True)})
+        return json_answer({"vices": vices.model_dump(mode="json", exclude_none=True)})
 
     async def _payments(self, request: Request) -> Response:
         account = self._account(request)
-        return _json({"at_ms": now_ms(), "payments": [_sums(one) for one in account.payments.values()]})
+        return json_answer({"at_ms": now_ms(), "payments": [_sums(one) for one in account.payments.values()]})
 
     # -- what buyers and their banks do --------------------------------------------------------------------------
 
@@ -193,7 +142,7 @@ class GatewayControl:
         body = CardBody.model_validate_json(await request.body() or b"{}")
         digits = next(number for number, behaviour in CARDS.items() if behaviour == body.kind)
         card = tokenise(self._gateway, account, digits, 12, 2034)
-        return _json({"token": card.token, "brand": card.brand, "last4": card.last4}, 201)
+        return json_answer({"token": card.token, "brand": card.brand, "last4": card.last4}, 201)
 
     async def _pay(self, request: Request) -> Response:
         account = self._account(request)
@@ -203,28 +152,39 @@ class GatewayControl:
         if reason is not None:
             raise Refused(409, {"reason": reason, "error": f"this charge cannot be paid: {reason}"})
         paid = {"end_to_end_id": payment.charge_id, "paid_at_ms": payment.captured_ms}
-        return _json({"reference": payment.reference, "amount_minor": payment.captured_minor, **paid}, 201)
+        return json_answer({"reference": payment.reference, "amount_minor": payment.captured_minor, **paid}, 201)
 
     async def _authenticate(self, request: Request) -> Response:
         account = self._account(request)
         payment = self._payment(request, account, "card")
         body = AuthenticateBody.model_validate_json(await request.body() or b"{}")
-        self._intents.authenticate(account, payment, accept=body.accept)
-        return _json({"reference": payment.reference, "status": payment.status})
+        with _state_told():
+            self._intents.authenticate(account, payment, accept=body.accept)
+        return json_answer({"reference": payment.reference, "status": payment.status})
 
     async def _dispute(self, request: Request) -> Response:
         account = self._account(request)
         payment = self._payment(request, account, "card")
         body = DisputeBody.model_validate_json(await request.body() or b"{}")
-        dispute_id = self._intents.dispute(account, payment, body.reason, body.amount_minor)
-        return _json({"reference": payment.reference, "dispute_id": dispute_id}, 201)
+        with _state_told():
+            dispute_id = self._intents.dispute(account, payment, body.reason, body.amount_minor)
+        return json_answer({"reference": payment.reference, "dispute_id": dispute_id}, 201)
 
     async def _close(self, request: Request) -> Response:
         account = self._account(request)
         payment = self._payment(request, account, "card")
         body = CloseBody.model_validate_json(await request.body())
-        self._intents.close_dispute(account, payment, body.outcome)
-        return _json({"reference": payment.reference, "status": body.outcome})
+        with _state_told():
+            self._intents.close_dispute(account, payment, body.outcome)
+        return json_answer({"reference": payment.reference, "status": body.outcome})
+
+
+@contextmanager
+def _state_told() -> Iterator[None]:
+    try:
+        yield
+    except StripeError as error:
+        raise Refused(409, {"reason": "state", "error": str(error)}) from None
 
 
 def _sums(payment: Payment) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The bad habits of marketplaces, off by default, each drawn from a seeded generator so that a run can be repeated."""
+"""The bad habits of sandboxes, off by default, each drawn from a seeded generator, so that a run can be repeated."""
 
 import random
 from typing import Annotated, Any, Protocol
@@ -68,7 +68,7 @@ class Seeded(Protocol):
 
 
 class Temper:
-    """Draws from a shop's vices; the only place of a sandbox where chance decides."""
+    """Draws from the vices of a shop or account; the only place of a sandbox where chance decides."""
 
     def __init__(self, vices: Seeded, since_ms: int) -> None:
         self._vices = vices
