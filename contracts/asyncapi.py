@@ -14,10 +14,12 @@ from contracts.schema import component_schemas, released, render, version_key
 BINDING_VERSION: Final = "0.5.0"
 HOUR_MS: Final = 3_600_000
 
-SENDERS: Final[Mapping[str, str]] = {
-    "channels.commands.v1": "orders",
-    "inventory.commands.v1": "orders",
-    "inventory.stock-commands.v1": "console",
+SENDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "channels.commands.v1": ("orders",),
+    "fulfillment.commands.v1": ("channels", "orders"),
+    "inventory.commands.v1": ("orders",),
+    "inventory.stock-commands.v1": ("console",),
+    "payments.commands.v1": ("orders",),
 }
 """Who writes commands. Facts and state are written by the stream's owner."""
 
@@ -74,7 +76,7 @@ def asyncapi_document(catalogue: Catalogue = CATALOGUE) -> dict[str, Any]:
             f"{service}.{action}.{stream.name}": _operation(service, action, stream, catalogue)
             for stream in catalogue.streams.values()
             for service, action in [
-                (SENDERS.get(stream.name, stream.owner), "send"),
+                *((service, "send") for service in SENDERS.get(stream.name, (stream.owner,))),
                 *((service, "receive") for service in RECEIVERS.get(stream.name, ())),
             ]
         },

@@ -11,9 +11,13 @@ from enum import StrEnum
 from typing import Any, Final
 
 from contracts.channels import v1 as channels
+from contracts.crm import v1 as crm
 from contracts.envelope import Message
+from contracts.erp import v1 as erp
+from contracts.fulfillment import v1 as fulfillment
 from contracts.inventory import v1 as inventory
 from contracts.orders import v1 as orders
+from contracts.payments import v1 as payments
 
 SINCE_FIRST: Final = "0.1.0"
 
@@ -211,13 +215,39 @@ LEVELS = Stream(
 MOVEMENTS = Stream(
     "inventory.movements.v1", "inventory", StreamKind.FACTS, MONTH_H, "The ledger, movement by movement."
 )
+PAYMENT_COMMANDS = Stream(
+    "payments.commands.v1", "payments", StreamKind.COMMANDS, WEEK_H, "What is wanted of a payment, in all."
+)
+PAYMENTS = Stream("payments.payments.v1", "payments", StreamKind.FACTS, MONTH_H, "The money of every order.")
+FULFILLMENT_COMMANDS = Stream(
+    "fulfillment.commands.v1",
+    "fulfillment",
+    StreamKind.COMMANDS,
+    WEEK_H,
+    "What is wanted of a shipment, in all, and quotes for the own shop.",
+)
+SHIPMENTS = Stream(
+    "fulfillment.shipments.v1", "fulfillment", StreamKind.FACTS, MONTH_H, "The life of every parcel, and returns."
+)
+CUSTOMERS = Stream(
+    "crm.customers.v1",
+    "crm",
+    StreamKind.FACTS,
+    MONTH_H,
+    "Who is one customer, consent and erasure, by ids alone.",
+    # A merge is about two customers: one partition keeps it in order with both.
+    partitions=1,
+)
+DOCUMENTS = Stream(
+    "erp.documents.v1", "erp", StreamKind.FACTS, MONTH_H, "Invoices of orders, and what other systems have booked."
+)
 
 CATALOGUE: Final = Catalogue(
     types=(
         *_on(ITEMS, ("sku",), inventory.ItemChanged),
-        *_on(SALES, ("order_id",), channels.SaleReported),
+        *_on(SALES, ("order_id",), channels.SaleReported, channels.ProgressAccepted, channels.ProgressRefused),
         *_on(BUYERS, ("customer_ref",), channels.BuyerReported),
-        *_on(CHANNEL_COMMANDS, ("order_id",), channels.ResendBuyer, channels.RefetchSale),
+        *_on(CHANNEL_COMMANDS, ("order_id",), channels.ResendBuyer, channels.RefetchSale, channels.OrderProgress),
         *_on(LISTINGS, ("connection_id", "stock_record"), channels.StockPushed, channels.DriftFound),
         *_on(CONNECTIONS, ("connection_id",), channels.ConnectionChanged),
         *_on(
@@ -228,6 +258,10 @@ CATALOGUE: Final = Catalogue(
             orders.OrderShort,
             orders.OrderHeld,
             orders.OrderPaid,
+            orders.OrderChanged,
+            orders.OrderInvoiced,
+            orders.OrderPacked,
+            orders.OrderCancelling,
             orders.OrderCancelled,
             orders.OrderShipped,
             orders.OrderDelivered,
@@ -254,5 +288,57 @@ CATALOGUE: Final = Catalogue(
             inventory.StockCommandBooked,
             inventory.StockCommandRefused,
         ),
+        *_on(
+            PAYMENT_COMMANDS,
+            ("order_id",),
+            payments.AuthorizePayment,
+            payments.CapturePayment,
+            payments.VoidPayment,
+            payments.RefundPayment,
+        ),
+        *_on(
+            PAYMENTS,
+            ("order_id",),
+            payments.PaymentPending,
+            payments.PaymentAuthorized,
+            payments.PaymentCaptured,
+            payments.PaymentFailed,
+            payments.PaymentVoided,
+            payments.PaymentRefunded,
+            payments.PaymentDisputed,
+            payments.PaymentTakenOver,
+            payments.SettlementReported,
+        ),
+        *_on(
+            FULFILLMENT_COMMANDS,
+            ("order_id",),
+            fulfillment.PrepareShipment,
+            fulfillment.CancelShipment,
+            fulfillment.ChangeAddress,
+            fulfillment.QuoteDelivery,
+        ),
+        *_on(
+            SHIPMENTS,
+            ("order_id",),
+            fulfillment.ShipmentPrepared,
+            fulfillment.LabelCreated,
+            fulfillment.ShipmentDispatched,
+            fulfillment.ShipmentTracked,
+            fulfillment.ShipmentDelivered,
+            fulfillment.ShipmentCancelled,
+            fulfillment.ShipmentFailed,
+            fulfillment.ReturnReceived,
+            fulfillment.DeliveryQuoted,
+        ),
+        *_on(
+            CUSTOMERS,
+            ("customer_id",),
+            crm.CustomerIdentified,
+            crm.CustomersMerged,
+            crm.CustomersUnmerged,
+            crm.ConsentChanged,
+            crm.CustomerErased,
+        ),
+        *_on(DOCUMENTS, ("order_id",), erp.InvoiceIssued, erp.DocumentBooked, erp.DocumentRejected),
     )
 )

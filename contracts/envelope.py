@@ -60,6 +60,9 @@ Sku = Annotated[str, Field(min_length=1, max_length=128)]
 Code = Annotated[str, Field(min_length=1, max_length=64)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217 code.")]
 MinorUnits = Annotated[int, Field(description="Money as an integer of the currency's minor units.")]
+MinorSum = Annotated[int, Field(ge=0, description="Money in all, never a change, in the currency's minor units.")]
+Revision = Annotated[int, Field(ge=1)]
+"""Grows with every command about one aggregate. The highest alone says all; a lower or equal one changes nothing."""
 
 
 @lru_cache(maxsize=16)  # A transaction has one time, its messages are many.

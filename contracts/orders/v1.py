@@ -1,6 +1,10 @@
 """Version 1 of the messages that orders owns."""
 
-from contracts.envelope import Code, Message, PositiveQuantity, Sku, UtcDatetime
+from pydantic import Field
+
+from contracts.channels.v1 import PaymentCollector
+from contracts.envelope import Code, Currency, Message, MinorSum, MinorUnits, PositiveQuantity, Sku, UtcDatetime
+from contracts.erp.v1 import InvoiceKey
 
 
 class OrderFact(Message):
@@ -17,6 +21,15 @@ class OrderFact(Message):
     at: UtcDatetime
 
 
+class OrderOwing(OrderFact):
+    """A fact that may change what the buyer owes."""
+
+    due_minor: MinorSum | None = Field(
+        default=None, description="What the buyer owes in all, after cancels and returns; absent: not said."
+    )
+    currency: Currency | None = Field(default=None, description="Of every sum of this fact; absent: no sum is said.")
+
+
 class OrderLine(Message):
     """A line as orders knows it."""
 
@@ -25,14 +38,21 @@ class OrderLine(Message):
     line_id: Code
     sku: Sku | None
     quantity: PositiveQuantity
+    unit_price_minor: MinorUnits = Field(default=0, description="Price of one unit, in the currency of the order.")
+    discount_minor: MinorUnits = Field(
+        default=0, description="Taken off the whole line as it was sold, in the currency of the order."
+    )
 
 
-class OrderPlaced(OrderFact):
+class OrderPlaced(OrderOwing):
     """An order was heard of for the first time. `paid` if the marketplace says so already; else `OrderPaid` follows."""
 
     sold_at: UtcDatetime
     customer_ref: str
     paid: bool
+    payment_by: PaymentCollector = PaymentCollector.CHANNEL
+    total_minor: MinorUnits = Field(default=0, description="The whole order as it was sold, freight included.")
+    freight_minor: MinorUnits = 0
     lines: tuple[OrderLine, ...]
 
 
@@ -55,37 +75,66 @@ class OrderShort(OrderFact):
 
 
 class OrderHeld(OrderFact):
-    """The order waits: for payment, for a mapping, or for a person. `reason` says which."""
+    """The order waits for what `reason` names."""
 
-    reason: Code
+    reason: Code = Field(
+        description="`payment`, `mapping`, `person` (somebody decides), `invoice`, `shipping`, `refund`."
+    )
     until: UtcDatetime | None = None
 
 
-class OrderPaid(OrderFact):
-    """The marketplace says that the buyer of an order that was placed unpaid has paid."""
+class OrderPaid(OrderOwing):
+    """The buyer of an order that was placed unpaid has paid: the marketplace says so, or payments did it."""
 
 
-class OrderCancelled(OrderFact):
+class OrderChanged(OrderOwing):
+    """Part of the order was cancelled; per line what is still asked for in all. A line that is gone is left out."""
+
+    lines: tuple[OrderLine, ...]
+
+
+class OrderInvoiced(OrderFact):
+    """The order has its invoice and may be packed."""
+
+    invoice_id: str = Field(description="Id of the document at erp, which keeps it.")
+    invoice_key: InvoiceKey
+    total_minor: MinorSum
+    currency: Currency
+
+
+class OrderPacked(OrderFact):
+    """Every parcel of the order has its label."""
+
+    shipment_ids: tuple[str, ...]
+
+
+class OrderCancelling(OrderFact):
+    """The order is to be cancelled, and waits until its parcels are stopped and its money is given back."""
+
+    reason: Code = Field(description="As of OrderCancelled.")
+
+
+class OrderCancelled(OrderOwing):
     """The order is cancelled as a whole; its stock goes back once."""
 
-    reason: Code
+    reason: Code = Field(description="`channel`, `payment_expired`, `payment_failed`, `sold_out`, `person`, `lost`.")
 
 
 class OrderShipped(OrderFact):
     """The marketplace or fulfillment says that everything has left."""
 
 
-class OrderDelivered(OrderFact):
+class OrderDelivered(OrderOwing):
     """The buyer has the goods."""
 
 
-class OrderReturned(OrderFact):
+class OrderReturned(OrderOwing):
     """Goods came back; per line what returned in all."""
 
     lines: tuple[OrderLine, ...]
 
 
-class OrderClosed(OrderFact):
+class OrderClosed(OrderOwing):
     """Nothing more will happen to the order."""
 
     reason: Code

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.border.vault import SealBroken
 from services.bus import Transaction
 from services.channels.alerts import open_alerts
 from services.channels.connections import lifecycle, store
-from services.channels.connections.credentials import SealBroken
 from services.channels.connections.lifecycle import NewConnection, Refused
 from services.channels.connections.registry import open_session
 from services.channels.connections.store import Connection

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from contracts.channels.v1 import RefetchSale, ResendBuyer
 from contracts.inventory.v1 import ItemChanged, StockLevelChanged
+from services.border.vault import Vault
 from services.bus import BusSettings, Subscription
 from services.channels import handlers
 from services.channels.admin import Channels
-from services.channels.connections.credentials import Vault
 from services.channels.connections.lifecycle import announce_connections
 from services.channels.connections.registry import Registry
 from services.channels.intake.absorb import absorb_loop

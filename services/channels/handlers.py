@@ -58,7 +58,7 @@ async def _resend(events: Sequence[Received[ResendBuyer | RefetchSale]], tx: Tra
         content = intake.vault.open(
             buyer.sealed,
             tenant=buyer.tenant,
-            connection_id=buyer.connection_id,
+            owner=buyer.connection_id,
             field=f"buyer:{buyer.order_id}",
         )
         tx.publish(BuyerReported.model_validate_json(content), tenant=buyer.tenant, cause=event.cause)

@@ -1,60 +1,33 @@
-"""Runs one marketplace: `python -m services.sandbox.app shopify` or `... skyhub`.
+"""Runs one sandbox: `python -m services.sandbox.app shopify`, or another name of `FACES`.
 
 Settings come from the environment (`SALDO_SANDBOX_HOST`, `_PORT`, `_BOOKS`, `_TOKEN`). SIGTERM and Ctrl-C stop it
 cleanly; after a kill the next start goes on from the books.
 """
 
-import asyncio
-import contextlib
+import pkgutil
 import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn
 
 import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
 
-from services.sandbox.books import Books
-from services.sandbox.control import Control
-from services.sandbox.market import Market
 from services.sandbox.settings import SandboxSettings
-from services.sandbox.shopify import ShopifyFace
-from services.sandbox.skyhub import SkyhubFace
-from services.sandbox.webhooks import Webhooks
-from services.sandbox.writes import Writer
 
-MARKETPLACES = ("shopify", "skyhub")
-
-
-def build(marketplace: str, settings: SandboxSettings, base_url: str) -> Starlette:
-    """Wire one marketplace."""
-    books = Books(settings.books)
-    market = Market(marketplace, books)
-    writer = Writer(market)
-    webhooks = Webhooks(market) if marketplace == "shopify" else None
-    control = Control(market, settings.token)
-    control.base_url = base_url
-    face = ShopifyFace(market, writer) if marketplace == "shopify" else SkyhubFace(market, writer)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        writing = asyncio.create_task(books.run())
-        if webhooks is not None:
-            await webhooks.start()
-        try:
-            yield
-        finally:
-            if webhooks is not None:
-                await webhooks.stop()
-            await writer.stop()
-            books.stop()
-            await writing
-            books.close()
-
-    return Starlette(routes=[*face.routes(), *control.routes()], lifespan=lifespan)
+FACES: Final[Mapping[str, str]] = {
+    "shopify": "services.sandbox.shopify:build",
+    "skyhub": "services.sandbox.skyhub:build",
+    "mercadolivre": "services.sandbox.mercadolivre:build",
+    "vtex": "services.sandbox.vtex:build",
+    "gateway": "services.sandbox.gateway:build",
+    "carrier": "services.sandbox.carrier:build",
+}
+"""Name → `module:function`; the function takes (settings, base_url) and returns the application. Only the module of the
+one that is named gets imported."""
 
 
 def _give_up(message: str) -> NoReturn:
@@ -62,10 +35,11 @@ def _give_up(message: str) -> NoReturn:
 
 
 def main() -> None:
-    """Start the marketplace named on the command line and serve until told to stop."""
-    if len(sys.argv) != 2 or sys.argv[1] not in MARKETPLACES:
-        _give_up(f"name one marketplace: python -m services.sandbox.app {'|'.join(MARKETPLACES)}")
-    marketplace = sys.argv[1]
+    """Start the sandbox named on the command line and serve until told to stop."""
+    if len(sys.argv) != 2 or sys.argv[1] not in FACES:
+        _give_up(f"name one sandbox: python -m services.sandbox.app {'|'.join(FACES)}")
+    name = sys.argv[1]
+    build: Callable[[SandboxSettings, str], Starlette] = pkgutil.resolve_name(FACES[name])
     try:
         settings = SandboxSettings()
     except ValidationError as error:
@@ -84,7 +58,7 @@ def main() -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base_url = f"http://{host}:{listener.getsockname()[1]}"
     try:
-        app = build(marketplace, settings, base_url)
+        app = build(settings, base_url)
     except (OSError, sqlite3.Error) as error:
         _give_up(f"cannot open the books at {settings.books}: {error}")
     config = uvicorn.Config(
@@ -98,7 +72,7 @@ def main() -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=3,
     )
-    print(f"sandbox {marketplace} listening on {base_url}", flush=True)
+    print(f"sandbox {name} listening on {base_url}", flush=True)
     # Once it has stopped cleanly, the server raises the signal again for whoever was there before it: that is success.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))

@@ -17,6 +17,13 @@ write_attempt  request_id, client_request_id, operation, count
 write          one row an accepted number: request_id, client_request_id, sku, location, number_before, number_after,
                requested, delta (bool), compare, reference, idempotency_key, applied (bool), late (bool)
 write_refused  request_id, client_request_id, why, lines [{sku, location, requested, compare, number}], late (bool)
+told           order_id, step (handling, invoice, return, shipment, tracking, delivery, cancel), reference, request_id,
+               client_request_id
+told_refused   order_id, step, why, request_id, client_request_id
+moved          order_id, status (shipped, delivered, shipment_exception): by the marketplace's own carrier
+topic          topic, action (disabled)
+token          action (refreshed, refused), generation
+config         what (feed, hook), action (set, "removed: asked", "removed: silent", "removed: failed")
 webhook        delivery_id, event_id, topic, order_id, attempt, status (an HTTP status, or timeout, error, dropped,
                given_up)
 queue          action (queued, delivered, acknowledged), order_id, status, deliveries
@@ -27,7 +34,12 @@ number or null, `reference` Shopify's document reference or null, `applied` is f
 it did not make, and `late` marks a request that was executed after its client had given up: its `write_attempt` stands
 where the client asked. `request_id` is in the `X-Request-Id` header of the answer, `client_request_id` is that header
 of the request, or null. `why` is one of throttled, unavailable, stale, invalid_item, invalid_location, not_stocked,
-negative, too_high, duplicate.
+negative, too_high, duplicate, unversioned (no version given where one is needed), locked (too soon after another).
+A marketplace that keeps units of open orders apart is asked for a total: there `requested` is that total and the
+numbers are what can be bought, which is the total less what is reserved. `told` is what a client reported of an order;
+`reference` is the invoice key or tracking number.
+
+A carrier's rows are described in `carrier_parcels.py`.
 
 `documents` holds the state (shops, products with their numbers, orders, queue entries, webhook deliveries, ...) and is
 written in the transaction of the rows that changed it, so that both agree after any death of the process.

@@ -8,26 +8,30 @@ GET /shops -> 200 {shops: [name]}
 PUT /shops/{shop} with any fields of `settings.ShopSettings` (what is left out is kept, or drawn at creation)
     -> 201 or 200 {shop, marketplace, base_url, credentials, locations, domain, channel, limits, vices, ...}
 GET /shops/{shop} -> 200 the same
-PUT /shops/{shop}/products with [{sku, title, quantity, price_minor, location?}]
+PUT /shops/{shop}/products with [{sku, title, quantity, price_minor, location?, adverts?}]
     -> 200 {products: [{sku, number, product_id, variant_id, inventory_item_id}]}; a known product keeps its number
 PUT /shops/{shop}/vices with the fields of `vices.Vices`, replacing all -> 200 {vices}
 GET /shops/{shop}/numbers[?location=] -> 200 {at_ms, numbers: {sku: number}}, over all locations if none is named
-POST /shops/{shop}/buy with {lines: [{sku, quantity}], pay: "now" | "later" | "never", buyer: seed}
+POST /shops/{shop}/buy with {lines: [{sku, quantity}], pay: "now" | "later" | "never", buyer: seed, pack: ""}
     -> 201 {order_id, sold_at_ms, paid, lines: [{line_id, sku, location, quantity, number_after}]}
     -> 409 {reason: "sold_out" | "unknown_sku", sku, refused_at_ms}
-    "later" and "never" both leave the order unpaid; it is paid by the call below.
+    "later" and "never" both leave the order unpaid; it is paid by the call below. Orders bought with the same `pack`
+    are one purchase (Mercado Livre: they share pack id and shipment).
 POST /shops/{shop}/orders/{order_id}/pay -> 200 {order_id, paid_at_ms} or 409 {reason, error}
 POST /shops/{shop}/orders/{order_id}/cancel with {restock: true | false | null (the shop's habit)}
     -> 200 {order_id, cancelled_at_ms, restored} or 409 {reason, error}
 POST /shops/{shop}/orders/{order_id}/refund with {lines: [{sku, quantity, restock}]}
     -> 200 {order_id, refund_id, refunded_at_ms} or 409 {reason, error}
+POST /shops/{shop}/orders/{order_id}/move with {status: "shipped" | "delivered" | "shipment_exception"}
+    -> 200 {order_id, moved_at_ms} or 409 {reason, error}: the marketplace's own carrier, no client, has done it
 GET /books?since=&limit= -> 200 JSON lines: rows with an id above `since`, at most `limit` (10,000; 50,000 at most)
 GET /books/summary
     -> 200 {last_id, shops: {shop: {orders, units_sold, units_cancelled, units_refunded, rows: {kind: count}}}}
 POST /reset -> 200 {status: "empty"}; forgets every shop and row, row ids go on
 
-Credentials: Shopify {access_token, webhook_secret}, SkyHub {user_email, api_key, accountmanager_key}. The rows of the
-books are described in `books.py`. Other statuses: 401 wrong token, 404 no such shop or order, 422 a bad body, each with
+Credentials: Shopify {access_token, webhook_secret}, SkyHub {user_email, api_key, accountmanager_key}, Mercado Livre
+{user_id, client_id, client_secret, refresh_token}, VTEX {app_key, app_token}. The rows of the books are described in
+`books.py`. Other statuses: 401 wrong token, 404 no such shop or order, 422 a bad body, each with
 {error}.
 """
 
@@ -123,10 +127,11 @@ class SandboxClient:
         *,
         pay: Literal["now", "later", "never"] = "now",
         buyer: int = 0,
+        pack: str = "",
     ) -> dict[str, Any]:
         """Buy {sku: quantity}. Accepted: {order_id, sold_at_ms, paid, lines}; refused: {reason, sku, refused_at_ms}."""
         wanted = [{"sku": sku, "quantity": quantity} for sku, quantity in lines.items()]
-        body = {"lines": wanted, "pay": pay, "buyer": buyer}
+        body = {"lines": wanted, "pay": pay, "buyer": buyer, "pack": pack}
         return await self._call("POST", f"{self._shop(shop)}/buy", body, also=(409,))
 
     async def pay(self, shop: str, order_id: str) -> dict[str, Any]:
@@ -137,6 +142,13 @@ class SandboxClient:
         """The buyer cancels; `restock` None leaves it to the shop's habit."""
         body = {"restock": restock}
         return await self._call("POST", f"{self._shop(shop)}/orders/{quote(order_id, safe='')}/cancel", body)
+
+    async def move(
+        self, shop: str, order_id: str, status: Literal["shipped", "delivered", "shipment_exception"]
+    ) -> dict[str, Any]:
+        """The marketplace's own carrier moves the parcel."""
+        path = f"{self._shop(shop)}/orders/{quote(order_id, safe='')}/move"
+        return await self._call("POST", path, {"status": status})
 
     async def refund(
         self, shop: str, order_id: str, lines: Mapping[str, int], *, restock: bool = True

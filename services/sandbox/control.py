@@ -3,17 +3,15 @@
 Every path but `/_control/health` wants `Authorization: Bearer <SALDO_SANDBOX_TOKEN>`. Shapes: see `client.py`.
 """
 
-import hmac
-import json
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.sandbox.books import now_ms
+from services.sandbox.guard import Handler, Refused, control_routes, json_answer, json_object
 from services.sandbox.market import Account, Market
 from services.sandbox.settings import ShopSettings
 from services.sandbox.shop import Order, Refusal
@@ -30,6 +28,7 @@ class ProductBody(_Body):
     quantity: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     price_minor: Annotated[int, Field(ge=0)] = 1000
     location: str | None = None
+    adverts: Annotated[int, Field(ge=1, le=9)] = 1
 
 
 class WantedLine(_Body):
@@ -41,6 +40,11 @@ class BuyBody(_Body):
     lines: Annotated[list[WantedLine], Field(min_length=1)]
     pay: Literal["now", "later", "never"] = "now"
     buyer: int = 0
+    pack: Annotated[str, Field(max_length=50)] = ""
+
+
+class MoveBody(_Body):
+    status: Literal["shipped", "delivered", "shipment_exception"]
 
 
 class CancelBody(_Body):
@@ -58,22 +62,6 @@ class RefundBody(_Body):
 
 
 _PRODUCTS = TypeAdapter(list[ProductBody])
-_ROWS_MAX = 50_000
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-class Refused(Exception):
-    """An answer other than success, from wherever it is found out."""
-
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
-        super().__init__(status)
-        self.status = status
-        self.body = body
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(json.dumps(body, ensure_ascii=False), status, media_type="application/json")
 
 
 class Control:
@@ -81,7 +69,7 @@ class Control:
 
     def __init__(self, market: Market, token: str) -> None:
         self._market = market
-        self._token = token.encode()
+        self._token = token
         self.base_url = ""
 
     def routes(self) -> list[Route]:
@@ -90,6 +78,7 @@ class Control:
             ("POST", "/shops/{shop}/orders/{order}/pay", self._pay),
             ("POST", "/shops/{shop}/orders/{order}/cancel", self._cancel),
             ("POST", "/shops/{shop}/orders/{order}/refund", self._refund),
+            ("POST", "/shops/{shop}/orders/{order}/move", self._move),
             ("GET", "/shops/{shop}/numbers", self._numbers),
             ("PUT", "/shops/{shop}/products", self._products),
             ("PUT", "/shops/{shop}/vices", self._vices),
@@ -97,31 +86,10 @@ class Control:
             ("PUT", "/shops/{shop}", self._put_shop),
             ("GET", "/shops", self._shops),
             ("GET", "/limits", self._limits),
-            ("GET", "/books", self._books),
-            ("GET", "/books/summary", self._summary),
             ("POST", "/reset", self._reset),
+            ("GET", "/health", self._health),
         ]
-        guarded = [
-            Route(f"/_control{path}", self._guarded(handler), methods=[method]) for method, path, handler in table
-        ]
-        return [*guarded, Route("/_control/health", self._health, methods=["GET"])]
-
-    def _guarded(self, handler: Handler) -> Handler:
-        async def answer(request: Request) -> Response:
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(token.encode(), self._token):
-                return _json({"error": "the control interface wants Authorization: Bearer <SALDO_SANDBOX_TOKEN>"}, 401)
-            try:
-                response = await handler(request)
-            except ValidationError as error:
-                problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-                response = _json({"error": "; ".join(problems)}, 422)
-            except Refused as refused:
-                response = _json(refused.body, refused.status)
-            await self._market.books.settled()
-            return response
-
-        return answer
+        return control_routes(table, self._token, self._market.books)
 
     def _account(self, request: Request) -> Account:
         account = self._market.accounts.get(request.path_params["shop"])
@@ -138,30 +106,18 @@ class Control:
     # -- the process ---------------------------------------------------------------------------------------------
 
     async def _health(self, _request: Request) -> Response:
-        return _json({"status": "ok", "marketplace": self._market.marketplace, "shops": len(self._market.accounts)})
+        return json_answer(
+            {"status": "ok", "marketplace": self._market.marketplace, "shops": len(self._market.accounts)}
+        )
 
     async def _limits(self, _request: Request) -> Response:
         shops = {name: account.settings.limits.model_dump() for name, account in self._market.accounts.items()}
-        return _json({"marketplace": self._market.marketplace, "shops": shops})
-
-    async def _books(self, request: Request) -> Response:
-        try:
-            since = int(request.query_params.get("since", "0"))
-            limit = min(int(request.query_params.get("limit", "10000")), _ROWS_MAX)
-        except ValueError:
-            raise Refused(400, {"error": "since and limit must be whole numbers"}) from None
-        await self._market.books.settled()
-        lines = await self._market.books.page(since, limit)
-        return Response(b"".join(lines), media_type="application/x-ndjson")
-
-    async def _summary(self, _request: Request) -> Response:
-        await self._market.books.settled()
-        return _json(await self._market.books.summary())
+        return json_answer({"marketplace": self._market.marketplace, "shops": shops})
 
     async def _reset(self, _request: Request) -> Response:
         self._market.forget()
         await self._market.books.clear()
-        return _json({"status": "empty"})
+        return json_answer({"status": "empty"})
 
     # -- shops ---------------------------------------------------------------------------------------------------
 
@@ -170,15 +126,15 @@ class Control:
         return {"shop": account.name, "marketplace": self._market.marketplace, "base_url": self.base_url, **settings}
 
     async def _shops(self, _request: Request) -> Response:
-        return _json({"shops": sorted(self._market.accounts)})
+        return json_answer({"shops": sorted(self._market.accounts)})
 
     async def _shop(self, request: Request) -> Response:
-        return _json(self._describe(self._account(request)))
+        return json_answer(self._describe(self._account(request)))
 
     async def _put_shop(self, request: Request) -> Response:
         name = request.path_params["shop"]
         raw = await request.body()
-        given = _object(raw)
+        given = json_object(raw)
         known = self._market.accounts.get(name)
         if known is not None:
             kept = known.settings.model_dump(mode="json")
@@ -187,12 +143,15 @@ class Control:
                     given[nested] = kept[nested] | given[nested]
             given = kept | given
         settings = ShopSettings.model_validate(given)
-        if self._market.marketplace == "shopify" and not all(one.isdecimal() for one in settings.locations):
-            raise Refused(422, {"error": "locations: Shopify's location ids are numbers"})
+        if self._market.customs.numeric_locations and not all(one.isdecimal() for one in settings.locations):
+            raise Refused(422, {"error": f"locations: the location ids of {self._market.marketplace} are numbers"})
+        for key in self._market.customs.numeric_credentials:
+            if not settings.credentials.get(key, "0").isdecimal():
+                raise Refused(422, {"error": f"credentials: {key} is a number at {self._market.marketplace}"})
         taken = self._market.owner_of(name, settings)
         if taken is not None:
             raise Refused(409, {"error": f"shop {taken!r} has these credentials already"})
-        return _json(self._describe(self._market.put_shop(name, settings)), 200 if known else 201)
+        return json_answer(self._describe(self._market.put_shop(name, settings)), 200 if known else 201)
 
     async def _products(self, request: Request) -> Response:
         account = self._account(request)
@@ -201,12 +160,14 @@ class Control:
         bodies = _PRODUCTS.validate_json(await request.body())
         for body in bodies:
             location = body.location or account.shop.locations[0]
-            if location not in account.shop.locations:
+            if location not in {*account.shop.locations, *self._market.customs.closed_locations}:
                 raise Refused(422, {"error": f"{body.sku}: the shop has no location {location!r}"})
         for body in bodies:
             location = body.location or account.shop.locations[0]
             title = body.title or body.sku
-            facts += account.shop.put_product(body.sku, title, body.price_minor, body.quantity, location, at_ms)
+            facts += account.shop.put_product(
+                body.sku, title, body.price_minor, body.quantity, location, at_ms, body.adverts
+            )
         self._market.commit(account, facts, at_ms)
         products = (account.shop.products[body.sku] for body in bodies)
         told = [
@@ -214,14 +175,14 @@ class Control:
             | {"inventory_item_id": one.inventory_item_id}
             for one in products
         ]
-        return _json({"products": told})
+        return json_answer({"products": told})
 
     async def _vices(self, request: Request) -> Response:
         account = self._account(request)
         vices = Vices.model_validate_json(await request.body())
         settings = account.settings.model_copy(update={"vices": vices, "vices_since_ms": now_ms()})
         self._market.put_shop(account.name, settings)
-        return _json({"vices": vices.model_dump(exclude_none=True)})
+        return json_answer({"vices": vices.model_dump(exclude_none=True)})
 
     async def _numbers(self, request: Request) -> Response:
         account = self._account(request)
@@ -231,7 +192,7 @@ class Control:
             numbers = {product.sku: product.number for product in products}
         else:
             numbers = {one.sku: one.numbers[location] for one in products if location in one.numbers}
-        return _json({"at_ms": now_ms(), "numbers": numbers})
+        return json_answer({"at_ms": now_ms(), "numbers": numbers})
 
     # -- what buyers do ------------------------------------------------------------------------------------------
 
@@ -240,17 +201,17 @@ class Control:
         body = BuyBody.model_validate_json(await request.body())
         at_ms = now_ms()
         wanted = [(line.sku, line.quantity) for line in body.lines]
-        order, facts = account.shop.buy(wanted, paid=body.pay == "now", buyer=body.buyer, now_ms=at_ms)
+        paid = body.pay == "now"
+        order, facts = account.shop.buy(wanted, paid=paid, buyer=body.buyer, now_ms=at_ms, pack=body.pack)
         if isinstance(order, Refusal):
             self._market.commit(account, facts, at_ms)
-            return _json({"reason": order.reason, "sku": order.sku, "refused_at_ms": at_ms}, order.status)
+            return json_answer({"reason": order.reason, "sku": order.sku, "refused_at_ms": at_ms}, order.status)
         lines = [fact for kind, fact in facts if kind == "sale"]
         self._market.commit_order(account, order, facts, at_ms)
         told = [
             {name: fact[name] for name in ("line_id", "sku", "location", "quantity", "number_after")} for fact in lines
         ]
-        paid = body.pay == "now"
-        return _json({"order_id": order.order_id, "sold_at_ms": at_ms, "paid": paid, "lines": told}, 201)
+        return json_answer({"order_id": order.order_id, "sold_at_ms": at_ms, "paid": paid, "lines": told}, 201)
 
     async def _pay(self, request: Request) -> Response:
         account = self._account(request)
@@ -260,7 +221,7 @@ class Control:
         if isinstance(done, Refusal):
             raise Refused(409, {"reason": done.reason, "error": done.message})
         self._market.commit_order(account, order, done, at_ms)
-        return _json({"order_id": order.order_id, "paid_at_ms": at_ms})
+        return json_answer({"order_id": order.order_id, "paid_at_ms": at_ms})
 
     async def _cancel(self, request: Request) -> Response:
         account = self._account(request)
@@ -272,7 +233,19 @@ class Control:
         if isinstance(done, Refusal):
             raise Refused(409, {"reason": done.reason, "error": done.message})
         self._market.commit_order(account, order, done, at_ms)
-        return _json({"order_id": order.order_id, "cancelled_at_ms": at_ms, "restored": restock})
+        return json_answer({"order_id": order.order_id, "cancelled_at_ms": at_ms, "restored": restock})
+
+    async def _move(self, request: Request) -> Response:
+        account = self._account(request)
+        order = self._order(request, account)
+        status = MoveBody.model_validate_json(await request.body()).status
+        after = {"shipped": ("approved", "invoiced"), "delivered": ("shipped", "shipment_exception")}
+        at_ms = now_ms()
+        refusal = account.shop.progress(order, status, after=after.get(status, ("shipped",)), now_ms=at_ms)
+        if refusal is not None:
+            raise Refused(409, {"reason": refusal.reason, "error": refusal.message})
+        self._market.commit_order(account, order, [("moved", {"order_id": order.order_id, "status": status})], at_ms)
+        return json_answer({"order_id": order.order_id, "moved_at_ms": at_ms})
 
     async def _refund(self, request: Request) -> Response:
         account = self._account(request)
@@ -293,14 +266,4 @@ class Control:
         if isinstance(done, Refusal):
             raise Refused(409, {"reason": done.reason, "error": done.message})
         self._market.commit_order(account, order, done, at_ms)
-        return _json({"order_id": order.order_id, "refund_id": done[0][1]["refund_id"], "refunded_at_ms": at_ms})
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        given = json.loads(raw or b"{}")
-    except (ValueError, RecursionError):
-        raise Refused(400, {"error": "the body is not JSON"}) from None
-    if not isinstance(given, dict):
-        raise Refused(422, {"error": "the body must be a JSON object"})
-    return given
+        return json_answer({"order_id": order.order_id, "refund_id": done[0][1]["refund_id"], "refunded_at_ms": at_ms})

@@ -2,7 +2,7 @@
 
 import secrets
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,24 +37,113 @@ class Account:
     subscriptions: dict[int, Subscription] = field(default_factory=dict)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers_pending: set[str] = field(default_factory=set)
+    kept: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    changed: set[tuple[str, str]] = field(default_factory=set)
+    buckets: dict[str, Bucket] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.shop.name
+
+    def keep(self, kind: str, key: str, document: dict[str, Any] | None) -> None:
+        """Set (or, with None, drop) a document of the marketplace's own; it is written with the next commit."""
+        if document is None:
+            self.kept.pop((kind, key), None)
+        else:
+            self.kept[kind, key] = document
+        self.changed.add((kind, key))
+
+    def of_kind(self, kind: str) -> dict[str, dict[str, Any]]:
+        """The kept documents of a kind by key."""
+        return {key: document for (of_kind, key), document in self.kept.items() if of_kind == kind}
+
+    def fits(self, limit: str, now_s: float) -> bool:
+        """Whether one more request fits the limit `<limit>_per_s`: a bucket of twice as many, emptied at that rate."""
+        per_s = float(getattr(self.settings.limits, f"{limit}_per_s"))
+        bucket = self.buckets.get(limit)
+        if bucket is None or bucket.rate_per_s != per_s:
+            bucket = self.buckets[limit] = Bucket(max(1.0, 2 * per_s), per_s)
+        return bucket.take(1, now_s) == 0
 
 
 Documents = dict[tuple[str, str], dict[str, Any] | None]
 Announce = Callable[[Account, Order, list[Fact], int], Documents]
 
 
-def _draw_credentials(marketplace: str, name: str) -> dict[str, str]:
-    if marketplace == "shopify":
-        return {"access_token": f"shpat_{secrets.token_hex(16)}", "webhook_secret": secrets.token_hex(16)}
-    return {
-        "user_email": f"{name}@example.com",
-        "api_key": secrets.token_urlsafe(16),
-        "accountmanager_key": secrets.token_urlsafe(8),
-    }
+@dataclass(frozen=True, slots=True)
+class Customs:
+    """What tells one marketplace from another wherever they are treated alike.
+
+    `credentials` are drawn for a shop's name, `found_by` names those that a request is recognised by. `location` is
+    the id of the place a shop has at first. `defaults` are settings in place of the common ones. `suffix` ends each
+    order id. `reserves`: units of open orders are counted apart, and a written number is a total that holds them.
+    `closed_locations` hold stock that the seller cannot write.
+    """
+
+    credentials: Callable[[str], dict[str, str]]
+    found_by: tuple[str, ...]
+    location: Callable[[str], str]
+    numeric_locations: bool = False
+    numeric_credentials: tuple[str, ...] = ()
+    queued: bool = False
+    prefixed: bool = False
+    suffix: str = ""
+    reserves: bool = False
+    closed_locations: frozenset[str] = frozenset()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _location_number(name: str) -> str:
+    return str(stable_id(name, "location"))
+
+
+MELI_FULL = "meli_facility"
+"""The place of units that lie in Mercado Livre's own warehouses."""
+
+_EIGHT_TRIES_IN_AN_HOUR_S = [60.0, 120.0, 240.0, 420.0, 600.0, 840.0, 1080.0]
+_GROWING_S = [float(5 * 2**power) for power in range(10)]
+
+CUSTOMS: dict[str, Customs] = {
+    "shopify": Customs(
+        lambda _: {"access_token": f"shpat_{secrets.token_hex(16)}", "webhook_secret": secrets.token_hex(16)},
+        ("access_token",),
+        _location_number,
+        numeric_locations=True,
+    ),
+    "skyhub": Customs(
+        lambda name: {
+            "user_email": f"{name}@example.com",
+            "api_key": secrets.token_urlsafe(16),
+            "accountmanager_key": secrets.token_urlsafe(8),
+        },
+        ("user_email", "api_key"),
+        lambda _: "loja1",
+        queued=True,
+        prefixed=True,
+    ),
+    "mercadolivre": Customs(
+        lambda name: {
+            "user_id": str(stable_id(name, "user")),
+            "client_id": str(stable_id(name, "application")),
+            "client_secret": secrets.token_urlsafe(24),
+            "refresh_token": f"TG-{secrets.token_hex(12)}",
+        },
+        ("client_id", "user_id"),
+        _location_number,
+        numeric_locations=True,
+        numeric_credentials=("client_id", "user_id"),
+        closed_locations=frozenset({MELI_FULL}),
+        defaults={"webhook_timeout_s": 0.5, "webhook_retry_s": _EIGHT_TRIES_IN_AN_HOUR_S},
+    ),
+    "vtex": Customs(
+        lambda name: {"app_key": f"vtexappkey-{name}-{secrets.token_hex(3)}", "app_token": secrets.token_urlsafe(48)},
+        ("app_key",),
+        lambda _: "1_1",
+        suffix="-01",
+        reserves=True,
+        defaults={"webhook_retry_s": _GROWING_S, "webhook_removed_after_failures": True},
+    ),
+}
 
 
 class Market:
@@ -62,6 +151,7 @@ class Market:
 
     def __init__(self, marketplace: str, books: Books) -> None:
         self.marketplace = marketplace
+        self.customs = CUSTOMS[marketplace]
         self.books = books
         self.accounts: dict[str, Account] = {}
         self.by_key: dict[str, Account] = {}
@@ -91,24 +181,26 @@ class Market:
                     account.answers[key] = body
                 case "delivery":
                     self.deliveries[key] = body
+                case _:
+                    account.kept[kind, key] = body
         for account in self.accounts.values():
             account.shop.loaded()
 
     def owner_of(self, name: str, settings: ShopSettings) -> str | None:
         """Another shop that has the credentials given here already."""
-        drawn = _draw_credentials(self.marketplace, name)
-        owner = self.by_key.get(self._key(drawn | settings.credentials))
+        owner = self.by_key.get(self._key(self.customs.credentials(name) | settings.credentials))
         return None if owner is None or owner.name == name else owner.name
 
     def put_shop(self, name: str, settings: ShopSettings) -> Account:
         """Create a shop, or change what is set; what is not given is drawn at creation and kept afterwards."""
-        drawn = _draw_credentials(self.marketplace, name)
+        drawn = self.customs.credentials(name)
         credentials = {key: settings.credentials.get(key, value) for key, value in drawn.items()}
-        default_location = str(stable_id(name, "location")) if self.marketplace == "shopify" else "loja1"
+        own = {key: value for key, value in self.customs.defaults.items() if key not in settings.model_fields_set}
         settings = settings.model_copy(
             update={
+                **own,
                 "credentials": credentials,
-                "locations": settings.locations or [default_location],
+                "locations": settings.locations or [self.customs.location(name)],
                 "domain": settings.domain or f"{name}.myshopify.com",
                 "first_order_id": settings.first_order_id or stable_id(name, "orders") % 1_000_000 * 1_000_000 + 1,
             }
@@ -123,11 +215,17 @@ class Market:
         rest = Bucket(limits.rest_bucket_requests, limits.rest_leak_requests_per_s)
         temper = Temper(settings.vices, settings.vices_since_ms)
         known = self.accounts.get(name)
-        queued = self.marketplace == "skyhub"
-        prefix = f"{settings.channel}-" if queued else ""
+        prefix = f"{settings.channel}-" if self.customs.prefixed else ""
         if known is None:
-            first_order_id = settings.first_order_id or 1
-            shop = Shop(name, queued=queued, prefix=prefix, first_order_id=first_order_id, locations=settings.locations)
+            shop = Shop(
+                name,
+                queued=self.customs.queued,
+                prefix=prefix,
+                suffix=self.customs.suffix,
+                reserves=self.customs.reserves,
+                first_order_id=settings.first_order_id or 1,
+                locations=settings.locations,
+            )
             known = Account(settings, shop, graphql, rest, Windows(), temper)
             self.accounts[name] = known
         else:
@@ -144,15 +242,15 @@ class Market:
         return known
 
     def _key(self, credentials: dict[str, str]) -> str:
-        if self.marketplace == "shopify":
-            return credentials["access_token"]
-        return f"{credentials['user_email']}\x1f{credentials['api_key']}"
+        return "\x1f".join(credentials[name] for name in self.customs.found_by)
 
     def commit(self, account: Account, facts: Iterable[Fact], at_ms: int, extra: Documents | None = None) -> None:
         """Hand facts and the state they left to the books, in one transaction."""
+        own = {place: account.kept.get(place) for place in account.changed}
+        account.changed.clear()
         documents: dict[DocumentKey, dict[str, Any] | None] = {
             (account.name, kind, key): body
-            for (kind, key), body in {**account.shop.take_dirty(), **(extra or {})}.items()
+            for (kind, key), body in {**account.shop.take_dirty(), **own, **(extra or {})}.items()
         }
         self.books.append(account.name, at_ms, facts, documents)
 

@@ -11,7 +11,11 @@ from services.sandbox.vices import Vices
 
 
 class SandboxSettings(BaseSettings):
-    """The process: address, books file and the bearer token of the control interface (`SALDO_SANDBOX_*`)."""
+    """The process: address, books file and the bearer token of the control interface (`SALDO_SANDBOX_*`).
+
+    The payment gateway has a second port, for Pix over mutual TLS, and a folder of certificates: the one beside the
+    books where none is named.
+    """
 
     model_config = SettingsConfigDict(env_prefix="SALDO_SANDBOX_", extra="ignore")
 
@@ -19,6 +23,8 @@ class SandboxSettings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     books: Path = Path("sandbox.sqlite")
     token: Annotated[str, Field(min_length=8)]
+    pix_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    certificates: Path | None = None
 
     @field_validator("host")
     @classmethod
@@ -34,7 +40,8 @@ class ShopLimits(BaseModel):
 
     Shopify: a GraphQL bucket of points with a restore rate, at most `graphql_query_cost_max` points a request, and a
     REST leaky bucket. A mutation costs `graphql_mutation_cost` plus `graphql_object_cost` for each quantity in it (the
-    published formula charges input objects nothing). SkyHub: requests a second, per endpoint class and method.
+    published formula charges input objects nothing). SkyHub: requests a second, per endpoint class and method. Mercado
+    Livre and VTEX publish no numbers: theirs are a rate per endpoint class, with room for twice as many at once.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,13 +62,36 @@ class ShopLimits(BaseModel):
     skyhub_store_writes_per_s: Annotated[int, Field(gt=0)] = 9
     skyhub_other_per_s: Annotated[int, Field(gt=0)] = 1
     skyhub_batch_max: Annotated[int, Field(gt=0)] = 500
+    meli_orders_per_s: Annotated[float, Field(gt=0)] = 10
+    meli_shipments_per_s: Annotated[float, Field(gt=0)] = 10
+    meli_stock_per_s: Annotated[float, Field(gt=0)] = 5
+    meli_search_per_s: Annotated[float, Field(gt=0)] = 1
+    meli_feeds_per_s: Annotated[float, Field(gt=0)] = 1
+    meli_token_per_s: Annotated[float, Field(gt=0)] = 1
+    meli_items_per_s: Annotated[float, Field(gt=0)] = 5
+    meli_reports_per_s: Annotated[float, Field(gt=0)] = 5
+    vtex_feed_per_s: Annotated[float, Field(gt=0)] = 5
+    vtex_orders_per_s: Annotated[float, Field(gt=0)] = 10
+    vtex_stock_per_s: Annotated[float, Field(gt=0)] = 5
+    vtex_reports_per_s: Annotated[float, Field(gt=0)] = 5
+    vtex_other_per_s: Annotated[float, Field(gt=0)] = 5
 
 
 class ShopSettings(BaseModel):
     """One shop (account) of a marketplace. What is left out at creation is drawn once and then kept.
 
     `locations` are the channel's location ids, the first one is the primary (Shopify: numbers as text). Credentials by
-    marketplace: Shopify `access_token`, `webhook_secret`; SkyHub `user_email`, `api_key`, `accountmanager_key`.
+    marketplace: Shopify `access_token`, `webhook_secret`; SkyHub `user_email`, `api_key`, `accountmanager_key`; Mercado
+    Livre `user_id`, `client_id`, `client_secret`, `refresh_token` (giving another one is the seller authorising again);
+    VTEX `app_key`, `app_token`.
+
+    Mercado Livre: `callback_url` is where the application's notifications go, `topics` are those it is subscribed to; a
+    topic leaves the list after `topic_failures_max` failures in a row (0: never). `webhook_timeout_s` and
+    `webhook_retry_s` are 0.5 s and eight tries within an hour unless given, `missed_feeds_kept_s` is how long what was
+    then lost can be read. `access_token_s` is the life of an access token, `refresh_reuse_s` for how long the refresh
+    token used last brings the same answer again, `invoice_first` refuses a shipment without a fiscal document.
+    VTEX: `inventory_lock_s` is how long after a write another one to the same SKU and warehouse is discarded,
+    `hook_silence_s` removes a hook without events, `feed_silence_s` a feed (none: its own retention).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,6 +107,16 @@ class ShopSettings(BaseModel):
     webhook_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     webhook_retry_s: Annotated[list[float], Field(max_length=30)] = [10, 30, 60, 300, 900, 1800, 3600, 7200]
     webhook_removed_after_failures: bool = False
+    callback_url: str = ""
+    topics: list[str] = ["orders_v2", "shipments"]
+    topic_failures_max: Annotated[int, Field(ge=0)] = 0
+    missed_feeds_kept_s: Annotated[float, Field(gt=0)] = 172_800
+    access_token_s: Annotated[float, Field(gt=0)] = 21_600
+    refresh_reuse_s: Annotated[float, Field(ge=0)] = 0
+    invoice_first: bool = True
+    inventory_lock_s: Annotated[float, Field(ge=0)] = 1
+    hook_silence_s: Annotated[float, Field(gt=0)] = 259_200
+    feed_silence_s: Annotated[float, Field(gt=0)] | None = None
     limits: ShopLimits = ShopLimits()
     vices: Vices = Vices()
     vices_since_ms: int = 0

@@ -20,7 +20,11 @@ def stable_id(*parts: str) -> int:
 
 @dataclass(slots=True)
 class Product:
-    """A thing on sale and how many of it are left at each location."""
+    """A thing on sale and how many of it can be bought at each location.
+
+    `version` grows with every change of a number, `adverts` offer it under ids of their own, and `reserved` are units
+    of open orders by location where the marketplace counts them apart.
+    """
 
     sku: str
     title: str
@@ -31,6 +35,9 @@ class Product:
     inventory_item_id: int
     created_ms: int
     updated_ms: int
+    version: int = 1
+    adverts: int = 1
+    reserved: dict[str, int] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -39,7 +46,10 @@ class Product:
 
 @dataclass(slots=True)
 class Line:
-    """One line of an order; `returned` units have been refunded or cancelled, `restored` of them went back on sale."""
+    """One line of an order; `returned` units have been refunded or cancelled, `restored` of them went back on sale.
+
+    `advert` counts from 0 among those of the product, `held` are its units among those reserved.
+    """
 
     line_id: int
     sku: str
@@ -49,6 +59,8 @@ class Line:
     location: str
     returned: int = 0
     restored: int = 0
+    advert: int = 0
+    held: int = 0
 
 
 @dataclass(slots=True)
@@ -62,7 +74,10 @@ class Refund:
 
 @dataclass(slots=True)
 class Order:
-    """An accepted sale. `status`: new, approved, invoiced, shipped, delivered, shipment_exception, canceled."""
+    """An accepted sale. `status`: new, approved, handling, invoiced, shipped, delivered, shipment_exception, canceled.
+
+    Orders of one purchase share a `pack`.
+    """
 
     order_id: str
     number: int
@@ -77,6 +92,7 @@ class Order:
     invoice: dict[str, Any] | None = None
     shipment: dict[str, Any] | None = None
     synced: bool = False
+    pack: str = ""
 
     @property
     def total_minor(self) -> int:
@@ -132,10 +148,22 @@ class WriteContext:
 class Shop:
     """A shop's stock and orders. Location and credentials questions are settled before it is asked."""
 
-    def __init__(self, name: str, *, queued: bool, prefix: str, first_order_id: int, locations: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        queued: bool,
+        prefix: str,
+        first_order_id: int,
+        locations: Sequence[str],
+        suffix: str = "",
+        reserves: bool = False,
+    ) -> None:
         self.name = name
         self.queued = queued
         self.prefix = prefix
+        self.suffix = suffix
+        self.reserves = reserves
         self.first_order_id = first_order_id
         self.locations = list(locations)
         self.products: dict[str, Product] = {}
@@ -191,31 +219,41 @@ class Shop:
 
     # -- products ------------------------------------------------------------------------------------------------
 
+    def _moved(self, product: Product, now_ms: int) -> None:
+        """Remember that a number of the product is another one."""
+        product.updated_ms = now_ms
+        product.version += 1
+        self.dirty.add(("product", product.sku))
+
     def put_product(
-        self, sku: str, title: str, price_minor: int, opening: int, location: str, now_ms: int
+        self, sku: str, title: str, price_minor: int, opening: int, location: str, now_ms: int, adverts: int = 1
     ) -> list[Fact]:
         """Put a product on sale. One that is known keeps its number and takes the new title and price."""
         known = self.products.get(sku)
         self.dirty.add(("product", sku))
         if known is not None:
             known.title, known.price_minor, known.updated_ms = title, price_minor, now_ms
+            known.adverts = max(known.adverts, adverts)
             if location in known.numbers:
                 return []
             known.numbers[location] = opening
+            self._moved(known, now_ms)
         else:
             product_id, variant_id, item_id = (
                 stable_id(self.name, sku, kind) for kind in ("product", "variant", "item")
             )
             numbers = {location: opening}
             self.load_product(
-                Product(sku, title, price_minor, numbers, product_id, variant_id, item_id, now_ms, now_ms)
+                Product(
+                    sku, title, price_minor, numbers, product_id, variant_id, item_id, now_ms, now_ms, adverts=adverts
+                )
             )
         return [("opened", {"sku": sku, "location": location, "number": opening})]
 
     # -- buying --------------------------------------------------------------------------------------------------
 
     def buy(
-        self, wanted: Sequence[tuple[str, int]], *, paid: bool, buyer: int, now_ms: int
+        self, wanted: Sequence[tuple[str, int]], *, paid: bool, buyer: int, now_ms: int, pack: str = ""
     ) -> tuple[Order | Refusal, list[Fact]]:
         """Sell all lines or none; the shop's own numbers go down at once, paid or not, and never below zero."""
         taken: dict[tuple[str, str], int] = {}
@@ -230,20 +268,24 @@ class Shop:
         number = len(self.orders) + 1
         # Bare ids travel as JSON numbers, so they have no leading zeros; ids behind a prefix are text of a fixed width.
         id_number = self.first_order_id + number - 1
-        order_id = f"{self.prefix}{id_number:09d}" if self.prefix else str(id_number)
+        order_id = f"{self.prefix}{id_number:09d}" if self.prefix else f"{id_number}{self.suffix}"
         lines: list[Line] = []
         facts: list[Fact] = []
         for place, (sku, quantity) in zip(places, wanted, strict=True):
             product = self.products[sku]
             product.numbers[place] -= quantity
-            product.updated_ms = now_ms
-            self.dirty.add(("product", sku))
+            held = quantity if self.reserves else 0
+            if held:
+                product.reserved[place] = product.reserved.get(place, 0) + held
+            self._moved(product, now_ms)
             line_id = stable_id(self.name, order_id, str(len(lines)))
-            lines.append(Line(line_id, sku, product.title, quantity, product.price_minor, place))
+            advert = number % product.adverts
+            line = Line(line_id, sku, product.title, quantity, product.price_minor, place, advert=advert, held=held)
+            lines.append(line)
             fact = {"order_id": order_id, "line_id": line_id, "sku": sku, "location": place, "quantity": quantity}
             fact |= {"number_after": product.numbers[place], "price_minor": product.price_minor, "paid": paid}
             facts.append(("sale", fact))
-        order = Order(order_id, number, lines, buyer, now_ms, now_ms, "approved" if paid else "new")
+        order = Order(order_id, number, lines, buyer, now_ms, now_ms, "approved" if paid else "new", pack=pack)
         self.orders[order_id] = order
         if paid:
             order.paid_ms = now_ms
@@ -268,7 +310,8 @@ class Shop:
 
     # -- what happens to an order --------------------------------------------------------------------------------
 
-    def _touch(self, order: Order, now_ms: int) -> None:
+    def touch(self, order: Order, now_ms: int) -> None:
+        """Give the order a new time of its last change."""
         # Versions of one order are told apart by updated_at in whole seconds, so each change gets a second of its own.
         order.updated_ms = max(now_ms, (order.updated_ms // 1000 + 1) * 1000)
         self.dirty.add(("order", order.order_id))
@@ -281,7 +324,7 @@ class Shop:
             return Refusal("paid", f"order {order.order_id} is paid already")
         order.paid_ms = now_ms
         order.status = "approved"
-        self._touch(order, now_ms)
+        self.touch(order, now_ms)
         facts: list[Fact] = [("payment", {"order_id": order.order_id, "amount_minor": order.total_minor})]
         return facts + self._enqueue(order, now_ms)
 
@@ -296,7 +339,7 @@ class Shop:
         order.status = "canceled"
         order.synced = False
         lines = self._give_back(order, left, now_ms, cancel=True)
-        self._touch(order, now_ms)
+        self.touch(order, now_ms)
         fact = {"order_id": order.order_id, "by": by, "restored": restock, "lines": lines}
         return [("cancel", fact), *self._enqueue(order, now_ms)]
 
@@ -313,7 +356,7 @@ class Shop:
         if not chosen:
             return Refusal("line", "name at least one line to refund")
         lines = self._give_back(order, chosen, now_ms, cancel=False)
-        self._touch(order, now_ms)
+        self.touch(order, now_ms)
         return [("refund", {"order_id": order.order_id, "refund_id": order.refunds[-1].refund_id, "lines": lines})]
 
     def _give_back(
@@ -324,12 +367,12 @@ class Shop:
             line.returned += quantity
             number_after = None
             product = self.products[line.sku]
+            self._release(line, quantity)
             if restock:
                 line.restored += quantity
                 product.numbers[line.location] += quantity
-                product.updated_ms = now_ms
+                self._moved(product, now_ms)
                 number_after = product.numbers[line.location]
-                self.dirty.add(("product", line.sku))
             entry = {"line_id": line.line_id, "sku": line.sku, "location": line.location, "quantity": quantity}
             told.append(entry | {"number_after": number_after} | ({} if cancel else {"restored": restock}))
         if chosen:
@@ -338,12 +381,25 @@ class Shop:
             order.refunds.append(Refund(refund_id, now_ms, moved))
         return told
 
+    def _release(self, line: Line, quantity: int) -> None:
+        freed = min(line.held, quantity)
+        if freed:
+            line.held -= freed
+            self.products[line.sku].reserved[line.location] -= freed
+            self.dirty.add(("product", line.sku))
+
+    def hand_over(self, order: Order) -> None:
+        """The units of an order leave the stock: they are neither reserved nor part of any total from now on."""
+        for line in order.lines:
+            self._release(line, line.held)
+        self.dirty.add(("order", order.order_id))
+
     def progress(self, order: Order, status: str, *, after: Sequence[str], now_ms: int) -> Refusal | None:
         """Move an order on its way to the buyer: invoiced, shipped, delivered, shipment_exception."""
         if order.status not in after:
             return Refusal("transition", f"order {order.order_id} is {order.status}: it cannot become {status}")
         order.status = status
-        self._touch(order, now_ms)
+        self.touch(order, now_ms)
         return None
 
     # -- the order queue -----------------------------------------------------------------------------------------
@@ -389,12 +445,19 @@ class Shop:
     # -- stock writes --------------------------------------------------------------------------------------------
 
     def check(
-        self, changes: Sequence[Change], *, delta: bool = False, stocked: bool = True, stale: bool = False
+        self,
+        changes: Sequence[Change],
+        *,
+        delta: bool = False,
+        stocked: bool = True,
+        stale: bool = False,
+        version: int | None = None,
     ) -> list[tuple[int, str]]:
         """What is wrong with a write: (place in `changes`, code). Empty: it may be done.
 
         Codes: invalid_item, invalid_location, not_stocked (only where `stocked` is asked for), negative, too_high,
-        duplicate, stale (the compare differs from the number, or the vice `stale` says so).
+        duplicate, stale (the compare differs from the number, `version` from that of the product, or the vice `stale`
+        says so).
         """
         problems: list[tuple[int, str]] = []
         seen: set[tuple[str, str]] = set()
@@ -413,7 +476,9 @@ class Shop:
                 problems.append((place, "too_high"))
             elif (change.sku, change.location) in seen:
                 problems.append((place, "duplicate"))
-            elif change.compare is not None and (stale or change.compare != number):
+            elif (change.compare is not None and (stale or change.compare != number)) or (
+                version is not None and (stale or version != product.version)
+            ):
                 problems.append((place, "stale"))
             seen.add((change.sku, change.location))
         return problems
@@ -439,9 +504,9 @@ class Shop:
                 facts.append(("opened", {"sku": change.sku, "location": change.location, "number": 0}))
             before = product.numbers[change.location]
             if not silent:
-                product.numbers[change.location] = before + change.quantity if delta else change.quantity
-                product.updated_ms = now_ms
-                self.dirty.add(("product", change.sku))
+                reserved = product.reserved.get(change.location, 0)
+                product.numbers[change.location] = change.quantity + (before if delta else -reserved)
+                self._moved(product, now_ms)
             fact = {"sku": change.sku, "location": change.location, "number_before": before}
             fact |= {"number_after": product.numbers[change.location], "requested": change.quantity, "delta": delta}
             fact |= {"compare": change.compare, "reference": context.reference}

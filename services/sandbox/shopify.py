@@ -13,16 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from services.sandbox import shopify_graphql, shopify_objects
-from services.sandbox.books import now_ms
+from services.sandbox.books import Books, now_ms
 from services.sandbox.graphql import GraphqlError, choose_operation, fields_of, project, read_document, resolve_value
 from services.sandbox.market import Account, Market, request_id
+from services.sandbox.settings import SandboxSettings
 from services.sandbox.shop import Change, Order, Refusal, WriteContext
 from services.sandbox.shopify_graphql import Held, Mutations, Throttled, Unavailable
+from services.sandbox.webhooks import Webhooks
+from services.sandbox.wiring import marketplace
 from services.sandbox.writes import TIMEOUT_HOLD_S, Write, Writer
 
 _BODY_MAX = 5_000_000
@@ -43,6 +47,14 @@ class Call:
 
 
 RestHandler = Callable[["ShopifyFace", Call], Awaitable[Response]]
+
+
+def build(settings: SandboxSettings, base_url: str) -> Starlette:
+    """Wire the Shopify sandbox."""
+    market = Market("shopify", Books(settings.books))
+    writer = Writer(market)
+    routes = ShopifyFace(market, writer).routes()
+    return marketplace(market, writer, routes, settings, base_url, Webhooks(market).deliveries)
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

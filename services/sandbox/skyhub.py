@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.sandbox.books import now_ms
+from services.sandbox.books import Books, Fact, now_ms
 from services.sandbox.buyers import buyer
 from services.sandbox.market import Account, Market, request_id
+from services.sandbox.settings import SandboxSettings
 from services.sandbox.shop import Change, Order, Product, Refusal, WriteContext
+from services.sandbox.wiring import marketplace
 from services.sandbox.writes import TIMEOUT_HOLD_S, Write, Writer
 
 _BODY_MAX = 5_000_000
@@ -35,6 +38,7 @@ _STATUS = {
     "shipment_exception": ("shipment_exception", "Exceção de Entrega (SkyHub)", "SHIPMENT_EXCEPTION"),
     "canceled": ("order_canceled", "Cancelado (SkyHub)", "CANCELED"),
 }
+_STEPS = {"invoiced": "invoice", "shipped": "shipment", "delivered": "delivery", "shipment_exception": "tracking"}
 _PROBLEM = {
     "invalid_item": (404, "Produto não encontrado"),
     "invalid_location": (404, "Loja não encontrada"),
@@ -54,6 +58,13 @@ class Call:
 
 
 Handler = Callable[["SkyhubFace", Call], Awaitable[Response]]
+
+
+def build(settings: SandboxSettings, base_url: str) -> Starlette:
+    """Wire the SkyHub sandbox."""
+    market = Market("skyhub", Books(settings.books))
+    writer = Writer(market)
+    return marketplace(market, writer, SkyhubFace(market, writer).routes(), settings, base_url)
 
 
 def _json(body: Any, status: int = 200) -> Response:
@@ -329,7 +340,9 @@ class SkyhubFace:
             return _error(f"Transição de status inválida: {refusal.message}", 422)
         order.invoice = invoice or order.invoice
         order.shipment = shipment or order.shipment
-        self._market.commit_order(account, order, [], at_ms)
+        reference = (invoice or {}).get("key") or (shipment or {}).get("track", {}).get("code")
+        told = self._told(order, _STEPS[status], reference, request)
+        self._market.commit_order(account, order, [told], at_ms)
         return Response(status_code=204)
 
     async def _cancel(self, call: Call) -> Response:
@@ -341,8 +354,13 @@ class SkyhubFace:
         done = call.account.shop.cancel(order, restock=restock, by="client", now_ms=at_ms)
         if isinstance(done, Refusal):
             return _error(f"Transição de status inválida: {done.message}", 422)
-        self._market.commit_order(call.account, order, done, at_ms)
+        told = self._told(order, "cancel", None, call.request)
+        self._market.commit_order(call.account, order, [*done, told], at_ms)
         return Response(status_code=204)
+
+    def _told(self, order: Order, step: str, reference: str | None, request: Request) -> Fact:
+        fact = {"order_id": order.order_id, "step": step, "reference": reference}
+        return "told", fact | self._context(request).fields
 
     async def _statuses(self, _call: Call) -> Response:
         return _json([{"code": code, "label": label, "type": kind} for code, label, kind in _STATUS.values()])

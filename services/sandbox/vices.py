@@ -1,7 +1,7 @@
-"""The bad habits of marketplaces, off by default, each drawn from a seeded generator so that a run can be repeated."""
+"""The bad habits of sandboxes, off by default, each drawn from a seeded generator, so that a run can be repeated."""
 
 import random
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,7 +31,11 @@ class Vices(BaseModel):
     write_throttled: 429, or THROTTLED for GraphQL. write_error: 503, nothing done. write_timeout: no answer, and the
     request is executed min_ms..max_ms later (5 s when both are 0). stale_compare: a compare is called stale though it
     fits. silent_reject: answered as accepted, number unchanged. slow: every answer waits min_ms..max_ms.
-    queue_redelivery: a delivered queue entry is shown again at once as if it had not been taken.
+    queue_redelivery: a delivered queue entry is shown again at once as if it had not been taken. queue_reordered: the
+    queue hands out what it has in any order. hidden_event: an order is announced once more though nothing changed.
+    version_moves: between a read and the write another seller's depot moves the version of the stock.
+    unknown_status: an order is shown in a status that no documentation names. token_refused: a valid access token is
+    called invalid. token_unanswered: a refresh is executed and its answer never arrives.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,15 +52,32 @@ class Vices(BaseModel):
     silent_reject: Vice | None = None
     slow: Vice | None = None
     queue_redelivery: Vice | None = None
+    queue_reordered: Vice | None = None
+    hidden_event: Vice | None = None
+    version_moves: Vice | None = None
+    unknown_status: Vice | None = None
+    token_refused: Vice | None = None
+    token_unanswered: Vice | None = None
+
+
+class Seeded(Protocol):
+    """A set of vices of whatever kind of sandbox: one field a vice, and the seed they are drawn with."""
+
+    @property
+    def seed(self) -> int: ...
 
 
 class Temper:
-    """Draws from a shop's vices; the only place of a sandbox where chance decides."""
+    """Draws from the vices of a shop or account; the only place of a sandbox where chance decides."""
 
-    def __init__(self, vices: Vices, since_ms: int) -> None:
+    def __init__(self, vices: Seeded, since_ms: int) -> None:
         self._vices = vices
         self._since_ms = since_ms
         self._random = random.Random(vices.seed)  # noqa: S311 - a repeatable habit, not a secret
+
+    def shuffle(self, rows: list[Any]) -> None:
+        """Put rows into any order."""
+        self._random.shuffle(rows)
 
     def strikes(self, name: str, now_ms: int) -> int | None:
         """None if the named vice leaves this request alone, else the milliseconds it strikes with."""

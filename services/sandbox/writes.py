@@ -16,13 +16,17 @@ _LATE_BY_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What a client asks: absolute numbers, or differences (`delta`). `stocked`: the item must be at the location."""
+    """What a client asks: absolute numbers, or differences (`delta`). `stocked`: the item must be at the location.
+
+    `version` is the product's that the client read, where the marketplace compares versions; null compares none.
+    """
 
     operation: str
     changes: list[Change]
     context: WriteContext
     delta: bool = False
     stocked: bool = True
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,9 @@ class Writer:
         at_ms = now_ms()
         shop = account.shop
         stale = account.temper.strikes("stale_compare", at_ms) is not None
-        problems = shop.check(write.changes, delta=write.delta, stocked=write.stocked, stale=stale)
+        problems = shop.check(
+            write.changes, delta=write.delta, stocked=write.stocked, stale=stale, version=write.version
+        )
         if problems:
             why = "stale" if any(code == "stale" for _, code in problems) else problems[0][1]
             outcome = Outcome("refused", shop.refused_write(write.changes, write.context, why), problems)

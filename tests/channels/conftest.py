@@ -12,9 +12,9 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 import services.channels
+from services.border.vault import Vault
 from services.bus import BusSettings
 from services.channels.connections import lifecycle
-from services.channels.connections.credentials import Vault
 from services.channels.connections.lifecycle import NewConnection
 from services.channels.connections.registry import Registry
 from services.channels.connections.store import Connection

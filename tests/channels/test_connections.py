@@ -1,6 +1,5 @@
 """The life of a connection, and what its limits make of its calls."""
 
-import asyncio
 import json
 from typing import Any
 
@@ -10,11 +9,11 @@ import pytest
 from fastapi import FastAPI
 
 from contracts.channels.v1 import ConnectionState
+from services.border.vault import SealBroken
 from services.channels import ids
 from services.channels.admin import Channels
 from services.channels.connections import lifecycle
 from services.channels.connections.lifecycle import NewConnection, Refused, limits_of
-from services.channels.connections.limiter import Limiter
 from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import Limit
 from tests.channels.conftest import Kit, shopify_order
@@ -238,42 +237,20 @@ def test_limits_are_settings_with_the_documented_ones_as_defaults() -> None:
             limits_of(traits, {"limit.rest": wrong})
 
 
-class Clock:
-    """A clock that moves when somebody sleeps."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 0.0
-        monkeypatch.setattr(asyncio, "sleep", self.sleep)
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    async def sleep(self, pause_s: float) -> None:
-        self.now_s += pause_s
-
-
 @pytest.mark.asyncio
-async def test_a_bucket_lets_a_burst_go_and_then_keeps_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    limiter = Limiter({"rest": Limit(2.0, 4.0)}, clock)
-    left = []
-    for _ in range(8):
-        await limiter.acquire("rest")
-        left.append(clock.now_s)
-    assert left == [0, 0, 0, 0, 0.5, 1.0, 1.5, 2.0]
-    await limiter.acquire("unlimited")
-    assert clock.now_s == 2.0
-
-
-@pytest.mark.asyncio
-async def test_a_bucket_follows_what_the_channel_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(monkeypatch)
-    limiter = Limiter({"graphql": Limit(100.0, 1000.0)}, clock)
-    limiter.observed("graphql", available=20.0, restore_per_s=50.0)
-    await limiter.acquire("graphql", 20.0)
-    assert clock.now_s == 0
-    await limiter.acquire("graphql", 10.0)
-    assert clock.now_s == pytest.approx(0.2)
-    limiter.throttled("graphql", 3.0)
-    await limiter.acquire("graphql", 10.0)
-    assert clock.now_s == pytest.approx(3.2)
+async def test_a_row_copied_to_another_connection_does_not_decrypt(kit: Kit) -> None:
+    mine = await kit.connect(tenant="loja", base_url="http://127.0.0.1:9")
+    theirs = await kit.connect(tenant="outra", base_url="http://127.0.0.2:9", live=False)
+    await kit.service.pool.execute(
+        """
+        UPDATE credentials SET sealed = mine.sealed FROM credentials mine
+        WHERE credentials.connection_id = $2 AND mine.connection_id = $1 AND mine.field = credentials.field
+        """,
+        mine.connection_id,
+        theirs.connection_id,
+    )
+    rows = await kit.service.pool.fetch(
+        "SELECT field, sealed FROM credentials WHERE connection_id = $1", theirs.connection_id
+    )
+    with pytest.raises(SealBroken):
+        lifecycle.open_credentials(kit.vault, theirs, {row["field"]: row["sealed"] for row in rows})

@@ -122,3 +122,12 @@ def test_the_module_prints_the_document() -> None:
     )
 
     assert json.loads(printed.stdout) == DOCUMENT
+
+
+def test_the_architecture_page_lists_every_stream_with_its_key() -> None:
+    page = (SERVICES.parent / "docs" / "architecture.md").read_text("utf-8")
+
+    for name in CATALOGUE.streams:
+        keys = {":".join(entry.key) for entry in CATALOGUE.types_of(name)}
+        [row] = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert {key.strip() for key in row.split("|")[2].replace(" or ", " ").split(",")} == keys

@@ -22,6 +22,9 @@ ALLOWED = {
     ("saldo.inventory.item-changed.v1", "name"): "what the item is called",
     ("saldo.inventory.put-item.v1", "name"): "what the item is called",
     ("saldo.inventory.put-location.v1", "name"): "what the warehouse is called",
+    ("saldo.erp.invoice-issued.v1", "document_id"): "id of a fiscal document",
+    ("saldo.erp.document-booked.v1", "document_id"): "id of a fiscal document",
+    ("saldo.erp.document-rejected.v1", "document_id"): "id of a fiscal document",
 }
 PERSONAL_DEFINITIONS = {BuyerReported.__name__, BuyerAddress.__name__}
 SAFE = [entry for entry in CATALOGUE.types if not entry.stream.personal]
@@ -77,7 +80,7 @@ def test_every_field_of_a_buyer_but_the_ids_would_be_found_elsewhere() -> None:
     assert personal_fields(MessageType(Leaky, stream, ("order_id",))) == {"buyer_email"}
     on_a_public_stream = personal_fields(MessageType(BuyerReported, stream, ("order_id",)))
     assert set(fields(message_schema(CATALOGUE.by_model[BuyerReported]))) - on_a_public_stream == {
-        "customer_ref", "order_id", "kind",
+        "customer_ref", "order_id", "sale_revision", "kind",
     }  # fmt: skip
 
 

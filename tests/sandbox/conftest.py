@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,14 +35,34 @@ def skyhub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox
     sandbox.stop()
 
 
+@pytest.fixture(scope="session")
+def mercadolivre_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    sandbox = Sandbox("mercadolivre", tmp_path_factory.mktemp("mercadolivre") / "books.sqlite")
+    sandbox.start()
+    yield sandbox
+    sandbox.stop()
+
+
+@pytest.fixture(scope="session")
+def vtex_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    sandbox = Sandbox("vtex", tmp_path_factory.mktemp("vtex") / "books.sqlite")
+    sandbox.start()
+    yield sandbox
+    sandbox.stop()
+
+
 @dataclass
 class Shop:
-    """A fresh shop: what `PUT /shops` answered, the control client, and a session with the shop's credentials."""
+    """A fresh shop: what `PUT /shops` answered, the control client, and a session with the shop's credentials.
+
+    `tokens` is the answer to Mercado Livre's first exchange of the refresh token, empty elsewhere.
+    """
 
     name: str
     told: dict[str, Any]
     control: SandboxClient
     http: aiohttp.ClientSession
+    tokens: dict[str, Any] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -83,6 +104,8 @@ def credentials_as_headers(told: dict[str, Any]) -> dict[str, str]:
     credentials = told["credentials"]
     if told["marketplace"] == "shopify":
         return {"X-Shopify-Access-Token": credentials["access_token"]}
+    if told["marketplace"] == "vtex":
+        return {"X-VTEX-API-AppKey": credentials["app_key"], "X-VTEX-API-AppToken": credentials["app_token"]}
     return {
         "x-user-email": credentials["user_email"],
         "x-api-key": credentials["api_key"],
@@ -90,12 +113,28 @@ def credentials_as_headers(told: dict[str, Any]) -> dict[str, str]:
     }
 
 
+async def refresh(told: dict[str, Any], refresh_token: str) -> tuple[int, dict[str, Any]]:
+    """Exchange a refresh token of Mercado Livre."""
+    credentials = told["credentials"]
+    form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+    form |= {name: credentials[name] for name in ("client_id", "client_secret")}
+    async with aiohttp.ClientSession() as http, http.post(f"{told['base_url']}/oauth/token", data=form) as answer:
+        return answer.status, await answer.json()
+
+
 async def open_shop(process: Sandbox, **settings: Any) -> AsyncIterator[Shop]:
     name = f"loja-{next(_names)}"
     async with SandboxClient(process.base_url, TOKEN) as control:
         told = await control.put_shop(name, **settings)
-        async with aiohttp.ClientSession(headers=credentials_as_headers(told)) as http:
-            yield Shop(name, told, control, http)
+        tokens: dict[str, Any] = {}
+        if told["marketplace"] == "mercadolivre":
+            status, tokens = await refresh(told, told["credentials"]["refresh_token"])
+            assert status == 200, tokens
+            headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+        else:
+            headers = credentials_as_headers(told)
+        async with aiohttp.ClientSession(headers=headers) as http:
+            yield Shop(name, told, control, http, tokens)
 
 
 @pytest_asyncio.fixture
@@ -114,6 +153,23 @@ async def skyhub_shop(skyhub_process: Sandbox) -> AsyncIterator[Shop]:
         yield shop
 
 
+@pytest_asyncio.fixture
+async def meli_shop(mercadolivre_process: Sandbox) -> AsyncIterator[Shop]:
+    names = ("orders", "shipments", "stock", "search", "feeds", "token", "items", "reports")
+    generous = {f"meli_{name}_per_s": 1000 for name in names}
+    settings = {"webhook_retry_s": [0.05] * 7, "webhook_timeout_s": 5}
+    async for shop in open_shop(mercadolivre_process, limits=generous, **settings):
+        yield shop
+
+
+@pytest_asyncio.fixture
+async def vtex_shop(vtex_process: Sandbox) -> AsyncIterator[Shop]:
+    generous = {f"vtex_{name}_per_s": 1000 for name in ("feed", "orders", "stock", "reports", "other")}
+    settings = {"webhook_retry_s": [0.05] * 3, "inventory_lock_s": 0}
+    async for shop in open_shop(vtex_process, limits=generous, **settings):
+        yield shop
+
+
 @dataclass
 class Receiver:
     """A webhook address that keeps what it gets and answers as told (200 when nothing is left to tell)."""
@@ -121,6 +177,11 @@ class Receiver:
     address: str
     got: "asyncio.Queue[tuple[dict[str, str], bytes]]" = field(default_factory=asyncio.Queue)
     answers: list[int] = field(default_factory=list)
+    delay_s: float = 0
+
+    async def pointers(self, count: int) -> list[dict[str, Any]]:
+        """The JSON of the next calls."""
+        return [json.loads((await self.next())[1]) for _ in range(count)]
 
     async def next(self) -> tuple[dict[str, str], bytes]:
         return await asyncio.wait_for(self.got.get(), 20)
@@ -134,6 +195,7 @@ async def receiver() -> AsyncIterator[Receiver]:
         body = await request.read()
         status = kept.answers.pop(0) if kept.answers else 200
         kept.got.put_nowait((dict(request.headers), body))
+        await asyncio.sleep(kept.delay_s)
         return web.Response(status=status)
 
     application = web.Application()

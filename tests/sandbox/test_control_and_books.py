@@ -15,6 +15,8 @@ from tests.sandbox.conftest import Receiver, Shop, credentials_as_headers
 from tests.sandbox.running import ROOT, TOKEN, Sandbox
 from tests.sandbox.test_shopify_api import SET, quantities, subscribe, written
 
+MARKETPLACES = ["shopify", "skyhub", "mercadolivre", "vtex"]
+
 
 def numbers_by_books(rows: list[dict[str, Any]]) -> dict[str, int]:
     """The numbers that the rows alone lead to."""
@@ -38,11 +40,12 @@ def numbers_by_books(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("marketplace", ["shopify", "skyhub"])
+@pytest.mark.parametrize("marketplace", MARKETPLACES)
 async def test_fifty_buyers_of_ten_units_buy_exactly_ten(
-    marketplace: str, shopify_shop: Shop, skyhub_shop: Shop
+    marketplace: str, shopify_shop: Shop, skyhub_shop: Shop, meli_shop: Shop, vtex_shop: Shop
 ) -> None:
-    shop = shopify_shop if marketplace == "shopify" else skyhub_shop
+    shops = {"shopify": shopify_shop, "skyhub": skyhub_shop, "mercadolivre": meli_shop, "vtex": vtex_shop}
+    shop = shops[marketplace]
     await shop.put(a=10)
     bought = await asyncio.gather(*(shop.control.buy(shop.name, {"a": 1}, buyer=n) for n in range(50)))
     assert sum("order_id" in answer for answer in bought) == 10
@@ -54,7 +57,7 @@ async def test_fifty_buyers_of_ten_units_buy_exactly_ten(
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("marketplace", ["shopify", "skyhub"])
+@pytest.mark.parametrize("marketplace", MARKETPLACES)
 async def test_after_a_kill_in_mid_load_books_numbers_and_answers_agree(marketplace: str, books_path: Path) -> None:
     sandbox = Sandbox(marketplace, books_path)
     sandbox.start()

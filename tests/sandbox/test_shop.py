@@ -61,6 +61,35 @@ def test_the_facts_alone_give_the_numbers_and_none_is_below_zero(sequence: list[
     assert numbers == {sku: product.number for sku, product in shop.products.items()}
 
 
+@given(deeds)
+def test_what_is_reserved_is_what_open_orders_hold_and_a_written_total_is_the_total(sequence: list[tuple]) -> None:
+    shop = Shop("loja", queued=False, prefix="", first_order_id=1, locations=["1"], reserves=True)
+    for sku in "ab":
+        shop.put_product(sku, sku, 100, 5, "1", 0)
+    for now_ms, (deed, which, how) in enumerate(sequence):
+        orders = list(shop.orders.values())
+        totals = {sku: one.numbers["1"] + one.reserved.get("1", 0) for sku, one in shop.products.items()}
+        if deed == "buy":
+            shop.buy([(which, how)], paid=True, buyer=1, now_ms=now_ms)
+        elif deed == "write":
+            shop.write([Change(which, "1", how)], CONTEXT, now_ms)
+            totals[which] = how
+        elif orders:
+            order = orders[which % len(orders)]
+            held = order.lines[0].held
+            if deed == "cancel":
+                done = shop.cancel(order, restock=how, by="buyer", now_ms=now_ms)
+                totals[order.lines[0].sku] -= 0 if how or isinstance(done, Refusal) else held
+            else:
+                shop.hand_over(order)
+                totals[order.lines[0].sku] -= held
+                order.status = "delivered"
+        for sku, one in shop.products.items():
+            held = sum(line.held for order in shop.orders.values() for line in order.lines if line.sku == sku)
+            assert one.reserved.get("1", 0) == held
+            assert one.numbers["1"] + held == totals[sku]
+
+
 def test_an_order_of_several_lines_is_sold_wholly_or_not_at_all() -> None:
     shop = a_shop(a=2, b=0)
     order, facts = shop.buy([("a", 1), ("b", 1)], paid=True, buyer=1, now_ms=1)

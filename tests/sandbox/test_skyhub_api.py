@@ -150,6 +150,8 @@ async def test_an_order_goes_through_invoice_shipment_and_delivery_in_this_order
     assert order["status"]["type"] == "DELIVERED"
     assert order["invoices"][0]["key"] == key
     assert order["shipments"][0]["track"]["code"] == "BR1"
+    told = [(row["step"], row["reference"]) for row in await shop.rows("told")]
+    assert told == [("invoice", key), ("shipment", "BR1"), ("tracking", None), ("delivery", None)]
 
 
 @pytest.mark.asyncio

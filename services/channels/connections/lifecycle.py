@@ -9,10 +9,10 @@ from urllib.parse import SplitResult, urlsplit
 
 from contracts.channels.v1 import ConnectionChanged, ConnectionState
 from contracts.envelope import is_tenant
+from services.border.vault import SealBroken, Vault
 from services.bus import Cause, Transaction
 from services.channels import ids
 from services.channels.connections import store
-from services.channels.connections.credentials import SealBroken, Vault
 from services.channels.connections.store import Connection
 from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import Limit, Traits
@@ -122,7 +122,7 @@ def limits_of(traits: Traits, settings: Mapping[str, str]) -> dict[str, Limit]:
 def seal_credentials(vault: Vault, tenant: str, connection_id: str, values: Mapping[str, str]) -> dict[str, bytes]:
     """Each credential sealed in its place."""
     return {
-        field: vault.seal(value.encode(), tenant=tenant, connection_id=connection_id, field=f"credential:{field}")
+        field: vault.seal(value.encode(), tenant=tenant, owner=connection_id, field=f"credential:{field}")
         for field, value in values.items()
         if value
     }
@@ -132,7 +132,7 @@ def open_credentials(vault: Vault, connection: Connection, sealed: Mapping[str, 
     """The credentials of a connection. Raises `SealBroken`."""
     return {
         field: vault.open(
-            blob, tenant=connection.tenant, connection_id=connection.connection_id, field=f"credential:{field}"
+            blob, tenant=connection.tenant, owner=connection.connection_id, field=f"credential:{field}"
         ).decode()
         for field, blob in sealed.items()
     }
@@ -160,7 +160,7 @@ async def add(tx: Transaction, vault: Vault, new: NewConnection) -> Connection:
         created_at=tx.now,
         validated_at=None,
     )
-    key = vault.seal(secrets.token_bytes(32), tenant=new.tenant, connection_id="", field="customer key")
+    key = vault.seal(secrets.token_bytes(32), tenant=new.tenant, owner="", field="customer key")
     await store.insert_tenant_key(tx.connection, new.tenant, key)
     added = await store.insert(tx.connection, fresh)
     kept = await store.lock(tx.connection, connection_id, new.tenant)

@@ -13,11 +13,11 @@ import asyncpg
 import structlog
 
 from contracts.channels.v1 import ConnectionState
-from services.channels import http
+from services.border import client
+from services.border.limiter import Limiter
+from services.border.vault import SealBroken, Vault
 from services.channels.connections import store
-from services.channels.connections.credentials import SealBroken, Vault
 from services.channels.connections.lifecycle import Refused, limits_of, open_credentials
-from services.channels.connections.limiter import Limiter
 from services.channels.connections.store import Connection
 from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import Connector, Session
@@ -53,7 +53,7 @@ def open_session(
         account=connection.account,
         credentials=credentials,
         settings=connection.settings,
-        http=http.open_client(public_only=connection.environment != "sandbox", timeout_s=traits.write_timeout_s),
+        http=client.open_client(public_only=connection.environment != "sandbox", timeout_s=traits.write_timeout_s),
         limiter=Limiter(limits_of(traits, connection.settings), clock),
     )
 

@@ -9,14 +9,36 @@ from typing import Protocol
 import httpx
 
 from contracts.channels.v1 import BuyerReported, QuantityTrait, SaleStatus
+from services.border.errors import (
+    Limit,
+    LimiterLike,
+    OutcomeUnknown,
+    Rejected,
+    SignatureInvalid,
+    Throttled,
+    Unreachable,
+)
 
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A documented limit of one endpoint: `rate_per_s` sustained, `burst` at once (requests, or cost points)."""
-
-    rate_per_s: float
-    burst: float
+__all__ = [
+    "ChannelLine",
+    "ChannelListing",
+    "ChannelOrder",
+    "Connector",
+    "Delivery",
+    "Fetched",
+    "Limit",
+    "LimiterLike",
+    "OutcomeUnknown",
+    "Rejected",
+    "Session",
+    "SignatureInvalid",
+    "StockWrite",
+    "Throttled",
+    "Traits",
+    "Unreachable",
+    "WriteOutcome",
+    "WriteStatus",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,40 +68,6 @@ class Traits:
     credentials: tuple[str, ...]
     credentials_optional: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
-
-
-class Throttled(Exception):
-    """The channel asks to wait; `retry_after_s` says how long. Nothing was done."""
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(f"the channel asks to wait {retry_after_s:.2f} s")
-        self.retry_after_s = retry_after_s
-
-
-class Unreachable(Throttled):
-    """No connection came about, or no usable answer to what only reads. Nothing was done: try again after a while."""
-
-
-class Rejected(Exception):
-    """The channel refused the request for good (bad credentials, malformed, gone); the text says what to do."""
-
-
-class OutcomeUnknown(Exception):
-    """A write may or may not have happened: a timeout, a reset, or a 5xx after the body was sent."""
-
-
-class SignatureInvalid(Exception):
-    """A delivery is not signed by the channel's secret."""
-
-
-class LimiterLike(Protocol):
-    """Waits until a request to `endpoint` of `cost` may leave; adapts to what the channel reports."""
-
-    async def acquire(self, endpoint: str, cost: float = 1.0) -> None: ...
-
-    def throttled(self, endpoint: str, retry_after_s: float) -> None: ...
-
-    def observed(self, endpoint: str, available: float, restore_per_s: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

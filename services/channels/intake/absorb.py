@@ -14,11 +14,11 @@ import asyncpg
 import structlog
 
 from contracts.channels.v1 import BuyerReported, SaleReported
+from services.border.vault import SealBroken
 from services.bus import Cause, Transaction
 from services.bus.failures import Kind, describe, kind_of, waited
 from services.channels import ids
 from services.channels.alerts import Alert, raise_alerts, resolve_alerts
-from services.channels.connections.credentials import SealBroken
 from services.channels.connections.registry import Open
 from services.channels.connectors.connector import ChannelOrder
 from services.channels.intake import domain, store
@@ -317,10 +317,10 @@ async def _report_buyers(tx: Transaction, intake: Intake, accepted: Sequence[Acc
         report = one.order.buyer.model_copy(update={"customer_ref": one.customer_ref, "order_id": order_id})
         content = report.model_dump_json().encode()
         tenant, connection_id = one.row.tenant, one.row.connection_id
-        digest = intake.vault.digest(content, tenant=tenant, connection_id=connection_id)
+        digest = intake.vault.digest(content, tenant=tenant, owner=connection_id)
         if known.get(order_id) == (one.customer_ref, digest):
             continue
-        sealed = intake.vault.seal(content, tenant=tenant, connection_id=connection_id, field=f"buyer:{order_id}")
+        sealed = intake.vault.seal(content, tenant=tenant, owner=connection_id, field=f"buyer:{order_id}")
         changed.append(store.Buyer(order_id, tenant, connection_id, one.customer_ref, sealed, digest))
         reports.append((one, report))
     if changed:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from services.border.vault import Vault
 from services.bus import Cause
 from services.channels.alerts import Database
 from services.channels.connections import store as connection_store
-from services.channels.connections.credentials import Vault
 from services.channels.connections.registry import Registry
 from services.channels.connections.store import Connection
 from services.channels.intake.store import Body
@@ -47,7 +47,7 @@ class Intake:
         sealed = self.vault.seal(
             body,
             tenant=connection.tenant,
-            connection_id=connection.connection_id,
+            owner=connection.connection_id,
             field=body_field(topic, delivery_id),
         )
         return Body(
@@ -67,7 +67,7 @@ class Intake:
         return self.vault.open(
             body.sealed,
             tenant=body.tenant,
-            connection_id=body.connection_id,
+            owner=body.connection_id,
             field=body_field(body.topic, body.delivery_id),
         )
 
@@ -77,9 +77,7 @@ class Intake:
         if missing:
             sealed = await connection_store.sealed_tenant_keys(connection, missing)
             for tenant, blob in sealed.items():
-                self.customer_keys[tenant] = self.vault.open(
-                    blob, tenant=tenant, connection_id="", field="customer key"
-                )
+                self.customer_keys[tenant] = self.vault.open(blob, tenant=tenant, owner="", field="customer key")
         return self.customer_keys
 
 

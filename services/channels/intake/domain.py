@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,11 +12,6 @@ from pydantic import TypeAdapter
 
 from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
 from services.channels.connectors.connector import ChannelLine, ChannelOrder
-
-DEPTH_MAX: Final = 64
-
-# Possessive, so that a string without an end cannot make the scan try again from every quote.
-_STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 _RANK: Final = {
     SaleStatus.UNKNOWN: 0,
@@ -184,23 +178,3 @@ def to_sale(order: ChannelOrder, heard: Heard, revision: int, links: Mapping[str
         payment_due=order.payment_due,
         unresolved=(*order.unresolved, *waiting),
     )
-
-
-def depth_exceeds(body: bytes, limit: int) -> bool:
-    """Whether brackets nest deeper than `limit`, by one scan of the bytes outside strings, without parsing.
-
-    In UTF-8 no byte of a longer character equals a quote, a backslash or a bracket, so bytes suffice. For bytes that
-    are no JSON the answer only has to be some answer: the parser refuses them later.
-    """
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return False  # Most bodies have fewer brackets than the limit, which is counted in no time.
-    depth = 0
-    for token in _STRING_OR_BRACKET.finditer(body):
-        match body[token.start()]:
-            case 0x5B | 0x7B:
-                depth += 1
-                if depth > limit:
-                    return True
-            case 0x5D | 0x7D:
-                depth = max(0, depth - 1)
-    return False

@@ -6,26 +6,23 @@ leaves nothing behind: no row, no word of its content in a log.
 """
 
 import asyncio
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import structlog
-import uvicorn
 from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.border import door
+from services.border.errors import SignatureInvalid
 from services.bus import Cause
 from services.bus.failures import describe
 from services.channels.connections.registry import Open
-from services.channels.connectors.connector import Delivery, SignatureInvalid
-from services.channels.intake import domain
+from services.channels.connectors.connector import Delivery
 from services.channels.intake.absorb import store_and_absorb
 from services.channels.intake.context import Intake
 from services.channels.intake.store import Body
@@ -34,16 +31,10 @@ if TYPE_CHECKING:
     from services.runtime import Service
 
 _log = structlog.get_logger(__name__)
-_RETRY_AFTER_S: Final = 5
-_DRAIN_BYTES: Final = 500_000
 _OF_ONE: Final = ("22", "23", "54")
 """SQLSTATE classes of what one delivery can be the reason of, which must not keep the others out."""
 _COMMIT_TIMEOUT_S: Final = 4.0
 """A marketplace gives up after 5 s; it is told to come again before that."""
-
-
-class _TooLarge(Exception):
-    """The body is longer than the door takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,64 +56,43 @@ class Door:
     async def run(self) -> None:
         """Listen and store until cancelled; what was accepted is stored before the listener is gone."""
         settings = self._intake.settings
-        # Bound here, because uvicorn would end the whole process over an address in use.
-        listening = socket.create_server((settings.door_host, settings.door_port), backlog=2048)
-        server = _Server(
-            uvicorn.Config(
-                self.app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=5,
-                server_header=False,
-            )
-        )
         writer = asyncio.create_task(self.store_loop(), name="door writer")
-        listener = asyncio.create_task(server.serve([listening]), name="door listener")
+        listener = asyncio.create_task(
+            door.listen(self.app, host=settings.door_host, port=settings.door_port), name="door listener"
+        )
         try:
             done, _ = await asyncio.wait({writer, listener}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            raise RuntimeError("the door stopped listening")
         finally:
-            server.should_exit = True
-            with suppress(BaseException):
-                await asyncio.wait_for(asyncio.shield(listener), 6)
-            writer.cancel()
             listener.cancel()
-            await asyncio.gather(writer, listener, return_exceptions=True)
+            await asyncio.gather(listener, return_exceptions=True)
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
 
     async def _deliver(self, request: Request) -> Response:
         entry = self._intake.registry.get(request.path_params["connection_id"])
         if entry is None or entry.connector.traits.intake != "push":
-            return _refused(404, "there is no such door")
+            return door.problem(404, "there is no such door")
         attributes = {"saldo.connection": entry.connection.connection_id, "saldo.tenant": entry.connection.tenant}
         with self._service.tracing.span("receive webhook", kind=SpanKind.SERVER, attributes=attributes) as cause:
             return await self._receive(request, entry, cause)
 
     async def _receive(self, request: Request, entry: Open, cause: Cause) -> Response:
         try:
-            raw = await _read(request, self._intake.settings.door_body_max_bytes)
-        except _TooLarge:
-            return _refused(413, "the body is too large", close=True)
-        except ClientDisconnect:
-            return _refused(400, "the body did not arrive")
-        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if content_type != "application/json":
-            return _refused(415, "send application/json")
-        try:
+            raw = await door.read(request, self._intake.settings.door_body_max_bytes)
             delivery = entry.connector.verify(request.headers, raw, entry.session.credentials)
+            door.require_shallow(raw)
+        except door.Refused as refused:
+            return refused.answer
         except SignatureInvalid:
             _log.warning("a delivery with a wrong signature was refused", connection=entry.connection.connection_id)
-            return _refused(401, "the signature does not fit")
-        if domain.depth_exceeds(raw, domain.DEPTH_MAX):
-            return _refused(400, "the JSON is nested too deep")
+            return door.problem(401, "the signature does not fit")
         return await self._keep(entry, delivery, raw, cause)
 
     async def _keep(self, entry: Open, delivery: Delivery, raw: bytes, cause: Cause) -> Response:
         if len(self._waiting) >= self._intake.settings.door_waiting_max:
-            return _later()
+            return door.later()
         body = self._intake.seal(
             entry.connection,
             raw,
@@ -144,7 +114,7 @@ class Door:
                 connection=entry.connection.connection_id,
                 error=describe(failure),
             )
-            return _later()
+            return door.later()
         return Response(status_code=200)
 
     async def store_loop(self) -> None:
@@ -176,43 +146,3 @@ class Door:
         for waiting in batch:
             if not waiting.stored.done():
                 waiting.stored.set_result(None)
-
-
-class _Server(uvicorn.Server):
-    """Signals belong to the service, which cancels the door."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signal handlers alone."""
-        yield
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    """The raw body. Raises `_TooLarge`, of a little too large one after it was read and thrown away.
-
-    Whoever is cut off while sending sees a reset instead of the answer; far too large ones are cut off all the same.
-    """
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > max_bytes + _DRAIN_BYTES:
-        raise _TooLarge
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes + _DRAIN_BYTES:
-            raise _TooLarge
-        if size <= max_bytes:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
-    if size > max_bytes:
-        raise _TooLarge
-    return b"".join(chunks)
-
-
-def _refused(status: int, why: str, *, close: bool = False) -> Response:
-    return Response(why, status, {"connection": "close"} if close else None, media_type="text/plain")
-
-
-def _later() -> Response:
-    return Response("try again", 503, {"retry-after": str(_RETRY_AFTER_S)}, media_type="text/plain")

@@ -210,7 +210,7 @@ async def _store_fetched(
     service: "Service", intake: Intake, entry: Open, topic: str, fetched: Sequence[Fetched]
 ) -> None:
     connection = entry.connection
-    place = {"tenant": connection.tenant, "connection_id": connection.connection_id}
+    place = {"tenant": connection.tenant, "owner": connection.connection_id}
     bodies = []
     for one in fetched:
         order_id = ids.order_id(connection.tenant, connection.connection_id, one.external_id)

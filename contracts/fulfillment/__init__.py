@@ -1,0 +1,1 @@
+"""What the fulfillment service obeys and says: parcels, their tracking, returns, delivery options."""

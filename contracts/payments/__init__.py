@@ -1,0 +1,1 @@
+"""What the payments service obeys and says: the money of every order."""

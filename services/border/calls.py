@@ -1,0 +1,58 @@
+"""One request to the outside, at the other side's pace, with what became of it told apart."""
+
+from typing import Final
+
+import httpx
+
+from services.border.errors import LimiterLike, OutcomeUnknown, Rejected, Throttled, Unreachable
+
+_RETRY_READ_S: Final = 2.0
+_RETRY_DEFAULT_S: Final = 1.0
+
+
+async def send(
+    http: httpx.AsyncClient,
+    limiter: LimiterLike,
+    endpoint: str,
+    request: httpx.Request,
+    *,
+    cost: float = 1.0,
+    writes: bool = False,
+    answers: tuple[int, ...] = (),
+) -> httpx.Response:
+    """Send at the endpoint's pace and return a 2xx answer, or one of the statuses in `answers`.
+
+    Raises `Throttled` (429), `Rejected` (any other 4xx or a redirect), `Unreachable` (nothing was done: no connection,
+    or no usable answer to what only reads), `OutcomeUnknown` (no usable answer to what `writes`).
+    """
+    await limiter.acquire(endpoint, cost)
+    try:
+        response = await http.send(request)
+    except httpx.ConnectError:
+        raise Unreachable(_RETRY_DEFAULT_S) from None
+    except httpx.HTTPError as error:
+        if writes:
+            raise OutcomeUnknown(f"{endpoint}: {type(error).__name__} after the request was sent") from None
+        raise Unreachable(_RETRY_READ_S) from None
+    status = response.status_code
+    if status < 300 or status in answers:
+        return response
+    if status == 429:
+        retry_after_s = _retry_after_s(response)
+        limiter.throttled(endpoint, retry_after_s)
+        raise Throttled(retry_after_s)
+    if status >= 500:
+        if writes:
+            raise OutcomeUnknown(f"{endpoint}: answered {status} after the request was sent")
+        raise Unreachable(_RETRY_READ_S)
+    if status in (401, 403):
+        raise Rejected(f"{endpoint}: answered {status}: check the credentials and their permissions at the other side")
+    # The answer's text may repeat what was sent or hold a buyer's data, so only its status is told.
+    raise Rejected(f"{endpoint}: answered {status} to {request.method} {request.url.path}")
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    try:
+        return max(0.05, float(response.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return _RETRY_DEFAULT_S

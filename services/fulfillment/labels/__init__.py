@@ -1,0 +1,72 @@
+"""The parcel's label, of 100 × 150 mm: what is on it, whichever printer it is for."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+_CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9.-]{2,33}")
+_KEY: Final = re.compile(r"[0-9]{44}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Sender or recipient."""
+
+    name: str
+    street: str
+    house: str
+    complement: str
+    district: str
+    city: str
+    region: str
+    postal_code: str
+    country: str = "BR"
+
+    def lines(self) -> tuple[str, ...]:
+        """As printed below the name: street, district, city; what is empty is left out with its punctuation."""
+        street = ", ".join(part for part in (self.street, self.house) if part)
+        street = " - ".join(part for part in (street, self.complement) if part)
+        city = " / ".join(part for part in (self.city, self.region) if part)
+        return tuple(line for line in (street, self.district, city) if line)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What is printed. `tracking_code` is the linear barcode, `shipment_id` the square one; the invoice's key (NF-e, 44
+    digits) is printed with its number, or nothing where the rule asks for none. Raises ValueError for a code that a
+    scanner could not read or a key that is none."""
+
+    shipment_id: str
+    tracking_code: str
+    carrier: str
+    service: str
+    weight_g: int
+    recipient: Place
+    sender: Place
+    invoice_key: str = ""
+
+    def __post_init__(self) -> None:
+        if _CODE.fullmatch(self.tracking_code) is None:
+            raise ValueError("a tracking code has 3 to 34 capital letters, digits, points and hyphens")
+        if self.invoice_key and _KEY.fullmatch(self.invoice_key) is None:
+            raise ValueError("an invoice's key has 44 digits")
+
+    @property
+    def invoice_number(self) -> str:
+        """The NF-e's number and series, which stand within its key (places 26 to 34 and 23 to 25)."""
+        return f"{int(self.invoice_key[25:34])} / série {int(self.invoice_key[22:25])}" if self.invoice_key else ""
+
+    @property
+    def postcode_digits(self) -> str:
+        """The recipient's postcode as sorting machines read it."""
+        return "".join(character for character in self.recipient.postal_code if character in "0123456789")
+
+    @property
+    def weight(self) -> str:
+        """The weight as printed, in kilograms."""
+        return f"{self.weight_g / 1000:.3f} kg".replace(".", ",")
+
+
+def in_fours(key: str) -> str:
+    """The digits in groups of four, as invoices print them."""
+    return " ".join(key[place : place + 4] for place in range(0, len(key), 4))
