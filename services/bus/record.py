@@ -23,6 +23,9 @@ Aggregate = Callable[[str, Mapping[str, str]], str]
 KEY_LIMIT: Final = 500
 """Characters. PostgreSQL indexes at most 2,704 bytes, and a record that cannot even be buried would stop its stream."""
 
+AHEAD: Final = -timedelta(days=1)
+"""The youngest an event may be: its clock may be ahead of ours by so much."""
+
 
 class Packed(NamedTuple):
     """A record taken out of the log, kept whole: null and non-UTF-8 parts included."""
@@ -151,7 +154,7 @@ class Reader:
         found = self._entries.get(envelope.type)
         if found is None:
             return self._unknown(incoming, envelope.type)
-        if now is not None and not -timedelta(days=1) <= now - envelope.time <= self._horizon:
+        if now is not None and not AHEAD <= now - envelope.time <= self._horizon:
             return incoming.judged(Verdict.REFUSED, f"ce_time {envelope.time.isoformat()} is outside the inbox")
         if not key.startswith(f"{envelope.tenant}:"):
             return incoming.judged(Verdict.UNREADABLE, "the key does not begin with ce_tenant: key it tenant:…")
