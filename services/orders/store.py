@@ -85,7 +85,7 @@ def _rows(
                 (sale.payment_due or sale.sold_at + payment_default) if waits else None,
                 None if was and was.sale is sale else _json(sale),
                 None if demand is None or (was and was.demand is demand) else _json(demand),
-                _order.dump_json(order, exclude=_APART).decode(),
+                _order.serializer.to_json(order, exclude=_APART).decode(),
                 now,
                 stamp,
                 sale.connection_id,
