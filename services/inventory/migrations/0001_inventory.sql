@@ -1,8 +1,7 @@
 -- Items, locations, the ledger with its counters, reservations, and what people commanded.
 -- Every key begins with the tenant: two companies with the same SKU, order id or location never meet
 -- (tests/inventory/test_handlers.py, test_two_companies_never_meet).
--- What grows with the orders is vacuumed and analysed seldom, and not while it is small: every plan is a look-up by key,
--- and rows are seldom changed.
+-- What grows with the orders is vacuumed and analysed seldom: every plan is a look-up by key, and rows are seldom changed.
 
 CREATE TABLE items (
     tenant               text NOT NULL,
@@ -93,9 +92,8 @@ CREATE TABLE orders (
     correlation_id text NOT NULL,
     traceparent    text NOT NULL,
     PRIMARY KEY (tenant, order_id)
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.2, autovacuum_vacuum_threshold = 100000,
-        autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 100000,
-        autovacuum_vacuum_insert_scale_factor = 0.5, autovacuum_vacuum_insert_threshold = 100000);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.5,
+        autovacuum_vacuum_insert_scale_factor = 0.5);
 
 CREATE INDEX orders_by_hold ON orders (hold_until) WHERE hold_until IS NOT NULL AND NOT expired;
 
@@ -118,9 +116,8 @@ CREATE TABLE reservations (
     sold_at       timestamptz NOT NULL,
     PRIMARY KEY (tenant, order_id, line_id, sold_sku, sku, state, location, pool, origin),
     CHECK ((state = 'short') = (location = ''))
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.2, autovacuum_vacuum_threshold = 100000,
-        autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 100000,
-        autovacuum_vacuum_insert_scale_factor = 0.5, autovacuum_vacuum_insert_threshold = 100000);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.5,
+        autovacuum_vacuum_insert_scale_factor = 0.5);
 
 CREATE INDEX reservations_short ON reservations (tenant, sku, sold_at) WHERE state = 'short' AND quantity > 0;
 CREATE INDEX reservations_open ON reservations (tenant, sku) WHERE state = 'reserved' AND quantity > 0;
@@ -146,8 +143,7 @@ CREATE TABLE movements (
     sku_version   bigint NOT NULL,
     at            timestamptz NOT NULL,
     effective_at  timestamptz
-) WITH (autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 100000,
-        autovacuum_vacuum_insert_scale_factor = 0.5, autovacuum_vacuum_insert_threshold = 100000);
+) WITH (autovacuum_analyze_scale_factor = 0.5, autovacuum_vacuum_insert_scale_factor = 0.5);
 
 CREATE INDEX movements_by_sku ON movements (tenant, sku, epoch, sku_version);
 

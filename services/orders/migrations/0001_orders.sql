@@ -1,8 +1,8 @@
 -- An order is a row: what is searched by is a column, the rest is the order itself as JSON. The sale and the demand lie
 -- apart from the rest (`body`), because an answer of inventory changes neither. Rows of up to half a page are not
 -- compressed: the usual one would be, with every answer. Every write has a `stamp` of its own: where a row still has it,
--- the order is the one that was written (test_an_order_changed_elsewhere_is_read_again). It is analysed and vacuumed
--- seldom, and not while it is small: every plan is a look-up by key.
+-- the order is the one that was written (test_an_order_changed_elsewhere_is_read_again). It is analysed
+-- seldom: every plan is a look-up by key.
 --
 -- The change that every order goes through, from placed to confirmed, touches no index and stays on its page
 -- (test_confirming_an_order_touches_no_index): what is indexed does not change by it, and a page is filled by two
@@ -44,9 +44,7 @@ CREATE TABLE orders (
     -- Every unit has exactly one outcome: test_a_unit_cannot_be_counted_twice.
     CHECK (units_ordered = units_cancelled + units_reserved + units_short + units_open)
 ) WITH (fillfactor = 40, toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.2,
-        autovacuum_vacuum_threshold = 100000, autovacuum_vacuum_insert_scale_factor = 0.5,
-        autovacuum_vacuum_insert_threshold = 100000, autovacuum_analyze_scale_factor = 0.5,
-        autovacuum_analyze_threshold = 100000);
+        autovacuum_analyze_scale_factor = 0.5);
 
 CREATE INDEX orders_awaiting_payment ON orders (payment_due) WHERE payment_due IS NOT NULL;
 CREATE INDEX orders_finished ON orders (finished_at) WHERE finished_at IS NOT NULL;
