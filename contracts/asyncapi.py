@@ -27,11 +27,15 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "channels.commands.v1": ("channels",),
     "channels.connections.v1": ("inventory", "orders"),
     "channels.sales.v1": ("orders",),
+    "fulfillment.shipments.v1": ("erp",),
     "inventory.commands.v1": ("inventory",),
     "inventory.items.v1": ("channels",),
     "inventory.levels.v1": ("channels",),
+    "inventory.movements.v1": ("erp",),
     "inventory.reservations.v1": ("orders",),
     "inventory.stock-commands.v1": ("inventory",),
+    "orders.orders.v1": ("erp",),
+    "payments.payments.v1": ("erp",),
 }
 """Which services of this project subscribe to a stream."""
 

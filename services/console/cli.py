@@ -13,6 +13,8 @@ from services.console.commands import (
     contracts,
     deadletters,
     doctor,
+    exports,
+    invoices,
     items,
     listings,
     orders,
@@ -35,6 +37,7 @@ app = typer.Typer(
 running.register(app)
 doctor.register(app)
 orders.register(app)
+invoices.register(orders.app)
 streams.register(app)
 app.add_typer(connections.app, name="connection")
 app.add_typer(items.app, name="item")
@@ -42,6 +45,8 @@ app.add_typer(items.locations, name="location")
 app.add_typer(listings.app, name="listing")
 app.add_typer(stock.app, name="stock")
 app.add_typer(orders.app, name="order")
+app.add_typer(invoices.companies, name="company")
+app.add_typer(exports.app, name="export")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(deadletters.consumers, name="consumer")
 app.add_typer(sandbox.app, name="sandbox")

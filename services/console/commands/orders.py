@@ -31,7 +31,7 @@ def show(
 ) -> None:
     """What became of an order."""
     with admin(tenant, instance) as client:
-        told = _order(client, order, connection)
+        told = find_order(client, order, connection)
         told["reservations"] = _reservations(client, told["order_id"])
         if json_wanted:
             output.as_json(told)
@@ -51,7 +51,8 @@ def _reservations(client: Admin, order_id: str) -> list[dict[str, Any]]:
     return [{name: row[name] for name in wanted} for row in found if row["quantity"]]
 
 
-def _order(client: Admin, order: str, connection: str | None) -> dict[str, Any]:
+def find_order(client: Admin, order: str, connection: str | None) -> dict[str, Any]:
+    """An order by its id or its number. Raises `AdminError`, `Failed`."""
     connection_id = find(client, connection)["connection_id"] if connection else None
     told = client.get("orders", f"orders/{quote(order, safe='')}", connection_id=connection_id)
     if "order_id" not in told:  # The path of a list, or of a summary.
@@ -76,7 +77,7 @@ def trace(
         folder = client.endpoints.spans
         if folder is None:
             raise Failed("spans are not kept here: set SALDO_SPANS_FOLDER, or look in the collector that gets them")
-        order_id = _order(client, order, connection)["order_id"]
+        order_id = find_order(client, order, connection)["order_id"]
     try:
         roots = tree(read_spans(folder, order_id), order_id)
     except FileNotFoundError as error:

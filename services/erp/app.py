@@ -1,0 +1,58 @@
+"""Erp as a process: `python -m services.erp.app`."""
+
+from pathlib import Path
+
+from contracts.fulfillment.v1 import ShipmentDispatched
+from contracts.inventory.v1 import MovementRecorded
+from contracts.orders.v1 import (
+    OrderCancelled,
+    OrderChanged,
+    OrderClosed,
+    OrderDelivered,
+    OrderPaid,
+    OrderPlaced,
+    OrderReturned,
+)
+from contracts.payments.v1 import PaymentCaptured, PaymentDisputed, PaymentRefunded, PaymentTakenOver
+from services.border.vault import Vault
+from services.bus import BusSettings, Subscription
+from services.erp.admin import admin_router
+from services.erp.handlers import record_movements, record_orders, record_payments, record_shipments
+from services.erp.settings import ErpSettings
+from services.runtime import Service
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def build(bus: BusSettings, settings: ErpSettings) -> Service:
+    """The erp service, not yet running."""
+    vault = Vault(settings.secrets_key.get_secret_value())
+    service = Service(
+        name="erp",
+        settings=bus,
+        migrations=MIGRATIONS,
+        subscriptions=[
+            Subscription(
+                stream="orders.orders.v1",
+                handles=(
+                    OrderPlaced, OrderPaid, OrderChanged, OrderCancelled, OrderDelivered, OrderReturned, OrderClosed,
+                ),
+                handler=record_orders,
+            ),
+            Subscription(
+                stream="payments.payments.v1",
+                handles=(PaymentCaptured, PaymentRefunded, PaymentDisputed, PaymentTakenOver),
+                handler=record_payments,
+            ),
+            Subscription(
+                stream="fulfillment.shipments.v1", handles=(ShipmentDispatched,), handler=record_shipments
+            ),
+            Subscription(stream="inventory.movements.v1", handles=(MovementRecorded,), handler=record_movements),
+        ],
+        routers=[admin_router(lambda: service, vault, settings)],
+    )  # fmt: skip
+    return service
+
+
+if __name__ == "__main__":
+    build(BusSettings(), ErpSettings()).main()
