@@ -24,18 +24,20 @@ SENDERS: Final[Mapping[str, tuple[str, ...]]] = {
 """Who writes commands. Facts and state are written by the stream's owner."""
 
 RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "channels.buyers.v1": ("crm",),
     "channels.commands.v1": ("channels",),
     "channels.connections.v1": ("inventory", "orders"),
     "channels.sales.v1": ("orders",),
-    "fulfillment.shipments.v1": ("erp",),
+    "erp.documents.v1": ("crm",),
+    "fulfillment.shipments.v1": ("crm", "erp"),
     "inventory.commands.v1": ("inventory",),
     "inventory.items.v1": ("channels",),
     "inventory.levels.v1": ("channels",),
     "inventory.movements.v1": ("erp",),
     "inventory.reservations.v1": ("orders",),
     "inventory.stock-commands.v1": ("inventory",),
-    "orders.orders.v1": ("erp",),
-    "payments.payments.v1": ("erp",),
+    "orders.orders.v1": ("crm", "erp"),
+    "payments.payments.v1": ("crm", "erp"),
 }
 """Which services of this project subscribe to a stream."""
 

@@ -11,6 +11,7 @@ from services.console.client import AdminError
 from services.console.commands import (
     connections,
     contracts,
+    customers,
     deadletters,
     doctor,
     exports,
@@ -47,6 +48,7 @@ app.add_typer(stock.app, name="stock")
 app.add_typer(orders.app, name="order")
 app.add_typer(invoices.companies, name="company")
 app.add_typer(exports.app, name="export")
+app.add_typer(customers.app, name="customer")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(deadletters.consumers, name="consumer")
 app.add_typer(sandbox.app, name="sandbox")

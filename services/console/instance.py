@@ -10,6 +10,8 @@ from deploy.local import stack
 from deploy.local.supervisor import PROJECT
 
 SERVICES = stack.SERVICES
+APART = ("crm",)
+"""Services that the local stack does not start: they are asked where the environment says."""
 
 
 class NotRunning(Exception):
@@ -70,7 +72,7 @@ def from_environment(environ: Mapping[str, str]) -> Endpoints | None:
     token = environ.get("SALDO_ADMIN_TOKEN", "")
     admin = {
         name: Address(environ[variable].rstrip("/"), token)
-        for name in SERVICES
+        for name in (*SERVICES, *APART)
         if environ.get(variable := f"SALDO_ADMIN_{name.upper()}_URL")
     }
     if not admin:

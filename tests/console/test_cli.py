@@ -40,6 +40,8 @@ def test_every_agreed_command_exists() -> None:
         "trace", "deadletters list", "deadletters show", "deadletters replay", "deadletters discard", "consumer list",
         "consumer resume", "announce", "republish", "contracts check", "contracts asyncapi", "topics", "migrate",
         "company add", "export check", "export journal", "order invoice",
+        "customer list", "customer show", "customer reviews", "customer merge", "customer keep", "customer unmerge",
+        "customer consent", "customer export", "customer erase",
         "sandbox fill", "sandbox buy", "sandbox pay", "sandbox cancel", "sandbox numbers",
     }  # fmt: skip
     assert set(ALL) == agreed

@@ -1,0 +1,150 @@
+"""`saldo customer`: who the buyers are, what we may do with what we know, and how it is forgotten."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from services.console import output
+from services.console.client import Admin
+from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
+
+app = typer.Typer(help="Customers: one person across all channels.", no_args_is_help=True)
+
+COLUMNS = ("customer_id", "references", "version", "seen_at")
+REVIEW_COLUMNS = ("one", "other", "why", "at")
+PAGE = 1000
+
+Identity = Annotated[
+    str, typer.Argument(help="A customer's id, an order's id, a CPF or CNPJ, an e-mail, or a phone with its country.")
+]
+CustomerId = Annotated[str, typer.Argument(help="A customer's id.")]
+
+
+@app.command("list")
+def list_(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_wanted: Json = False) -> None:
+    """All customers, by id alone."""
+    rows: list[dict[str, Any]] = []
+    after: str | None = ""
+    with admin(tenant, instance) as client:
+        while after is not None:
+            told = client.get("crm", "customers", after=after, limit=PAGE)
+            rows += told["customers"]
+            after = told["next"]
+    output.listing(rows, COLUMNS, json_wanted=json_wanted, empty="no customers: no channel has reported a buyer yet")
+
+
+@app.command()
+def show(
+    identity: Identity, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_wanted: Json = False
+) -> None:
+    """Who a customer is, whether he may be written to and why not, and what became of his orders."""
+    with admin(tenant, instance) as client:
+        told = _find(client, identity)
+    if json_wanted:
+        output.as_json(told)
+        return
+    latest: dict[str, Any] = next(iter(told.pop("reports")), {})
+    profile = {name: latest.get(name) for name in ("name", "document", "emails", "phones")}
+    timeline = told.pop("timeline")
+    output.fields({**told, **profile, "timeline": timeline}, title=f"customer {told['customer_id']}")
+
+
+def _find(client: Admin, identity: str) -> dict[str, Any]:
+    return dict(client.post("crm", "customers/show", {"identity": identity}))
+
+
+@app.command()
+def reviews(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_wanted: Json = False) -> None:
+    """Pairs that may be one customer: merge them, or keep them."""
+    with admin(tenant, instance) as client:
+        rows = client.get("crm", "reviews", limit=PAGE)["reviews"]
+    output.listing(rows, REVIEW_COLUMNS, json_wanted=json_wanted, empty="nobody is doubtful")
+
+
+@app.command()
+def merge(one: CustomerId, other: CustomerId, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None) -> None:
+    """Two customers are one; the one that has been known for longer goes on."""
+    with admin(tenant, instance) as client:
+        told = client.post("crm", "customers/merge", {"one": one, "other": other})
+    output.console.print(f"{told['customer_id']} stands for both", markup=False)
+
+
+@app.command()
+def keep(one: CustomerId, other: CustomerId, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None) -> None:
+    """Two customers stay two, and nobody is asked about them again."""
+    with admin(tenant, instance) as client:
+        client.post("crm", "customers/keep", {"one": one, "other": other})
+    output.console.print(f"{one} and {other} stay two", markup=False)
+
+
+@app.command()
+def unmerge(gone: CustomerId, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None) -> None:
+    """Undo a merge, given the customer that went: both have again what was theirs."""
+    with admin(tenant, instance) as client:
+        told = client.post("crm", f"customers/{quote(gone, safe='')}/unmerge")
+    output.console.print(f"{gone} is a customer again, apart from {told['customer_id']}", markup=False)
+
+
+@app.command()
+def consent(
+    identity: Identity,
+    granted: Annotated[bool, typer.Option("--yes/--no", help="What the customer said.")],
+    purpose: Annotated[str, typer.Option(help="What for.")] = "marketing",
+    source: Annotated[str, typer.Option(help="Where it was said.")] = "support",
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+) -> None:
+    """Keep what a customer said about being written to. Without a word the answer is no."""
+    with admin(tenant, instance) as client:
+        customer_id = _find(client, identity)["customer_id"]
+        body = {"purpose": purpose, "granted": granted, "source": source}
+        client.post("crm", f"customers/{quote(customer_id, safe='')}/consent", body)
+    output.console.print(f"{customer_id}: {'yes' if granted else 'no'} to {purpose}", markup=False)
+
+
+@app.command()
+def export(
+    identity: Identity,
+    file: Annotated[Path | None, typer.Argument(help="A new file, for its owner's eyes alone; none: printed.")] = None,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+) -> None:
+    """Everything that is known of a customer, as JSON, to be handed to him."""
+    with admin(tenant, instance) as client:
+        told = _find(client, identity)
+    if file is None:
+        output.as_json(told)
+        return
+    try:
+        # Never over another file, nor readable by others, from the first byte on.
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise Failed(f"{file} cannot be written ({error.strerror}): name a new file") from None
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        json.dump(told, out, indent=2, ensure_ascii=False)
+    output.console.print(f"{told['customer_id']} is in {file}", markup=False)
+
+
+@app.command()
+def erase(
+    identity: Identity,
+    sure: Annotated[bool, typer.Option("--yes", help="Do not ask: it cannot be undone.")] = False,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+    json_wanted: Json = False,
+) -> None:
+    """Forget a customer everywhere. What the law or an open parcel keeps is listed with its reason and end."""
+    with admin(tenant, instance) as client:
+        customer_id = _find(client, identity)["customer_id"]
+        if not sure and not typer.confirm(f"Erase customer {customer_id}? It cannot be undone", err=True):
+            raise Failed("nothing was erased")
+        told = client.post("crm", f"customers/{quote(customer_id, safe='')}/erase")
+    if json_wanted:
+        output.as_json(told)
+        return
+    output.console.print(f"{customer_id} is erased, with {len(told['order_ids'])} orders", markup=False)
+    output.table(told["kept"], ("kind", "reference", "reason", "until"), empty="nothing is kept")

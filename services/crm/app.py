@@ -1,0 +1,43 @@
+"""Who the buyers are: `python -m services.crm.app`."""
+
+from functools import partial
+from pathlib import Path
+
+from contracts.channels.v1 import BuyerReported
+from services.border.vault import Vault
+from services.bus import BusSettings, Subscription
+from services.crm import timeline
+from services.crm.admin import admin_router
+from services.crm.erase import forget_silent
+from services.crm.handlers import recognise, remember
+from services.crm.settings import CrmSettings
+from services.runtime import Service
+
+
+def build(bus: BusSettings, settings: CrmSettings) -> Service:
+    """The crm service, not yet running. Raises `KeyInvalid` where the settings' key is none."""
+    vault = Vault(settings.secrets_key.get_secret_value())
+    told = partial(remember, vault=vault)
+    service = Service(
+        name="crm",
+        settings=bus,
+        migrations=Path(__file__).parent / "migrations",
+        subscriptions=[
+            Subscription(
+                stream="channels.buyers.v1",
+                handles=(BuyerReported,),
+                handler=partial(recognise, vault=vault, settings=settings),
+            ),
+            Subscription(stream="orders.orders.v1", handles=tuple(timeline.ORDERS), handler=told),
+            Subscription(stream="payments.payments.v1", handles=tuple(timeline.PAYMENTS), handler=told),
+            Subscription(stream="fulfillment.shipments.v1", handles=tuple(timeline.SHIPMENTS), handler=told),
+            Subscription(stream="erp.documents.v1", handles=tuple(timeline.DOCUMENTS), handler=told),
+        ],
+        loops=[partial(forget_silent, vault=vault, settings=settings)],
+        routers=[admin_router(lambda: service.pool, lambda: service.transaction(), vault, settings)],  # noqa: PLW0108
+    )
+    return service
+
+
+if __name__ == "__main__":
+    build(BusSettings(), CrmSettings()).main()

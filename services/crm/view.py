@@ -1,0 +1,74 @@
+"""A customer as people see him, opened for whoever has the right to ask."""
+
+import json
+from typing import Any, Final
+
+from services.border.vault import Vault
+from services.crm import documents, store
+from services.crm.domain import contact
+from services.crm.fingerprints import fingerprints
+from services.crm.handlers import BUYER_FIELD
+from services.crm.settings import CrmSettings
+
+PURPOSE: Final = "marketing"
+
+
+async def find_ids(
+    connection: store.Connection, tenant: str, identity: str, vault: Vault, settings: CrmSettings
+) -> list[str]:
+    """The customers meant by an id of ours, an order, a document, an e-mail or a phone."""
+    if found := await store.find(connection, tenant, identity):
+        return [found[0]["stands_for"]]
+    if owner := await store.owner_of_order(connection, tenant, identity):
+        return owner
+    prints = await fingerprints(connection, vault, tenant)
+    normalised = {
+        "document": documents.document(identity),
+        "email": documents.email(identity, settings.relays),
+        "phone": documents.phone(identity),
+    }
+    for kind, value in normalised.items():
+        if value and (owners := await store.owner_of_key(connection, tenant, kind, prints.of(kind, value))):
+            return owners
+    return []
+
+
+async def show(
+    connection: store.Connection, tenant: str, customer_id: str, vault: Vault, *, purpose: str = PURPOSE
+) -> dict[str, Any]:
+    """All that is known of a customer: this is his export as well. Every order's report is opened.
+
+    `references` say for each channel whether he may be written to outside it for `purpose`, and why.
+    """
+    found = await store.find(connection, tenant, customer_id)
+    eldest = found[0]["stands_for"]
+    refs = [row["customer_ref"] for row in found]
+    rows = await store.order_rows(connection, tenant, refs)
+    order_ids = [row["order_id"] for row in rows]
+    consents = [dict(row) for row in await store.consents_of(connection, tenant, [row["customer_id"] for row in found])]
+    granted = {row["purpose"]: row["granted"] for row in consents}.get(purpose)
+    references = []
+    for ref in refs:
+        theirs = [row for row in rows if row["customer_ref"] == ref]
+        # The newest word of the channel counts.
+        allowed = next((row["contact_allowed"] for row in theirs if row["reported_at"]), False)
+        connections = sorted({row["connection_id"] for row in theirs if row["connection_id"]})
+        references.append(
+            {"customer_ref": ref, "connections": connections, **contact(granted=granted, allowed=allowed)._asdict()}
+        )
+    return {
+        "customer_id": eldest,
+        "version": next(row["version"] for row in found if row["customer_id"] == eldest),
+        "merged": [row["customer_id"] for row in found if row["customer_id"] != eldest],
+        "seen_at": max(row["seen_at"] for row in found),
+        "references": references,
+        "consents": consents,
+        "reports": [
+            json.loads(vault.open(row["sealed"], tenant=tenant, owner=row["order_id"], field=BUYER_FIELD))
+            for row in rows
+            if row["sealed"]
+        ],
+        "timeline": [
+            dict(row) | {"what": json.loads(row["what"])} for row in await store.timeline(connection, tenant, order_ids)
+        ],
+    }

@@ -1,0 +1,82 @@
+"""What payments answers under /admin: accounts at gateways, and payments with their calls."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.payments.accounts import Account, AccountInvalid, Accounts, Pool
+
+
+class AccountGiven(BaseModel):
+    """The body of an account."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+    gateway: str
+    environment: Annotated[str, Field(pattern="^(sandbox|test|production)$")]
+    base_url: Annotated[str, Field(pattern="^https?://")]
+    settings: dict[str, str] = {}
+    credentials: Annotated[dict[str, str], Field(repr=False)]
+
+
+def admin_router(pool: Callable[[], Pool], accounts: Accounts) -> APIRouter:
+    """The routes of payments."""
+    router = APIRouter()
+
+    @router.put("/accounts")
+    async def put_account(given: AccountGiven) -> dict[str, str]:
+        account = Account(**given.model_dump())
+        try:
+            async with pool().acquire() as connection, connection.transaction():
+                await accounts.put(connection, account)
+        except AccountInvalid as invalid:
+            raise HTTPException(422, str(invalid)) from None
+        return {"account_id": account.account_id}
+
+    @router.get("/accounts")
+    async def list_accounts(tenant: str) -> list[dict[str, Any]]:
+        rows = await pool().fetch(
+            "SELECT account_id, gateway, environment, base_url, state FROM gateway_accounts WHERE tenant = $1 "
+            "ORDER BY gateway, account_id",
+            tenant,
+        )
+        return [dict(row) for row in rows]
+
+    @router.get("/payments")
+    async def list_payments(
+        tenant: str,
+        order_id: str | None = None,
+        status: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    ) -> list[dict[str, Any]]:
+        rows = await pool().fetch(
+            """
+            SELECT payment_id, order_id, account_id, reference, status, captured_minor, refunded_minor, due_at
+            FROM payments WHERE tenant = $1 AND ($2::text IS NULL OR order_id = $2)
+                AND ($3::text IS NULL OR status = $3)
+            ORDER BY payment_id LIMIT $4
+            """,
+            tenant, order_id, status, limit,
+        )  # fmt: skip
+        return [dict(row) for row in rows]
+
+    @router.get("/payments/{payment_id}")
+    async def show_payment(payment_id: str, tenant: str) -> dict[str, Any]:
+        row = await pool().fetchrow(
+            "SELECT payment_id, order_id, account_id, reference, status, captured_minor, refunded_minor, due_at "
+            "FROM payments WHERE tenant = $1 AND payment_id = $2",
+            tenant, payment_id,
+        )  # fmt: skip
+        if row is None:
+            raise HTTPException(404, "the company has no such payment")
+        calls = await pool().fetch(
+            "SELECT kind, n, amount_minor, outcome, tries, begun_at, ended_at FROM payment_calls "
+            "WHERE tenant = $1 AND payment_id = $2 ORDER BY begun_at, kind, n",
+            tenant, payment_id,
+        )  # fmt: skip
+        return dict(row) | {"calls": [dict(call) for call in calls]}
+
+    return router

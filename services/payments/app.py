@@ -1,0 +1,47 @@
+"""Payments as a process: `python -m services.payments.app`."""
+
+from functools import partial
+from pathlib import Path
+
+from contracts.payments.v1 import AuthorizePayment, CapturePayment, RefundPayment, VoidPayment
+from services.border.vault import Vault
+from services.bus import BusSettings, Subscription
+from services.payments.accounts import Accounts
+from services.payments.admin import admin_router
+from services.payments.charge import Charger
+from services.payments.gateways import gateways
+from services.payments.handlers import obey
+from services.payments.settings import PaymentsSettings
+from services.runtime import Service
+
+
+def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
+    """The payments service, not yet running."""
+    vault = Vault(settings.secrets_key.get_secret_value())
+    accounts = Accounts(lambda: service.pool, vault, gateways())
+
+    async def charge(service: Service) -> None:
+        try:
+            await Charger(service.transaction, accounts.session, vault, settings, service.faults.point).run()
+        finally:
+            await accounts.close()
+
+    service = Service(
+        name="payments",
+        settings=bus,
+        migrations=Path(__file__).parent / "migrations",
+        subscriptions=[
+            Subscription(
+                stream="payments.commands.v1",
+                handles=(AuthorizePayment, CapturePayment, VoidPayment, RefundPayment),
+                handler=partial(obey, vault=vault, settings=settings),
+            )
+        ],
+        loops=[charge],
+        routers=[admin_router(lambda: service.pool, accounts)],
+    )
+    return service
+
+
+if __name__ == "__main__":
+    build(BusSettings(), PaymentsSettings()).main()

@@ -1,0 +1,184 @@
+"""Stripe: PaymentIntents with manual capture, by its HTTP API (API reference, "PaymentIntents", "Refunds").
+
+An intent is created unconfirmed, which charges nothing, and confirmed afterwards. Every POST carries its
+`Idempotency-Key`, which Stripe remembers for 24 hours: the first answer comes again. Stripe's own client library is not
+used, because it would go past the address check of ours.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, final
+
+import httpx
+
+from services.border.calls import send
+from services.border.errors import Limit, OutcomeUnknown
+from services.border.reading import count, identifier, mapping, objects, read_json, text
+from services.payments.domain import Part, Portion, Seen, Status
+from services.payments.gateways.gateway import GatewayTraits, Refund, Session, Wanted
+
+VERSION: Final = "2025-09-30.clover"
+_CARD_REFUSED: Final = 402
+_IN_USE: Final = 409
+_MISSING: Final = 404
+_EXPANDED: Final = (
+    "latest_charge.refunds",
+    "latest_charge.balance_transaction",
+    "latest_charge.dispute",
+)
+_STATUSES: Final = {
+    "requires_payment_method": Status.OPEN,
+    "requires_confirmation": Status.OPEN,
+    "requires_action": Status.PENDING,
+    "processing": Status.PENDING,
+    "requires_capture": Status.AUTHORIZED,
+    "succeeded": Status.CAPTURED,
+    "canceled": Status.VOIDED,
+}
+_REFUNDS: Final = {"succeeded": Part.DONE, "failed": Part.FAILED, "canceled": Part.FAILED}
+_DISPUTES: Final = {"won": Part.WON, "warning_closed": Part.WON, "lost": Part.LOST}
+_DECLINES: Final = {"insufficient_funds": "insufficient", "expired_card": "expired_card"}
+
+
+@final
+class Stripe:
+    """The gateway `stripe`. Settings of an account: `stripe_version`, `return_url` for a bank's check."""
+
+    traits = GatewayTraits(
+        name="stripe",
+        call_timeout_s=20,
+        late_s=10,
+        credentials=("secret_key", "webhook_secret"),
+        # "Rate limits": 100 a second in live mode, 25 in sandboxes.
+        limits={"stripe": Limit(25, 25)},
+    )
+
+    async def open(self, session: Session, wanted: Wanted, key: str) -> Seen:
+        """Create the intent, not confirmed."""
+        form = {
+            "amount": str(wanted.amount_minor), "currency": wanted.currency.lower(), "capture_method": "manual",
+            "confirm": "false", "payment_method_types[]": "card", "metadata[saldo_payment_id]": wanted.payment_id,
+        }  # fmt: skip
+        return intent(await _post(session, "/v1/payment_intents", form, key))
+
+    async def charge(self, session: Session, reference: str, token: str, key: str) -> Seen:
+        """Confirm the intent with the buyer's token. A declined card is an answer, too: the intent's error says why."""
+        form = {"payment_method": token}
+        if return_url := text(session.settings.get("return_url")):
+            form["return_url"] = return_url
+        answer = await _post(session, f"/v1/payment_intents/{reference}/confirm", form, key, _CARD_REFUSED)
+        if "error" in answer:
+            error = mapping(answer["error"], "error")
+            return Seen(reference, Status.FAILED, reason=_declined(error))
+        return intent(answer)
+
+    async def capture(self, session: Session, reference: str, amount_minor: int, key: str) -> Seen:
+        """Capture a part or all; Stripe releases the rest."""
+        form = {"amount_to_capture": str(amount_minor)}
+        return intent(await _post(session, f"/v1/payment_intents/{reference}/capture", form, key))
+
+    async def void(self, session: Session, reference: str, key: str) -> Seen:
+        """Cancel the intent."""
+        return intent(await _post(session, f"/v1/payment_intents/{reference}/cancel", {}, key))
+
+    async def refund(self, session: Session, reference: str, refund: Refund, key: str) -> Seen:
+        """Refund a part or all; our id goes along, by which a look finds it."""
+        form = {
+            "payment_intent": reference, "amount": str(refund.amount_minor),
+            "metadata[saldo_refund_id]": refund.refund_id,
+        }  # fmt: skip
+        answer = await _post(session, "/v1/refunds", form, key)
+        return Seen(reference, Status.CAPTURED, refunds=_refunds([answer]))
+
+    async def look(self, session: Session, reference: str, payment_id: str) -> Seen | None:
+        """The intent with its charge; by our metadata where we have no reference yet.
+
+        Stripe's search lags behind by up to a minute. Creating under the same key finds the same intent where the
+        search does not, so an intent that is not found yet is never doubled.
+        """
+        if not reference:
+            query = {"query": f"metadata['saldo_payment_id']:'{payment_id}'"}
+            found = objects(mapping(await _get(session, "/v1/payment_intents/search", query), "answer")["data"], "data")
+            if not found:
+                return None
+            reference = identifier(found[0].get("id"), "data.id")
+        path = f"/v1/payment_intents/{reference}"
+        answer = await _get(session, path, {"expand[]": list(_EXPANDED)})
+        return None if answer is None else intent(answer)
+
+
+def intent(value: Any) -> Seen:
+    """A PaymentIntent as what was seen. Raises `ValueError` where a field is not what it should be."""
+    given = mapping(value, "payment intent")
+    status = _STATUSES.get(text(given.get("status")))
+    if status is None:
+        raise ValueError("payment intent.status is none that is documented")
+    charge = given.get("latest_charge")
+    charge = charge if isinstance(charge, dict) else {}
+    error = given.get("last_payment_error")
+    reason = ""
+    if status is Status.OPEN and isinstance(error, dict):
+        status, reason = Status.FAILED, _declined(error)
+    amount_minor = count(given.get("amount"), "amount")
+    captured_minor = count(given.get("amount_received", 0), "amount_received")
+    listed = charge.get("refunds")
+    transaction, dispute = charge.get("balance_transaction"), charge.get("dispute")
+    return Seen(
+        reference=identifier(given.get("id"), "id"),
+        status=status,
+        authorized_minor=amount_minor if status in (Status.AUTHORIZED, Status.CAPTURED) else 0,
+        captured_minor=captured_minor,
+        refunds=_refunds(objects(listed.get("data"), "refunds.data")) if isinstance(listed, dict) else {},
+        disputes=_dispute(dispute) if isinstance(dispute, dict) else {},
+        fee_minor=count(transaction.get("fee", 0), "fee") if isinstance(transaction, dict) else 0,
+        reason=reason,
+        next_url=_next_url(given.get("next_action")),
+    )
+
+
+def _refunds(found: list[Any]) -> dict[str, Portion]:
+    """By our id; one that a person made at Stripe by Stripe's."""
+    portions = {}
+    for one in found:
+        refund = mapping(one, "refund")
+        stripe_id = identifier(refund.get("id"), "refund.id")
+        ours = text(mapping(refund.get("metadata") or {}, "metadata").get("saldo_refund_id"))
+        part = _REFUNDS.get(text(refund.get("status")), Part.OPEN)
+        portions[ours or stripe_id] = Portion(count(refund.get("amount"), "refund.amount"), part)
+    return portions
+
+
+def _dispute(dispute: Mapping[str, Any]) -> dict[str, Portion]:
+    status = text(dispute.get("status"))
+    if status.startswith("warning_"):
+        return {}  # An inquiry withholds no money.
+    part = _DISPUTES.get(status, Part.OPEN)
+    return {identifier(dispute.get("id"), "dispute.id"): Portion(count(dispute.get("amount"), "dispute.amount"), part)}
+
+
+def _declined(error: Mapping[str, Any]) -> str:
+    return _DECLINES.get(text(error.get("decline_code")) or text(error.get("code")), "declined")
+
+
+def _next_url(action: Any) -> str | None:
+    target = action.get("redirect_to_url") if isinstance(action, dict) else None
+    return text(target.get("url")) or None if isinstance(target, dict) else None
+
+
+def _headers(session: Session) -> dict[str, str]:
+    version = text(session.settings.get("stripe_version")) or VERSION
+    return {"authorization": f"Bearer {session.credentials['secret_key']}", "stripe-version": version}
+
+
+async def _post(session: Session, path: str, form: Mapping[str, str], key: str, *answers: int) -> Mapping[str, Any]:
+    headers = _headers(session) | {"idempotency-key": key}
+    request = session.http.build_request("POST", session.base_url + path, data=dict(form), headers=headers)
+    answer = await send(session.http, session.limiter, "stripe", request, writes=True, answers=(_IN_USE, *answers))
+    if answer.status_code == _IN_USE:
+        raise OutcomeUnknown("stripe: the first request with this key is still under way")
+    return mapping(read_json(answer.content), "answer")
+
+
+async def _get(session: Session, path: str, query: Mapping[str, Any]) -> Any:
+    request = session.http.build_request("GET", session.base_url + path, params=query, headers=_headers(session))
+    answer: httpx.Response = await send(session.http, session.limiter, "stripe", request, answers=(_MISSING,))
+    return None if answer.status_code == _MISSING else read_json(answer.content)

@@ -1,0 +1,40 @@
+"""What payments does with its commands: gather, decide in order of arrival, apply."""
+
+from collections.abc import Sequence
+
+from contracts.payments.v1 import AuthorizePayment
+from services.border.vault import Vault
+from services.bus import Received, Transaction
+from services.payments import store
+from services.payments.domain import Command, command, due
+from services.payments.settings import PaymentsSettings
+from services.payments.store import Stored
+
+
+async def obey(
+    events: Sequence[Received[Command]], tx: Transaction, *, vault: Vault, settings: PaymentsSettings
+) -> None:
+    """Keep what is wanted of payments; whoever works on the due ones does it."""
+    keys = {(event.tenant, event.message.payment_id) for event in events}
+    before = await store.lock_payments(tx.connection, keys)
+    accounts = await store.live_accounts(tx.connection, {tenant for tenant, _ in keys})
+    now = dict(before)
+    for event in events:
+        message, tenant = event.message, event.tenant
+        key = tenant, message.payment_id
+        stored = now.get(key)
+        account_id = accounts.get((tenant, message.gateway), "") if isinstance(message, AuthorizePayment) else ""
+        pay = command(stored.pay if stored else None, message, account_id)
+        if stored and pay is stored.pay:
+            continue
+        token_sealed = stored.token_sealed if stored else None
+        if isinstance(message, AuthorizePayment) and pay.choice and pay.choice.revision == message.revision:
+            token, owner = message.token.encode(), message.payment_id
+            token_sealed = vault.seal(token, tenant=tenant, owner=owner, field="token") if token else None
+        now[key] = Stored(pay, token_sealed, event.cause, stored.claim if stored else None)
+    changed = {
+        key: (stored, due(stored.pay, tx.now, settings.look_every))
+        for key, stored in now.items()
+        if stored is not before.get(key)
+    }
+    await store.put_payments(tx.connection, changed)

@@ -1,0 +1,172 @@
+"""The SQL of payments: one function a statement, the connection first."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias, final
+
+import asyncpg
+from pydantic import TypeAdapter
+
+from services.bus import Cause
+from services.payments.domain import Call, Pay, Status, key
+from services.payments.ledger import Movement, balances
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Key: TypeAlias = tuple[str, str]
+"""Tenant and payment id."""
+_pay = TypeAdapter(Pay)
+_TOKEN_WANTED: Final = ("asked", Status.OPEN)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A payment with what its row has beside it: the sealed token, and why the payment last changed."""
+
+    pay: Pay
+    token_sealed: bytes | None
+    cause: Cause
+    claim: str | None = None
+
+
+def _stored(row: asyncpg.Record) -> Stored:
+    cause = Cause(row["cause_event"], row["cause_flow"], row["cause_trace"])
+    return Stored(_pay.validate_json(row["body"], extra="ignore"), row["token_sealed"], cause, row["claim"])
+
+
+def _status(pay: Pay) -> str:
+    return "closed" if pay.closed else pay.seen.status if pay.seen else "asked"
+
+
+async def lock_payments(connection: Connection, keys: Iterable[Key]) -> dict[Key, Stored]:
+    """Lock those of `keys` that exist, in one sorted statement."""
+    wanted = sorted(keys)
+    rows = await connection.fetch(
+        """
+        SELECT p.* FROM payments p JOIN unnest($1::text[], $2::text[]) AS wanted (tenant, payment_id)
+            USING (tenant, payment_id)
+        ORDER BY p.tenant, p.payment_id FOR UPDATE OF p
+        """,
+        [tenant for tenant, _ in wanted],
+        [payment_id for _, payment_id in wanted],
+    )
+    return {(row["tenant"], row["payment_id"]): _stored(row) for row in rows}
+
+
+async def live_accounts(connection: Connection, tenants: Iterable[str]) -> dict[Key, str]:
+    """(tenant, gateway) → the account that new payments go through."""
+    rows = await connection.fetch(
+        "SELECT tenant, gateway, account_id FROM gateway_accounts WHERE state = 'live' AND tenant = ANY($1::text[])",
+        sorted(set(tenants)),
+    )
+    return {(row["tenant"], row["gateway"]): row["account_id"] for row in rows}
+
+
+async def put_payments(connection: Connection, payments: Mapping[Key, tuple[Stored, datetime | None]]) -> None:
+    """Write payments and when each is due. A claim stays: whoever has it goes on, and finds what is written here."""
+    rows = []
+    for (tenant, payment_id), (stored, due_at) in sorted(payments.items(), key=lambda item: item[0]):
+        pay, status = stored.pay, _status(stored.pay)
+        token = stored.token_sealed if status in _TOKEN_WANTED else None
+        rows.append(
+            (
+                tenant, payment_id, pay.order_id, pay.choice.account_id if pay.choice else "",
+                pay.seen.reference if pay.seen else "", status, pay.sums.captured_minor, pay.sums.refunded_minor,
+                _pay.dump_json(pay).decode(), token, due_at, *stored.cause,
+            )
+        )  # fmt: skip
+    await connection.executemany(
+        """
+        INSERT INTO payments (tenant, payment_id, order_id, account_id, reference, status, captured_minor,
+            refunded_minor, body, token_sealed, due_at, cause_event, cause_flow, cause_trace)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        ON CONFLICT (tenant, payment_id) DO UPDATE SET account_id = excluded.account_id,
+            reference = excluded.reference, status = excluded.status, captured_minor = excluded.captured_minor,
+            refunded_minor = excluded.refunded_minor, body = excluded.body, token_sealed = excluded.token_sealed,
+            due_at = excluded.due_at, cause_event = excluded.cause_event, cause_flow = excluded.cause_flow,
+            cause_trace = excluded.cause_trace
+        """,
+        rows,
+    )
+
+
+async def lock_due(connection: Connection, now: datetime, limit: int) -> dict[Key, Stored]:
+    """Lock payments that something is to be done about and that nobody has claimed."""
+    rows = await connection.fetch(
+        """
+        SELECT * FROM payments WHERE due_at <= $1 AND (claimed_until IS NULL OR claimed_until <= $1)
+        ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        """,
+        now,
+        limit,
+    )
+    return {(row["tenant"], row["payment_id"]): _stored(row) for row in rows}
+
+
+async def claim(connection: Connection, keys: Sequence[Key], name: str, until: datetime) -> None:
+    """Claim payments under a name, for a call of the gateway that takes no longer than `until`."""
+    await connection.executemany(
+        "UPDATE payments SET claim = $3, claimed_until = $4 WHERE tenant = $1 AND payment_id = $2",
+        [(*one, name, until) for one in keys],
+    )
+
+
+async def release(connection: Connection, key: Key, name: str) -> bool:
+    """Give a claim back; False where it has run out and somebody else has it."""
+    released = await connection.fetchval(
+        """
+        UPDATE payments SET claim = NULL, claimed_until = NULL WHERE tenant = $1 AND payment_id = $2 AND claim = $3
+        RETURNING true
+        """,
+        *key,
+        name,
+    )
+    return bool(released)
+
+
+async def begin_call(connection: Connection, tenant: str, payment_id: str, call: Call, now: datetime) -> None:
+    """Keep that a call is about to be made; one that is made again keeps its row."""
+    await connection.execute(
+        """
+        INSERT INTO payment_calls (tenant, payment_id, kind, n, key, amount_minor, outcome, begun_at)
+        VALUES ($1, $2, $3, $4, $5, $6, 'going', $7)
+        ON CONFLICT (tenant, payment_id, kind, n) DO UPDATE SET outcome = 'going', ended_at = NULL,
+            tries = payment_calls.tries + 1
+        """,
+        tenant, payment_id, call.kind, call.n, key(payment_id, call), call.amount_minor, now,
+    )  # fmt: skip
+
+
+async def end_call(connection: Connection, tenant: str, payment_id: str, call: Call, now: datetime) -> None:
+    """Keep what became of a call."""
+    await connection.execute(
+        """
+        UPDATE payment_calls SET outcome = $5, ended_at = $6
+        WHERE tenant = $1 AND payment_id = $2 AND kind = $3 AND n = $4
+        """,
+        tenant, payment_id, call.kind, call.n, call.outcome, now,
+    )  # fmt: skip
+
+
+async def book(connection: Connection, tenant: str, booked: Sequence[Movement], now: datetime) -> None:
+    """Write movements and the balances after them. Raises `UniqueViolationError` for what is booked already."""
+    await connection.executemany(
+        "INSERT INTO money_movements (tenant, cause, from_account, to_account, currency, amount_minor, at) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        [(tenant, one.cause, one.from_account, one.to_account, one.currency, one.amount_minor, now) for one in booked],
+    )
+    # Sorted, so that two transactions that touch the same accounts wait for each other instead of for ever.
+    await connection.executemany(
+        """
+        INSERT INTO money_balances (tenant, account, currency, amount_minor) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (tenant, account, currency)
+        DO UPDATE SET amount_minor = money_balances.amount_minor + excluded.amount_minor
+        """,
+        [(tenant, *place, amount_minor) for place, amount_minor in sorted(balances(booked).items())],
+    )
+
+
+def lease(now: datetime, timeout_s: float) -> datetime:
+    """Until when a claim holds whose call takes `timeout_s` at most: with time to spare for what comes around it."""
+    return now + timedelta(seconds=timeout_s + 30)

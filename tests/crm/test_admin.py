@@ -1,0 +1,264 @@
+"""What people ask of crm and decide in it, and that what is erased is gone."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contracts.channels.v1 import BuyerAddress
+from contracts.crm.v1 import CustomerErased, CustomersMerged, CustomersUnmerged
+from contracts.fulfillment.v1 import LabelCreated, ShipmentDelivered
+from services.border.vault import Vault
+from services.bus import Transaction
+from services.crm import decisions, store
+from services.crm.admin import admin_router
+from services.crm.erase import fiscal_until
+from tests.crm.given import ANA, CPF, NOW, OTHER_CPF, SETTINGS, buyer, groups, hear, invoiced, opened, parcel, placed
+
+DATABASE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+Connection = asyncpg.Connection
+SAME_EMAIL: dict[str, Any] = {"emails": ANA["emails"]}
+
+
+class Asking:
+    """The routes of crm, and what they published."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self.published: list[Any] = []
+
+    async def get(self, path: str, **query: Any) -> httpx.Response:
+        return await self.client.get(f"/admin/{path}", params={"tenant": "acme", **query})
+
+    async def post(self, path: str, body: Any = None, tenant: str = "acme") -> httpx.Response:
+        return await self.client.post(f"/admin/{path}", json=body, params={"tenant": tenant})
+
+    async def ids(self) -> list[str]:
+        return [one["customer_id"] for one in (await self.get("customers")).json()["customers"]]
+
+
+@pytest_asyncio.fixture
+async def admin(connection: Connection, database: str, vault: Vault) -> AsyncIterator[Asking]:
+    app = FastAPI()
+    async with asyncpg.create_pool(database, min_size=1, max_size=2) as pool:
+
+        @asynccontextmanager
+        async def transaction() -> AsyncIterator[Transaction]:
+            async with pool.acquire() as pooled, pooled.transaction():
+                tx = opened(pooled)
+                yield tx
+            asking.published += [publication.message for publication in tx.publications]
+
+        app.include_router(admin_router(lambda: pool, transaction, vault, SETTINGS), prefix="/admin")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://crm") as client:
+            asking = Asking(client)
+            yield asking
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("identity", ["39053344705", CPF, "ANA@loja.example", "+55 11 98765-4321", "order-of-ref-a"])
+async def test_a_customer_is_found_by_whatever_names_him(
+    connection: Connection, vault: Vault, admin: Asking, identity: str
+) -> None:
+    await hear(connection, vault, placed(), buyer(name="Ana", **ANA), parcel(ShipmentDelivered, delivered_at=NOW))
+    told = (await admin.post("customers/show", {"identity": identity})).json()
+    assert told["reports"][0]["name"] == "Ana"
+    assert told["references"][0]["connections"] == ["connection-a"]
+    assert {entry["kind"] for entry in told["timeline"]} == {"OrderPlaced", "ShipmentDelivered"}
+    assert (await admin.post("customers/show", {"identity": identity}, tenant="globex")).status_code == 404
+
+
+@pytest.mark.asyncio
+async def test_what_several_customers_have_asks_which(connection: Connection, vault: Vault, admin: Asking) -> None:
+    await hear(connection, vault, buyer("ref-a", **SAME_EMAIL), buyer("ref-b", **SAME_EMAIL))
+    refused = await admin.post("customers/show", {"identity": "ana@loja.example"})
+    assert refused.status_code == 409
+    assert all(one in refused.json()["detail"] for one in await admin.ids())
+
+
+@pytest.mark.asyncio
+async def test_contact_is_no_until_channel_and_customer_say_yes(
+    connection: Connection, vault: Vault, admin: Asking
+) -> None:
+    await hear(connection, vault, buyer("market", **ANA), buyer("shop", contact_allowed=True, **ANA))
+    [customer_id] = await admin.ids()
+
+    async def allowed() -> dict[str, bool]:
+        told = (await admin.post("customers/show", {"identity": customer_id})).json()
+        assert all(one["why"] for one in told["references"])
+        return {one["customer_ref"]: one["allowed"] for one in told["references"]}
+
+    assert await allowed() == {"market": False, "shop": False}
+    said = {"purpose": "marketing", "granted": True, "source": "shop"}
+    fact = (await admin.post(f"customers/{customer_id}/consent", said)).json()
+    assert fact["granted"]
+    assert await allowed() == {"market": False, "shop": True}
+    await admin.post(f"customers/{customer_id}/consent", said | {"granted": False})
+    assert await allowed() == {"market": False, "shop": False}
+
+
+@pytest.mark.asyncio
+async def test_a_review_is_decided_and_the_decision_undone(connection: Connection, vault: Vault, admin: Asking) -> None:
+    await hear(connection, vault, buyer("ref-a", **SAME_EMAIL), buyer("ref-b", **SAME_EMAIL))
+    [review] = (await admin.get("reviews")).json()["reviews"]
+    assert (review["reason"], review["why"]) == ("email", "only the e-mail is equal")
+
+    merged = await admin.post("customers/merge", {"one": review["other"], "other": review["one"]})
+    assert merged.json() == {"customer_id": review["one"]}
+    assert (await admin.get("reviews")).json() == {"reviews": []}
+    again = await admin.post("customers/merge", {"one": review["one"], "other": review["other"]})
+    assert again.status_code == 409
+
+    undone = await admin.post(f"customers/{review['other']}/unmerge")
+    assert undone.json() == {"customer_id": review["one"], "restored_customer_id": review["other"]}
+    told, taken_back = admin.published
+    assert isinstance(told, CustomersMerged)
+    assert isinstance(taken_back, CustomersUnmerged)
+    assert told.by == "review"
+    assert [one["reason"] for one in (await admin.get("reviews")).json()["reviews"]] == ["email"]
+    assert (await admin.post(f"customers/{review['other']}/unmerge")).status_code == 409
+
+
+@pytest.mark.asyncio
+async def test_a_pair_kept_apart_is_not_asked_again(connection: Connection, vault: Vault, admin: Asking) -> None:
+    await hear(connection, vault, buyer("ref-a", **SAME_EMAIL), buyer("ref-b", **SAME_EMAIL))
+    one, other = await admin.ids()
+    assert (await admin.post("customers/keep", {"one": other, "other": one})).is_success
+    await hear(connection, vault, buyer("ref-b", order_id="another", **SAME_EMAIL))
+    assert (await admin.get("reviews")).json() == {"reviews": []}
+
+
+@pytest.mark.asyncio
+async def test_what_keys_have_joined_a_person_parts_for_good(
+    connection: Connection, vault: Vault, admin: Asking
+) -> None:
+    await hear(connection, vault, buyer("ref-a", document=CPF), buyer("ref-b", **SAME_EMAIL))
+    [_, gone] = await admin.ids()
+    await hear(connection, vault, buyer("ref-b", document=CPF))
+    assert len(await admin.ids()) == 1
+
+    assert (await admin.post(f"customers/{gone}/unmerge")).is_success
+    await hear(connection, vault, buyer("ref-b", order_id="another", document=CPF), buyer("ref-c", document=CPF))
+
+    assert await groups(connection) == {frozenset({"ref-a", "ref-c"}), frozenset({"ref-b"})}
+    assert (await admin.get("reviews")).json()["reviews"] == []
+
+
+KNOWN = st.lists(
+    st.fixed_dictionaries(
+        {
+            "document": st.sampled_from(["", CPF, OTHER_CPF]),
+            "emails": st.sampled_from([(), ("a@x.example",)]),
+            "phones": st.sampled_from([(), ("11987654321",)]),
+        }
+    ),
+    min_size=2,
+    max_size=5,
+)
+
+
+@pytest.mark.asyncio
+@given(known=KNOWN, data=st.data())
+@DATABASE
+async def test_unmerge_is_the_exact_inverse_of_merge(
+    connection: Connection, vault: Vault, known: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    for table in ("reviews", "merges", "links", "keys", "orders", "customers"):
+        await connection.execute(f"DELETE FROM {table}")
+    for number, fields in enumerate(known):
+        await hear(connection, vault, buyer(f"ref-{number}", **fields))
+
+    async def state() -> list[dict[str, Any]]:
+        statements = (
+            "SELECT customer_id, stands_for, apart FROM customers ORDER BY seq",
+            "SELECT one, other, reason, state FROM reviews ORDER BY 1, 2",
+            "SELECT * FROM links ORDER BY 1, 2, 3",
+        )
+        return [dict(row) for statement in statements for row in await connection.fetch(statement)]
+
+    before = await state()
+    customers = [row["customer_id"] for row in before if row.get("stands_for") == row.get("customer_id", "")]
+    if len(customers) < 2:
+        return
+    one, other = data.draw(st.permutations(customers))[:2]
+    async with connection.transaction():
+        kept = await decisions.merge(opened(connection), "acme", one, other, SETTINGS)
+    assert await state() != before
+    async with connection.transaction():
+        gone = other if kept == one else one
+        await decisions.unmerge(opened(connection), "acme", gone, SETTINGS)
+    assert await state() == before
+
+
+def test_a_fiscal_document_is_kept_to_the_end_of_the_fifth_year() -> None:
+    assert fiscal_until(NOW, 5) == datetime(2031, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+@pytest.mark.asyncio
+async def test_an_erased_customer_is_gone_and_what_stays_is_listed(
+    connection: Connection, vault: Vault, admin: Asking
+) -> None:
+    address = BuyerAddress(kind="delivery", street="Rua das Acacias")
+    await hear(
+        connection, vault, placed("ref-a"), placed("ref-b"), invoiced("ref-a"), parcel(LabelCreated, label_id="l1"),
+        parcel(ShipmentDelivered, "ref-b", delivered_at=NOW), buyer("ref-a", name="Ana", addresses=(address,), **ANA),
+        buyer("ref-b", **ANA), buyer("ref-c", phones=ANA["phones"]),
+    )  # fmt: skip
+    [customer_id, stays] = await admin.ids()
+
+    told = (await admin.post(f"customers/{customer_id}/erase")).json()
+
+    [fact] = admin.published
+    assert isinstance(fact, CustomerErased)
+    assert fact.model_dump(mode="json") == told
+    assert (fact.customer_refs, fact.order_ids) == (("ref-a", "ref-b"), ("order-of-ref-a", "order-of-ref-b"))
+    assert [(one.kind, one.reference, one.reason) for one in fact.kept] == [
+        ("invoice", "document-of-ref-a", "fiscal_br"),
+        ("parcel", "order-of-ref-a:s1", "parcel_open"),
+    ]
+    assert (await admin.post("customers/show", {"identity": CPF})).status_code == 404
+    assert await admin.ids() == [stays]
+    for table in ("orders", "events", "invoices", "keys", "customers"):
+        rows = await connection.fetch(f"SELECT * FROM {table}")
+        assert not [row for row in rows if set(row.values()) & {"ref-a", "ref-b", *fact.order_ids, customer_id}]
+    assert (await admin.get("reviews")).json() == {"reviews": []}
+    assert (await admin.post(f"customers/{customer_id}/erase")).status_code == 404
+
+
+@pytest.mark.asyncio
+async def test_what_was_on_its_way_when_a_customer_was_erased_is_not_taken_in(
+    connection: Connection, vault: Vault, admin: Asking
+) -> None:
+    await hear(connection, vault, placed(), buyer(**ANA))
+    [customer_id] = await admin.ids()
+    await admin.post(f"customers/{customer_id}/erase")
+    later = NOW + timedelta(days=1)
+
+    assert await hear(connection, vault, buyer(order_id="earlier", **ANA), placed(), invoiced()) == []
+    assert await hear(connection, vault, buyer(**ANA), at=later) == []
+    assert await connection.fetchval("SELECT count(*) FROM orders") == 0
+    assert await connection.fetchval("SELECT count(*) FROM events") == 0
+
+    [back] = await hear(connection, vault, buyer(order_id="next", **ANA), at=later)
+    assert back.customer_id != customer_id
+
+
+@pytest.mark.asyncio
+async def test_who_is_silent_for_too_long_is_found(connection: Connection, vault: Vault) -> None:
+    await hear(connection, vault, buyer("ref-a", document=CPF), placed("ref-b"))
+    await hear(connection, vault, buyer("ref-b", document=OTHER_CPF), now=NOW - timedelta(days=9))
+    await hear(connection, vault, buyer("ref-c"), now=NOW - timedelta(days=9))
+    await hear(connection, vault, buyer("ref-a", order_id="old", document=CPF), now=NOW - timedelta(days=9))
+    silent = await store.silent(connection, NOW - timedelta(days=1), 10)
+    refs = await connection.fetch(
+        "SELECT customer_ref FROM customers WHERE customer_id = ANY($1::text[]) ORDER BY 1", [one for _, one in silent]
+    )
+    assert [row["customer_ref"] for row in refs] == ["ref-a", "ref-c"]

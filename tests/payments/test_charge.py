@@ -1,0 +1,212 @@
+"""The loop on a real PostgreSQL with a gateway that misbehaves, and with a process that dies anywhere."""
+
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+import pytest
+
+from contracts.payments.v1 import PaymentMethod
+from services.payments.domain import Command, Kind, Part, Portion
+from tests.payments.given import AMOUNT, PAYMENT, ModelGateway, authorize, capture, refund, void
+from tests.payments.till import SETTINGS, VAULT, Killed, Till
+
+pytestmark = pytest.mark.asyncio
+Connection = asyncpg.Connection
+
+
+def names(till: Till) -> list[str]:
+    return [type(message).__name__.removeprefix("Payment") for _, message in till.published]
+
+
+async def whole_path(till: Till) -> None:
+    await till.hear(authorize())
+    await till.work()
+    await till.hear(capture(2, 6_000), refund(3, 1_000, 6_000))
+    await till.work()
+
+
+async def test_a_payment_goes_from_command_to_books(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await whole_path(till)
+    assert names(till) == ["Authorized", "Captured", "Refunded"]
+    assert await till.rows("money_balances", "account, amount_minor") == [
+        {"account": "customer:order-a", "amount_minor": -5_000},
+        {"account": "gateway:model:account-1", "amount_minor": 5_000},
+    ]
+    assert till.asked.looks == 0
+
+
+@pytest.mark.parametrize("vice", ["timeout", "dropped", "throttled"])
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_a_call_without_an_answer_is_looked_for(connection: Connection, kind: Kind, vice: str) -> None:
+    till = Till(connection)
+    await till.account()
+    till.asked.misbehave[kind] = [vice]
+    await till.hear(authorize())
+    await till.work()
+    await till.hear(void() if kind is Kind.VOID else capture(), *([] if kind is Kind.VOID else [refund()]))
+    await till.work()
+    assert names(till) == ["Authorized", "Voided"] if kind is Kind.VOID else ["Authorized", "Captured", "Refunded"]
+    assert till.asked.books.moved[PAYMENT, kind] == 1
+    assert till.asked.looks == (0 if vice == "throttled" else 1)
+
+
+async def test_a_timeout_after_the_charge_is_one_charge(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    till.asked.misbehave[Kind.CHARGE] = ["timeout"]
+    await till.hear(authorize())
+    await till.work()
+    assert names(till) == ["Authorized"]
+    assert till.asked.books.moved[PAYMENT, Kind.CHARGE] == 1
+    assert len(till.asked.tokens) == 1
+    charge = (await till.rows("payment_calls", "kind, n, outcome, tries"))[0]
+    assert charge == {"kind": "charge", "n": 1, "outcome": "done", "tries": 1}
+
+
+async def test_a_process_killed_between_any_two_steps_ends_the_same(connection: Connection) -> None:
+    undisturbed = Till(connection, "whole")
+    await undisturbed.account(account_id="account-whole")
+    await whole_path(undisturbed)
+    expected = await undisturbed.end()
+    assert set(undisturbed.points) == {
+        "commit.before", "commit.after", "charge.saved", "charge.answered", "charge.settled",
+    }  # fmt: skip
+    for place in range(1, undisturbed.reached + 1):
+        till = Till(connection, f"killed-{place}")
+        await till.account(account_id=f"account-{place}")
+        till.kill_at = place
+        await till.hear(authorize())
+        for follow in ((), (capture(2, 6_000), refund(3, 1_000, 6_000))):
+            await till.hear(*follow)
+            try:
+                await till.work()
+            except (Killed, BaseExceptionGroup):
+                till.restart()
+                await till.work()
+        ended = await till.end()
+        assert ended["calls"] == expected["calls"]
+        assert ended["payments"] == expected["payments"]
+        assert [row["amount_minor"] for row in ended["balances"]] == [-5_000, 5_000]
+        assert [told[1:] for told in ended["told"]] == [told[1:] for told in expected["told"]]
+        moved = till.asked.books.moved
+        assert {kind: moved[PAYMENT, kind] for kind in Kind if kind is not Kind.VOID} == dict.fromkeys(
+            ("open", "charge", "capture", "refund"), 1
+        )
+
+
+async def test_two_companies_never_meet(connection: Connection) -> None:
+    ours, theirs = Till(connection, "acme"), Till(connection, "zeta")
+    await ours.account(account_id="account-acme")
+    await theirs.account(account_id="account-zeta")
+    await ours.hear(authorize(), capture())
+    await theirs.hear(authorize(), void())
+    await ours.work()  # One process works for both.
+    assert [(owner, type(one).__name__) for owner, one in ours.published if owner == "zeta"] == [
+        ("zeta", "PaymentVoided")
+    ]
+    assert {row["account"] for row in await theirs.rows("money_balances", "account, currency")} == set()
+    assert [row["amount_minor"] for row in await ours.rows("money_balances")] == [-AMOUNT, AMOUNT]
+    assert [row["status"] for row in await theirs.rows("payments", "status, order_id")] == ["closed"]
+
+
+async def test_a_token_is_sealed_and_gone_once_charged(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await till.hear(authorize(token="pm_secret"))
+    stored = (await till.rows("payments", "*"))[0]
+    assert "pm_secret" not in str(stored)
+    assert b"pm_secret" not in stored["token_sealed"]
+    assert VAULT.open(stored["token_sealed"], tenant="acme", owner=PAYMENT, field="token") == b"pm_secret"
+    await till.work()
+    assert till.asked.tokens == ["pm_secret"]
+    assert (await till.rows("payments", "*"))[0]["token_sealed"] is None
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute("UPDATE payments SET token_sealed = 'x'")
+
+
+async def test_a_claim_that_ran_out_changes_nothing(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await till.hear(authorize())
+
+    async def stolen(*_: Any) -> Any:
+        await connection.execute("UPDATE payments SET claim = 'another'")
+        return till.asked.books.execute(PAYMENT, Kind.OPEN, 1, AMOUNT, f"{PAYMENT}:open:1")
+
+    till.asked.open = stolen  # type: ignore[method-assign,assignment]
+    await till.work(rounds=1)
+    assert (await till.rows("payments", "status, claim, order_id"))[0]["status"] == "asked"
+    del till.asked.open
+    till.restart()
+    await till.work()
+    assert names(till) == ["Authorized"]
+
+
+async def test_one_batch_is_the_same_as_one_by_one(connection: Connection) -> None:
+    commands: list[Command] = [authorize(1), capture(2, 6_000), authorize(1), refund(3, 500, 6_000), capture(2, 9_000)]
+    together, apart = Till(connection, "together"), Till(connection, "apart")
+    await together.account(account_id="account-together")
+    await apart.account(account_id="account-apart")
+    await together.hear(*commands)
+    for message in commands:
+        await apart.hear(message)
+    columns = "payment_id, status, replace(body, tenant, '') AS body, due_at"
+    assert await together.rows("payments", columns) == await apart.rows("payments", columns)
+
+
+async def test_a_company_has_one_live_account_at_a_gateway(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await till.account(account_id="account-2")
+
+
+async def test_without_an_account_the_payment_fails_at_once(connection: Connection) -> None:
+    till = Till(connection)
+    await till.hear(authorize(method=PaymentMethod.PIX, token=""))
+    await till.work()
+    assert [(one.reason, one.final) for _, one in till.published] == [("no_gateway", True)]
+
+
+async def test_a_pending_refund_is_looked_at_until_it_is_done(connection: Connection) -> None:
+    till = Till(connection, books=ModelGateway(refunds_pend=True))
+    await till.account()
+    await till.hear(authorize(), capture(), refund())
+    await till.work()
+    assert names(till) == ["Authorized", "Captured"]
+    assert (await till.rows("payments", "due_at, order_id"))[0]["due_at"] is not None
+    till.asked.books.refunds_pend = False
+    seen = till.asked.books.seen[PAYMENT]
+    done = {name: Portion(portion.amount_minor, Part.DONE) for name, portion in seen.refunds.items()}
+    till.asked.books.seen[PAYMENT] = replace(seen, refunds=done)
+    till.now += SETTINGS.look_every
+    await till.work()
+    assert names(till) == ["Authorized", "Captured", "Refunded"]
+
+
+async def test_more_than_was_taken_cannot_be_given_back(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await whole_path(till)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute("UPDATE payments SET refunded_minor = captured_minor + 1")
+
+
+async def test_one_cause_cannot_be_booked_twice(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await whole_path(till)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await connection.execute("INSERT INTO money_movements SELECT * FROM money_movements LIMIT 1")
+
+
+async def test_a_reference_belongs_to_one_payment(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await whole_path(till)
+    await till.hear(authorize(payment_id="order-a:p2"))
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await connection.execute(f"UPDATE payments SET reference = 'ref-{PAYMENT}', account_id = 'account-1'")

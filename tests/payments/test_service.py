@@ -1,0 +1,31 @@
+"""The service as it is wired, on real servers: a command comes by Kafka, and what follows is told."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.bus import BusSettings
+from services.payments.app import build
+from services.payments.settings import PaymentsSettings
+from services.runtime.command import send
+from tests.payments.given import authorize
+
+
+@pytest.mark.asyncio
+async def test_a_command_by_kafka_is_obeyed(kafka_bootstrap: str, database: str) -> None:
+    bus: Any = {"postgres_dsn": database, "kafka_bootstrap_servers": kafka_bootstrap, "admin_port": 0}
+    service = build(BusSettings(**bus), PaymentsSettings(secrets_key="22" * 32))
+    running = asyncio.create_task(service.run(handle_signals=False))
+    try:
+        await asyncio.wait_for(service.started.wait(), 60)
+        # There is no account at any gateway, so the payment fails without one being asked.
+        await send(kafka_bootstrap, authorize(), tenant="acme", command_id="command-1")
+        status = None
+        async with asyncio.timeout(60):
+            while status != "closed":
+                await asyncio.sleep(0.1)
+                status = await service.pool.fetchval("SELECT status FROM payments")
+    finally:
+        service.stop()
+        await running
