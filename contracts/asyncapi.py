@@ -37,6 +37,7 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "inventory.reservations.v1": ("orders",),
     "inventory.stock-commands.v1": ("inventory",),
     "orders.orders.v1": ("crm", "erp"),
+    "payments.commands.v1": ("payments",),
     "payments.payments.v1": ("crm", "erp"),
 }
 """Which services of this project subscribe to a stream."""
