@@ -59,6 +59,8 @@ _T = TypeVar("_T")
 
 Fact = tuple[str, dict[str, Any]]
 DocumentKey = tuple[str, str, str]  # shop, kind, key
+Documents = dict[tuple[str, str], dict[str, Any] | None]
+"""Of one shop, by kind and key; None deletes."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS books (

@@ -25,13 +25,13 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def working() -> AsyncIterator[None]:
-        await hooks.start()
+        await hooks.deliveries.start()
         await scanner.start()
         try:
             yield
         finally:
             await melhorenvio.stop()
             await scanner.stop()
-            await hooks.stop()
+            await hooks.deliveries.stop()
 
     return application(books, [*melhorenvio.routes(), *table.routes(), *control.routes()], working)

@@ -13,15 +13,13 @@ import hmac
 import json
 import secrets
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-import aiohttp
-
-from services.sandbox.books import Fact, now_ms
-from services.sandbox.carrier_parcels import Account, Depot, Documents, Parcel
+from services.sandbox.books import Documents, Fact, now_ms
+from services.sandbox.carrier_parcels import Account, Depot, Parcel
+from services.sandbox.deliveries import Call, Deliveries, Heard, any_success
 
 _ZONE = timezone(timedelta(hours=-3))
 
@@ -80,8 +78,8 @@ def signature(secret: str, body: bytes) -> str:
 
 
 @dataclass(slots=True)
-class Delivery:
-    """One webhook. `attempt` counts those made; `due_ms` is when the next may start."""
+class ParcelDelivery:
+    """One webhook about a parcel."""
 
     delivery_id: str
     event: str
@@ -91,6 +89,15 @@ class Delivery:
     signed: Signed
     due_ms: int
     attempt: int = 0
+
+    def row(self, status: int | str) -> Fact:
+        """An attempt in the carrier's books."""
+        fact = {"delivery_id": self.delivery_id, "event": self.event, "order_id": self.order_id}
+        return "webhook", fact | {"attempt": self.attempt, "signed": self.signed, "status": status}
+
+    def again(self) -> Self:
+        """The same delivery, under the same id."""
+        return replace(self)
 
 
 class Scanner:
@@ -141,123 +148,51 @@ class Scanner:
 
 
 class Hooks:
-    """Sends what the depot announces. `start` inside the running loop, `stop` before it ends."""
+    """Announces what happens to parcels at the address of their account."""
 
     def __init__(self, depot: Depot) -> None:
-        self._depot = depot
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._session: aiohttp.ClientSession | None = None
+        self.deliveries = Deliveries(depot, self, ParcelDelivery)
         depot.announce = self.announce
 
-    async def start(self) -> None:
-        """Open the client and take up what an earlier process left unsent."""
-        connector = aiohttp.TCPConnector(limit=200, limit_per_host=100, keepalive_timeout=30)
-        self._session = aiohttp.ClientSession(connector=connector, skip_auto_headers={"User-Agent"})
-        for document in list(self._depot.deliveries.values()):
-            kept = dict(document)
-            account = self._depot.accounts.get(kept.pop("account"))
-            if account is not None:
-                self._begin(account, Delivery(**kept))
-        self._depot.deliveries.clear()
-
-    async def stop(self) -> None:
-        """Drop what is under way; it stays in the books and is sent after the next start."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-
     def announce(self, account: Account, parcel: Parcel, event: str, facts: list[Fact], at_ms: int) -> Documents:
-        """Make the webhooks for a change and return them as documents to be kept with it.
-
-        One that the vice swallows is added to `facts`, so that the books know of it.
-        """
+        """Make the webhook for a change and return it as a document to be kept with it."""
         if not account.settings.webhook_url:
             return {}
         shown = scanned_state(parcel) if account.settings.kind == "table" else parcel_state(parcel)
         foreign = account.temper.strikes("webhook_foreign_signature", at_ms) is not None
         delivery = self._delivery(account, event, parcel.order_id, shown, "foreign" if foreign else "own", at_ms)
-        documents: Documents = {}
-        for one in self._with_vices(account, delivery, facts, at_ms):
-            documents[account.name, "delivery", one.delivery_id] = {"account": account.name, **asdict(one)}
-            self._begin(account, one)
-        return documents
+        return self.deliveries.send(account, delivery, facts, at_ms)
 
     def send(self, account: Account, event: str, order_id: str, data: dict[str, Any], signed: Signed) -> str:
         """Send a webhook that nothing in the depot caused, once; returns its id. It is not kept over a restart."""
         delivery = self._delivery(account, event, order_id, data, signed, now_ms())
-        self._begin(account, delivery, once=True)
+        self.deliveries.begin(account, delivery, once=True)
         return delivery.delivery_id
 
     def _delivery(
         self, account: Account, event: str, order_id: str, data: dict[str, Any], signed: Signed, at_ms: int
-    ) -> Delivery:
+    ) -> ParcelDelivery:
         body = json.dumps({"event": event, "data": data}, ensure_ascii=False, separators=(",", ":"))
         address = account.settings.webhook_url
-        return Delivery(str(uuid.uuid4()), event, order_id, address, body, signed, at_ms)
+        return ParcelDelivery(str(uuid.uuid4()), event, order_id, address, body, signed, at_ms)
 
-    def _with_vices(self, account: Account, delivery: Delivery, facts: list[Fact], at_ms: int) -> Iterator[Delivery]:
-        temper = account.temper
-        if temper.strikes("webhook_missing", at_ms) is not None:
-            facts.append(self._row(delivery, "dropped"))
-            return
-        for vice in ("webhook_late", "webhook_reordered"):
-            delivery.due_ms += temper.strikes(vice, at_ms) or 0
-        yield delivery
-        again_ms = temper.strikes("webhook_duplicate", at_ms)
-        if again_ms is not None:
-            self._begin(account, Delivery(**{**asdict(delivery), "due_ms": delivery.due_ms + again_ms}))
+    # -- what a call looks like ----------------------------------------------------------------------------------
 
-    def _row(self, delivery: Delivery, status: int | str) -> Fact:
-        fact = {"delivery_id": delivery.delivery_id, "event": delivery.event, "order_id": delivery.order_id}
-        return "webhook", fact | {"attempt": delivery.attempt, "signed": delivery.signed, "status": status}
-
-    def _begin(self, account: Account, delivery: Delivery, *, once: bool = False) -> None:
-        task = asyncio.create_task(self._deliver(account, delivery, once=once))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _deliver(self, account: Account, delivery: Delivery, *, once: bool) -> None:
-        key = (account.name, "delivery", delivery.delivery_id)
-        while True:
-            wait_ms = delivery.due_ms - now_ms()
-            if wait_ms > 0:
-                await asyncio.sleep(wait_ms / 1000)
-            await self._depot.books.settled()
-            delivery.attempt += 1
-            status = await self._post(account, delivery)
-            if self._depot.accounts.get(account.name) is not account:
-                return
-            facts, retries = [self._row(delivery, status)], account.settings.webhook_retry_s
-            accepted = isinstance(status, int) and 200 <= status < 300
-            if accepted or once or delivery.attempt > len(retries):
-                if not (accepted or once):
-                    facts.append(self._row(delivery, "given_up"))
-                self._depot.books.append(account.name, now_ms(), facts, {key: None})
-                return
-            delivery.due_ms = now_ms() + int(retries[delivery.attempt - 1] * 1000)
-            kept: dict[str, Any] = {"account": account.name, **asdict(delivery)}
-            self._depot.books.append(account.name, now_ms(), facts, {key: kept})
-
-    async def _post(self, account: Account, delivery: Delivery) -> int | str:
-        assert self._session is not None
-        body = delivery.body.encode()
-        settings = account.settings
+    def request(self, account: Account, delivery: ParcelDelivery) -> Call:
+        """The same signed body at each attempt."""
+        body, settings = delivery.body.encode(), account.settings
         headers = {"Content-Type": "application/json", "User-Agent": "Carrier-Webhook"}
         if delivery.signed != "none":
             own = settings.credentials["client_secret"]
             secret = own if delivery.signed == "own" else secrets.token_urlsafe(30)
             name = "X-Scanner-Signature" if settings.kind == "table" else "X-ME-Signature"
             headers[name] = signature(secret, body)
-        timeout = aiohttp.ClientTimeout(total=settings.webhook_timeout_s)
-        try:
-            async with self._session.post(
-                delivery.address, data=body, headers=headers, timeout=timeout, allow_redirects=False
-            ) as answer:
-                await answer.read()
-                return answer.status
-        except TimeoutError:
-            return "timeout"
-        except aiohttp.ClientError:
-            return "error"
+        return Call(delivery.address, headers, body)
+
+    def heard(self, _account: Account, _delivery: ParcelDelivery, status: int | str) -> Heard:
+        """Any 2xx will do, and every failure is tried again."""
+        return any_success(status)
+
+    def given_up(self, _account: Account, _delivery: ParcelDelivery) -> Documents:
+        """The address stays as it is set."""
+        return {}

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
-from services.sandbox.books import Books, DocumentKey, Fact, now_ms
+from services.sandbox.books import Books, Documents, Fact, now_ms
 from services.sandbox.carrier_settings import CarrierService, CarrierSettings
 from services.sandbox.limits import Bucket
 from services.sandbox.vices import Temper
@@ -147,7 +147,6 @@ class Account:
             self.by_tracking[parcel.tracking_code] = parcel
 
 
-Documents = dict[DocumentKey, dict[str, Any] | None]
 Announce = Callable[[Account, Parcel, str, list[Fact], int], Documents]
 
 
@@ -337,10 +336,13 @@ class Depot:
             {"due_ms": int(start_ms + stop.day * day_ms), "status": stop.status, "place": stop.place} for stop in stops
         ]
 
+    def commit(self, account: Account, facts: list[Fact], at_ms: int, extra: Documents) -> None:
+        """Hand facts and the state they left to the books, in one transaction."""
+        self.books.append(account.name, at_ms, facts, {(account.name, *place): body for place, body in extra.items()})
+
     def _commit(self, account: Account, parcel: Parcel, facts: list[Fact], at_ms: int, event: str | None) -> None:
         account.keep(parcel)
         told = {} if event is None else self.announce(account, parcel, event, facts, at_ms)
-        documents: Documents = {(account.name, "parcel", parcel.order_id): asdict(parcel), **told}
-        self.books.append(account.name, at_ms, facts, documents)
+        self.commit(account, facts, at_ms, {("parcel", parcel.order_id): asdict(parcel), **told})
         if parcel.planned:
             self.planned(account, parcel)

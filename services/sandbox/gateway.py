@@ -66,7 +66,7 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
     async def working() -> AsyncIterator[None]:
         server = _Server(config)
         serving = asyncio.create_task(server.serve([listener]))
-        await webhooks.start()
+        await webhooks.deliveries.start()
         intents.resume()
         pix.resume()
         try:
@@ -74,7 +74,7 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
         finally:
             server.should_exit = True
             await serving
-            await webhooks.stop()
+            await webhooks.deliveries.stop()
             await gateway.stop()
 
     return application(books, [*stripe.routes(), *pages.routes(), *control.routes()], working)

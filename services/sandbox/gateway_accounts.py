@@ -28,7 +28,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.sandbox.books import Books, DocumentKey, Fact, now_ms
+from services.sandbox.books import Books, DocumentKey, Documents, Fact, now_ms
 from services.sandbox.limits import Windows
 from services.sandbox.vices import Temper, Vice
 
@@ -203,7 +203,6 @@ class Account:
     tokens: dict[str, int] = field(default_factory=dict)
 
 
-Documents = dict[tuple[str, str], dict[str, Any] | None]
 Announcement = tuple[str, dict[str, Any]]
 """A webhook's topic and the object it shows."""
 Announce = Callable[[Account, Payment, list[Announcement], list[Fact], int], Documents]

@@ -20,8 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.sandbox import gateway_stripe_objects as objects
-from services.sandbox.books import now_ms
-from services.sandbox.gateway_accounts import Account, Documents, Endpoint, Gateway, Operation, Payment, drawn_id
+from services.sandbox.books import Documents, now_ms
+from services.sandbox.gateway_accounts import Account, Endpoint, Gateway, Operation, Payment, drawn_id
 from services.sandbox.gateway_intents import Intents, StripeError, new_reference
 from services.sandbox.writes import TIMEOUT_HOLD_S
 

@@ -1,32 +1,26 @@
-"""The gateway's side of a webhook: sign (Stripe) or show a certificate (Pix), send, try again, note every attempt.
+"""The gateway's side of a webhook: who hears of what, signed (Stripe) or under a certificate (Pix).
 
 Stripe: `Stripe-Signature: t=<seconds>,v1=<hex HMAC-SHA-256 of "t.body">`, signed anew at each attempt. Pix: a POST to
-the registered address with `/pix` put behind it, over TLS with the bank's client certificate. A delivery is kept
-beside the change that caused it, in one transaction, so a restarted gateway goes on sending. Only a 2xx answer ends the
-retries.
+the registered address with `/pix` put behind it, over TLS with the bank's client certificate.
 """
 
-import asyncio
 import hashlib
 import hmac
 import json
 import secrets
-import ssl
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
-
-import aiohttp
+from dataclasses import dataclass, replace
+from typing import Self
 
 from services.sandbox import gateway_stripe_objects as objects
-from services.sandbox.books import Fact, now_ms
+from services.sandbox.books import Documents, Fact, now_ms
 from services.sandbox.certificates import Certificates
-from services.sandbox.gateway_accounts import Account, Announcement, Documents, Endpoint, Gateway, Payment
+from services.sandbox.deliveries import Call, Deliveries, Heard, any_success
+from services.sandbox.gateway_accounts import Account, Announcement, Endpoint, Gateway, Payment
 
 
 @dataclass(slots=True)
-class Delivery:
-    """One webhook to one address. `attempt` counts those made; `due_ms` is when the next may start."""
+class PaymentDelivery:
+    """One webhook to one address about a payment."""
 
     delivery_id: str
     event_id: str
@@ -40,6 +34,16 @@ class Delivery:
     due_ms: int
     attempt: int = 0
 
+    def row(self, status: int | str) -> Fact:
+        """An attempt in the gateway's books."""
+        names = ("reference", "payment_id", "method", "delivery_id", "event_id", "topic", "attempt")
+        row = {name: getattr(self, name) for name in names}
+        return "webhook", row | {"amount_minor": None, "key": None, "status": status}
+
+    def again(self) -> Self:
+        """The same event in a delivery of its own: a reader must tell by the event's id that it has seen it."""
+        return replace(self, delivery_id=secrets.token_hex(12))
+
 
 def signature(secret: str, body: bytes, at_s: int) -> str:
     """The value of `Stripe-Signature` for a body sent at a time (Stripe's documentation, "Verify manually")."""
@@ -48,38 +52,14 @@ def signature(secret: str, body: bytes, at_s: int) -> str:
 
 
 class GatewayWebhooks:
-    """Sends what the gateway announces. `start` inside the running loop, `stop` before it ends."""
+    """Announces what happens to payments at the addresses their account listens at."""
 
     def __init__(self, gateway: Gateway, certificates: Certificates) -> None:
-        self._gateway = gateway
-        self._certificates = certificates
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._session: aiohttp.ClientSession | None = None
-        self._bank: ssl.SSLContext | None = None
-        self._stranger: ssl.SSLContext | None = None
-        gateway.announce = self.announce
-
-    async def start(self) -> None:
-        """Open the client and take up what an earlier process left unsent."""
-        self._bank = self._certificates.client_context("bank")
-        self._stranger = self._certificates.client_context("stranger")
+        self._bank = certificates.client_context("bank")
+        self._stranger = certificates.client_context("stranger")
         # A connection is made for each webhook: one that was opened with the right certificate must not carry another.
-        connector = aiohttp.TCPConnector(limit=200, limit_per_host=100, force_close=True)
-        self._session = aiohttp.ClientSession(connector=connector, skip_auto_headers={"User-Agent"})
-        for document in list(self._gateway.deliveries.values()):
-            kept = dict(document)
-            account = self._gateway.accounts.get(kept.pop("account"))
-            if account is not None:
-                self._begin(account, Delivery(**kept))
-        self._gateway.deliveries.clear()
-
-    async def stop(self) -> None:
-        """Drop what is under way; it stays in the books and is sent after the next start."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        self.deliveries = Deliveries(gateway, self, PaymentDelivery, keepalive=False)
+        gateway.announce = self.announce
 
     def announce(
         self, account: Account, payment: Payment, announcements: list[Announcement], facts: list[Fact], at_ms: int
@@ -98,7 +78,7 @@ class GatewayWebhooks:
                 documents["event", event_id] = shown
             body = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
             for endpoint in self._listening(account, payment, topic):
-                first = Delivery(
+                delivery = PaymentDelivery(
                     delivery_id=secrets.token_hex(12),
                     event_id=event_id,
                     topic=topic,
@@ -110,9 +90,7 @@ class GatewayWebhooks:
                     body=body,
                     due_ms=at_ms,
                 )
-                for delivery in self._with_vices(account, first, facts, at_ms):
-                    documents["delivery", delivery.delivery_id] = self._kept(account, delivery)
-                    self._begin(account, delivery)
+                documents |= self.deliveries.send(account, delivery, facts, at_ms)
         return documents
 
     @staticmethod
@@ -122,81 +100,23 @@ class GatewayWebhooks:
             return [] if one is None else [one]
         return [one for one in account.endpoints.values() if one.secret and {"*", topic} & set(one.events)]
 
-    @staticmethod
-    def _kept(account: Account, delivery: Delivery) -> dict[str, Any]:
-        return {"account": account.name, **asdict(delivery)}
+    # -- what a call looks like ----------------------------------------------------------------------------------
 
-    def _with_vices(self, account: Account, delivery: Delivery, facts: list[Fact], at_ms: int) -> Iterator[Delivery]:
-        temper = account.temper
-        if temper.strikes("webhook_missing", at_ms) is not None:
-            facts.append(self._row(delivery, "dropped"))
-            return
-        for vice in ("webhook_late", "webhook_reordered"):
-            delivery.due_ms += temper.strikes(vice, at_ms) or 0
-        yield delivery
-        again_ms = temper.strikes("webhook_duplicate", at_ms)
-        if again_ms is not None:
-            # The same event once more: a reader must tell by its id that it has seen it.
-            yield replace(delivery, delivery_id=secrets.token_hex(12), due_ms=delivery.due_ms + again_ms)
-
-    @staticmethod
-    def _row(delivery: Delivery, status: int | str) -> Fact:
-        names = ("reference", "payment_id", "method", "delivery_id", "event_id", "topic", "attempt")
-        row = {name: getattr(delivery, name) for name in names}
-        return "webhook", row | {"amount_minor": None, "key": None, "status": status}
-
-    def _begin(self, account: Account, delivery: Delivery) -> None:
-        task = asyncio.create_task(self._deliver(account, delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _deliver(self, account: Account, delivery: Delivery) -> None:
-        while True:
-            wait_ms = delivery.due_ms - now_ms()
-            if wait_ms > 0:
-                await asyncio.sleep(wait_ms / 1000)
-            await self._gateway.books.settled()
-            delivery.attempt += 1
-            status = await self._post(account, delivery)
-            if self._gateway.accounts.get(account.name) is not account:
-                return
-            facts = [self._row(delivery, status)]
-            retries = account.settings.webhook_retry_s
-            accepted = isinstance(status, int) and 200 <= status < 300
-            over = accepted or delivery.attempt > len(retries)
-            if over:
-                kept = None
-                if not accepted:
-                    facts.append(self._row(delivery, "given_up"))
-            else:
-                delivery.due_ms = now_ms() + int(retries[delivery.attempt - 1] * 1000)
-                kept = self._kept(account, delivery)
-            self._gateway.commit(account, facts, now_ms(), {("delivery", delivery.delivery_id): kept})
-            if over:
-                return
-
-    async def _post(self, account: Account, delivery: Delivery) -> int | str:
-        assert self._session is not None
-        assert self._bank is not None
-        assert self._stranger is not None
+    def request(self, account: Account, delivery: PaymentDelivery) -> Call:
+        """Signed anew at each attempt (Stripe), or under a certificate (Pix)."""
         body = delivery.body.encode()
         headers = {"Content-Type": "application/json; charset=utf-8"}
         foreign = account.temper.strikes("webhook_foreign_signature", now_ms()) is not None
-        url, certificate = delivery.url, self._bank
-        if delivery.method == "card":
-            secret = secrets.token_hex(16) if foreign else delivery.secret
-            headers |= {"User-Agent": "Stripe/1.0", "Stripe-Signature": signature(secret, body, now_ms() // 1000)}
-        else:
-            url = f"{url}/pix"
-            certificate = self._stranger if foreign else self._bank
-        timeout = aiohttp.ClientTimeout(total=account.settings.webhook_timeout_s)
-        try:
-            async with self._session.post(
-                url, data=body, headers=headers, timeout=timeout, ssl=certificate, allow_redirects=False
-            ) as answer:
-                await answer.read()
-                return answer.status
-        except TimeoutError:
-            return "timeout"
-        except (aiohttp.ClientError, OSError):
-            return "error"
+        if delivery.method != "card":
+            return Call(f"{delivery.url}/pix", headers, body, self._stranger if foreign else self._bank)
+        secret = secrets.token_hex(16) if foreign else delivery.secret
+        headers |= {"User-Agent": "Stripe/1.0", "Stripe-Signature": signature(secret, body, now_ms() // 1000)}
+        return Call(delivery.url, headers, body, self._bank)
+
+    def heard(self, _account: Account, _delivery: PaymentDelivery, status: int | str) -> Heard:
+        """Any 2xx will do, and every failure is tried again."""
+        return any_success(status)
+
+    def given_up(self, _account: Account, _delivery: PaymentDelivery) -> Documents:
+        """The address stays registered."""
+        return {}

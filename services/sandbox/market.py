@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.sandbox.books import Books, DocumentKey, Fact, now_ms
+from services.sandbox.books import Books, DocumentKey, Documents, Fact, now_ms
 from services.sandbox.limits import Bucket, Windows
 from services.sandbox.settings import ShopSettings
 from services.sandbox.shop import Order, Product, QueueEntry, Shop, stable_id
@@ -66,7 +66,6 @@ class Account:
         return bucket.take(1, now_s) == 0
 
 
-Documents = dict[tuple[str, str], dict[str, Any] | None]
 Announce = Callable[[Account, Order, list[Fact], int], Documents]
 
 

@@ -7,13 +7,12 @@ The developer page "Notificaciones": HTTP 200 within 500 ms, else eight tries wi
 import json
 import secrets
 import uuid
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from services.sandbox import mercadolivre_objects as objects
-from services.sandbox.books import Fact, now_ms
-from services.sandbox.deliveries import Deliveries, Delivery
-from services.sandbox.market import Account, Documents, Market
+from services.sandbox.books import Documents, Fact, now_ms
+from services.sandbox.deliveries import Call, Deliveries, Delivery, Heard
+from services.sandbox.market import Account, Market
 from services.sandbox.shop import Order
 
 
@@ -45,7 +44,7 @@ class Notifications:
     def __init__(self, market: Market) -> None:
         self._market = market
         self._failures: dict[tuple[str, str], int] = {}
-        self.deliveries = Deliveries(market, self)
+        self.deliveries = Deliveries(market, self, Delivery)
         market.announce = self.announce
 
     def announce(self, account: Account, order: Order, facts: list[Fact], at_ms: int) -> Documents:
@@ -85,12 +84,13 @@ class Notifications:
 
     # -- what a call looks like ----------------------------------------------------------------------------------
 
-    def request(self, account: Account, delivery: Delivery) -> tuple[Mapping[str, str], bytes]:
+    def request(self, account: Account, delivery: Delivery) -> Call:
         """The pointer, with the number of this attempt."""
         body = json.dumps(notification(account, delivery, now_ms()), separators=(",", ":")).encode()
-        return {"Content-Type": "application/json", "Accept": "application/json"}, body
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        return Call(delivery.address, headers, body)
 
-    def heard(self, account: Account, delivery: Delivery, status: int | str) -> Literal["accepted", "again", "stop"]:
+    def heard(self, account: Account, delivery: Delivery, status: int | str) -> Heard:
         """200 alone will do. A topic that fails too often in a row is taken away from the application."""
         place = (account.name, delivery.topic)
         if status == 200:

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from services.sandbox import deliveries
 from services.sandbox import vtex_objects as objects
 from services.sandbox.books import Books, Fact, now_ms
 from services.sandbox.market import Account, Market, request_id
@@ -202,7 +203,8 @@ class VtexFace:
             return _error("hook needs a url, and its headers are an object", 400)
         sent = {"Content-Type": "application/json"} | {str(name): str(value) for name, value in headers.items()}
         ping = json.dumps({"hookConfig": "ping"}).encode()
-        status = await self._events.deliveries.call(url, sent, ping, call.account.settings.webhook_timeout_s)
+        tried = deliveries.Call(url, sent, ping)
+        status = await self._events.deliveries.call(tried, call.account.settings.webhook_timeout_s)
         if status != 200:
             return _error(f"the hook's ping was answered with {status}", 400)
         kept = {"url": url, "headers": {str(name): str(value) for name, value in headers.items()}}

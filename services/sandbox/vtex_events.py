@@ -6,12 +6,11 @@ handle unless it was committed; a configuration without events for too long is r
 
 import json
 import uuid
-from collections.abc import Mapping
 from typing import Any, Literal
 
-from services.sandbox.books import Fact, now_ms
-from services.sandbox.deliveries import Deliveries, Delivery
-from services.sandbox.market import Account, Documents, Market
+from services.sandbox.books import Documents, Fact, now_ms
+from services.sandbox.deliveries import Call, Deliveries, Delivery, Heard
+from services.sandbox.market import Account, Market
 from services.sandbox.shop import Order
 from services.sandbox.vtex_objects import moment
 
@@ -53,7 +52,7 @@ class Events:
 
     def __init__(self, market: Market) -> None:
         self._market = market
-        self.deliveries = Deliveries(market, self)
+        self.deliveries = Deliveries(market, self, Delivery)
         market.announce = self.announce
 
     # -- configurations ------------------------------------------------------------------------------------------
@@ -172,12 +171,13 @@ class Events:
 
     # -- what a call looks like ----------------------------------------------------------------------------------
 
-    def request(self, account: Account, delivery: Delivery) -> tuple[Mapping[str, str], bytes]:
+    def request(self, account: Account, delivery: Delivery) -> Call:
         """The event, under the headers that were configured."""
         hook = (account.kept.get(("config", "hook")) or {}).get("hook", {})
-        return {"Content-Type": "application/json"} | hook.get("headers", {}), delivery.body.encode()
+        headers = {"Content-Type": "application/json"} | hook.get("headers", {})
+        return Call(delivery.address, headers, delivery.body.encode())
 
-    def heard(self, account: Account, _delivery: Delivery, status: int | str) -> Literal["accepted", "again", "stop"]:
+    def heard(self, account: Account, _delivery: Delivery, status: int | str) -> Heard:
         """200 alone will do; without a hook there is nobody to tell."""
         if status == 200:
             return "accepted"

@@ -5,13 +5,11 @@ import hashlib
 import hmac
 import json
 import uuid
-from collections.abc import Mapping
-from typing import Literal
 
 from services.sandbox import shopify_objects
-from services.sandbox.books import Fact
-from services.sandbox.deliveries import Deliveries, Delivery
-from services.sandbox.market import Account, Documents, Market, Subscription
+from services.sandbox.books import Documents, Fact
+from services.sandbox.deliveries import Call, Deliveries, Delivery, Heard, any_success
+from services.sandbox.market import Account, Market, Subscription
 from services.sandbox.shop import Order
 
 
@@ -36,7 +34,7 @@ class Webhooks:
     """Announces what happens to orders to the subscriptions of their shop."""
 
     def __init__(self, market: Market) -> None:
-        self.deliveries = Deliveries(market, self)
+        self.deliveries = Deliveries(market, self, Delivery)
         market.announce = self.announce
 
     def announce(self, account: Account, order: Order, facts: list[Fact], at_ms: int) -> Documents:
@@ -78,7 +76,7 @@ class Webhooks:
 
     # -- what a call looks like ----------------------------------------------------------------------------------
 
-    def request(self, account: Account, delivery: Delivery) -> tuple[Mapping[str, str], bytes]:
+    def request(self, account: Account, delivery: Delivery) -> Call:
         """The same signed body at each attempt."""
         body = delivery.body.encode()
         headers = {
@@ -92,11 +90,11 @@ class Webhooks:
             "X-Shopify-Event-Id": delivery.event_id,
             "X-Shopify-Triggered-At": shopify_objects.moment_utc(delivery.triggered_ms),
         }
-        return headers, body
+        return Call(delivery.address, headers, body)
 
-    def heard(self, _account: Account, _delivery: Delivery, status: int | str) -> Literal["accepted", "again"]:
+    def heard(self, _account: Account, _delivery: Delivery, status: int | str) -> Heard:
         """Any 2xx will do, and every failure is tried again."""
-        return "accepted" if isinstance(status, int) and 200 <= status < 300 else "again"
+        return any_success(status)
 
     def given_up(self, account: Account, delivery: Delivery) -> Documents:
         """The subscription goes too, where the shop is set so."""

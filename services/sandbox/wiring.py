@@ -10,8 +10,8 @@ from starlette.routing import Route
 
 from services.sandbox.books import Books
 from services.sandbox.control import Control
-from services.sandbox.deliveries import Deliveries
-from services.sandbox.market import Market
+from services.sandbox.deliveries import Deliveries, Delivery
+from services.sandbox.market import Account, Market
 from services.sandbox.settings import SandboxSettings
 from services.sandbox.writes import Writer
 
@@ -41,7 +41,7 @@ def marketplace(
     routes: Sequence[Route],
     settings: SandboxSettings,
     base_url: str,
-    deliveries: Deliveries | None = None,
+    deliveries: Deliveries[Account, Delivery] | None = None,
 ) -> Starlette:
     """One marketplace as an application: `routes` are its own, `deliveries` calls its sellers where it does."""
     control = Control(market, settings.token)
