@@ -32,7 +32,7 @@ from services.channels.connectors.connector import (
 from services.channels.intake.domain import digest_of, to_snapshot
 from services.sandbox.client import SandboxClient
 from tests.channels.conftest import shopify_order, skyhub_order
-from tests.sandbox.running import TOKEN, Sandbox
+from tests.sandbox.running import TOKEN, Sandbox, running
 
 SHOPIFY, SKYHUB = CONNECTORS["shopify"], CONNECTORS["skyhub"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -322,18 +322,12 @@ async def test_shopify_asks_for_a_comparison_only_where_a_number_is_expected() -
 
 @pytest.fixture(scope="module")
 def shopify_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("shopify", tmp_path_factory.mktemp("shopify") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    sandbox.stop()
+    yield from running("shopify", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def skyhub_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("skyhub", tmp_path_factory.mktemp("skyhub") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    sandbox.stop()
+    yield from running("skyhub", tmp_path_factory)
 
 
 class Market:

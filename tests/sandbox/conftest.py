@@ -14,41 +14,29 @@ import pytest_asyncio
 from aiohttp import web
 
 from services.sandbox.client import SandboxClient
-from tests.sandbox.running import TOKEN, Sandbox
+from tests.sandbox.running import TOKEN, Sandbox, running
 
 _names = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def shopify_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("shopify", tmp_path_factory.mktemp("shopify") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    sandbox.stop()
+    yield from running("shopify", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def skyhub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("skyhub", tmp_path_factory.mktemp("skyhub") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    sandbox.stop()
+    yield from running("skyhub", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def mercadolivre_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("mercadolivre", tmp_path_factory.mktemp("mercadolivre") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    sandbox.stop()
+    yield from running("mercadolivre", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def vtex_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("vtex", tmp_path_factory.mktemp("vtex") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    sandbox.stop()
+    yield from running("vtex", tmp_path_factory)
 
 
 @dataclass

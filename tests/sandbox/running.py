@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "a token for tests"
@@ -55,3 +58,11 @@ class Sandbox:
     @property
     def running(self) -> bool:
         return self._process is not None
+
+
+def running(marketplace: str, folders: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox for as long as a fixture lives; it has to end well."""
+    sandbox = Sandbox(marketplace, folders.mktemp(marketplace) / "books.sqlite")
+    sandbox.start()
+    yield sandbox
+    assert sandbox.stop() == 0

@@ -18,7 +18,7 @@ import zxingcpp
 from services.sandbox.client import SandboxError
 from tests.sandbox.carrier_account import RECIPIENT, SENDER, VOLUME, CarrierAccount, cart_body, open_account
 from tests.sandbox.conftest import Receiver
-from tests.sandbox.running import Sandbox
+from tests.sandbox.running import Sandbox, running
 
 SECONDS_A_DAY = 86_400
 FAST = SECONDS_A_DAY * 50
@@ -27,10 +27,7 @@ FAST = SECONDS_A_DAY * 50
 
 @pytest.fixture(scope="session")
 def carrier_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("carrier", tmp_path_factory.mktemp("carrier") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    sandbox.stop()
+    yield from running("carrier", tmp_path_factory)
 
 
 @pytest_asyncio.fixture

@@ -22,7 +22,7 @@ from services.sandbox.certificates import Certificates, make
 from services.sandbox.client import SandboxError
 from services.sandbox.gateway_client import GatewayClient
 from services.sandbox.gateway_pix import copy_and_paste
-from tests.sandbox.running import ROOT, TOKEN, Sandbox
+from tests.sandbox.running import ROOT, TOKEN, Sandbox, running
 
 DESCRIPTION = Path(os.environ.get("SALDO_SPECS_DIR") or ROOT.parent / "shared" / "specs") / "pix" / "openapi.yaml"
 needs_description = pytest.mark.skipif(
@@ -89,10 +89,7 @@ def description() -> Description | None:
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("gateway", tmp_path_factory.mktemp("gateway-pix") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    assert sandbox.stop() == 0
+    yield from running("gateway", tmp_path_factory)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from services.sandbox.client import SandboxError
 from services.sandbox.gateway_client import GatewayClient
 from services.sandbox.gateway_stripe import nested
 from tests.sandbox.conftest import Receiver
-from tests.sandbox.running import TOKEN, Sandbox
+from tests.sandbox.running import TOKEN, Sandbox, running
 
 _names = itertools.count(1)
 SHORT = aiohttp.ClientTimeout(total=0.5)
@@ -27,10 +27,7 @@ SHORT = aiohttp.ClientTimeout(total=0.5)
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = Sandbox("gateway", tmp_path_factory.mktemp("gateway") / "books.sqlite")
-    sandbox.start()
-    yield sandbox
-    assert sandbox.stop() == 0
+    yield from running("gateway", tmp_path_factory)
 
 
 @dataclass
