@@ -48,62 +48,49 @@ class _Pack:
 
 
 @final
-class Packing:
-    """The packs of one transaction, encoded bit by bit while it goes on.
+class Outbox:
+    """Writes publications of one service."""
 
-    A row is a pack: the records of one topic and slot, in order, so that a batch of a thousand costs a few rows.
-    """
+    def __init__(self, source: str, catalogue: Catalogue, tracing: Tracing) -> None:
+        self._source, self._catalogue, self._tracing = source, catalogue, tracing
 
-    def __init__(self, source: str, catalogue: Catalogue, tracing: Tracing, tx: Transaction) -> None:
-        self._source, self._catalogue, self._tracing, self._tx = source, catalogue, tracing, tx
-        self._packs: list[_Pack] = []
-        self._open: dict[tuple[str, int], _Pack] = {}
-        self._encoded = 0
+    async def write(self, tx: Transaction) -> int:
+        """One COPY for everything that was published in `tx`; returns the number of rows.
 
-    def encode(self, limit: int) -> bool:
-        """Encode the next publications, `limit` at most; False if there was none.
-
+        A row is a pack: the records of one topic and slot, in order, so that a batch of a thousand costs a few rows.
         Raises `Poison` for a publication that no broker would take, `KeyError` for one that is not in the catalogue.
         """
-        begun = self._encoded
-        for publication in self._tx.publications[begun : begun + limit]:
+        packs: list[_Pack] = []
+        open_packs: dict[tuple[str, int], _Pack] = {}
+        for publication in tx.publications:
             for entry, message in self._catalogue.publications(publication.message):
-                self._add(publication, entry, message)
-            self._encoded += 1
-        return self._encoded > begun
-
-    async def write(self) -> int:
-        """One COPY for everything that was published; returns the number of rows."""
-        while self.encode(1_000):
-            pass
-        if self._packs:
-            await self._tx.connection.copy_records_to_table(
+                record = self._encoded(publication, entry, message, tx)
+                place = entry.stream.name, crc32(record.key) % SLOTS
+                size = len(record.head) + len(record.payload)
+                pack = open_packs.get(place)
+                if pack is None or pack.size + size > RECORD_LIMIT_BYTES:
+                    pack = open_packs[place] = _Pack(*place, entry.stream.personal)
+                    packs.append(pack)
+                pack.size += size
+                pack.records.append(b"%b\0%b" % record[1:])
+        if packs:
+            await tx.connection.copy_records_to_table(
                 "outbox",
                 records=[
-                    (pack.topic, pack.slot, pack.personal, len(pack.records), packed(pack.records))
-                    for pack in self._packs
+                    (pack.topic, pack.slot, pack.personal, len(pack.records), packed(pack.records)) for pack in packs
                 ],
                 columns=_COLUMNS,
             )
-        return len(self._packs)
+        return len(packs)
 
-    def _add(self, publication: Publication, entry: MessageType, message: Message) -> None:
+    def _encoded(self, publication: Publication, entry: MessageType, message: Message, tx: Transaction) -> Encoded:
         _, tenant, causes, flow, event_id = publication
-        topic, tx = entry.stream.name, self._tx
-        traceparent = self._tracing.created(topic, entry.name, event_id, flow, causes, tx.spans)
+        traceparent = self._tracing.created(entry.stream.name, entry.name, event_id, flow, causes, tx.spans)
         envelope = Envelope(
             event_id, entry.name, self._source, tx.now, entry.aggregate(message), tenant, flow,
             causes[0].event_id if causes else "", traceparent,
         )  # fmt: skip
-        record = encoded(envelope, message)
-        place = topic, crc32(record.key) % SLOTS
-        size = len(record.head) + len(record.payload)
-        pack = self._open.get(place)
-        if pack is None or pack.size + size > RECORD_LIMIT_BYTES:
-            pack = self._open[place] = _Pack(*place, entry.stream.personal)
-            self._packs.append(pack)
-        pack.size += size
-        pack.records.append(b"%b\0%b" % record[1:])
+        return encoded(envelope, message)
 
 
 def encoded(envelope: Envelope, message: Message) -> Encoded:

@@ -1,21 +1,15 @@
 """What a handler is given: events that were received, and the one open transaction of the batch."""
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
-from typing import Any, Final, Generic, NamedTuple, TypeVar, final
+from typing import Generic, NamedTuple, TypeVar, final
 
 import asyncpg
 from opentelemetry.trace import Span
 
 from contracts.envelope import Envelope, Message
 
-STEPS: Final = 32
-"""So many messages are made between two looks at what the server has answered."""
-
-T = TypeVar("T")
 E_co = TypeVar("E_co", bound=Message, covariant=True)
 
 
@@ -78,7 +72,6 @@ class Transaction:
     publications: list[Publication] = field(default_factory=list)
     spans: dict[str, Span] = field(default_factory=dict)
     committed: list[Callable[[], None]] = field(default_factory=list)
-    encode: Callable[[int], bool] = lambda _: False
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call this once the transaction is committed; never if it is not. It must not raise."""
@@ -103,18 +96,3 @@ class Transaction:
         publication = Publication(message, tenant, causes, flow, event_id or self.new_id())
         self.publications.append(publication)
         return publication.event_id
-
-    async def beside(self, statements: Coroutine[Any, Any, T], publishing: Iterable[object] = ()) -> T:
-        """Run `statements` while each step of `publishing` publishes something: the server works on the one while this
-        process works on the other. What was published so far is encoded meanwhile."""
-        running, steps, more = asyncio.ensure_future(statements), iter(publishing), True
-        try:
-            while more:
-                more = bool(list(islice(steps, STEPS)))
-                more = self.encode(2 * STEPS) or more
-                await asyncio.sleep(0)
-        except BaseException:
-            running.cancel()
-            await asyncio.wait([running])
-            raise
-        return await running

@@ -12,7 +12,7 @@ from contracts.catalogue import Catalogue
 from services.bus.failures import DATABASE_ERRORS
 from services.bus.faults import Faults
 from services.bus.metrics import Metrics
-from services.bus.outbox import Packing
+from services.bus.outbox import Outbox
 from services.bus.sealing import Seal
 from services.bus.settings import BusSettings
 from services.bus.tracing import Tracing
@@ -77,6 +77,7 @@ class Work:
         self.faults = Faults(settings.faults, settings.environment)
         self.seal = Seal(service, streams, catalogue, settings)
         self.metrics = Metrics()
+        self._outbox = Outbox(service, catalogue, tracing)
         retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)
         self.horizon = timedelta(hours=retention_h) + INBOX_MARGIN
         """As old as an event may be when it comes; the inbox remembers for as long."""
@@ -106,11 +107,9 @@ class Work:
         try:
             async with acquired.transaction():
                 tx = Transaction(acquired, self.clock(), uuid7)
-                packing = Packing(self.service, self.catalogue, self.tracing, tx)
-                tx.encode = packing.encode
                 yield tx
                 self.faults.point("outbox.before")
-                written = await packing.write()
+                written = await self._outbox.write(tx)
                 self.faults.point("outbox.after")
                 self.faults.point("commit.before")
             self.faults.point("commit.after")

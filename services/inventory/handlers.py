@@ -5,7 +5,7 @@ part of what is locked: who misses units of a SKU that this batch may free, and 
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
@@ -202,33 +202,14 @@ async def gather(
 
 
 async def apply(tx: Transaction, gathered: Gathered, causes: Sequence[Cause]) -> None:
-    """Write what was decided, and beside that tell it: first the levels, which other channels wait for."""
+    """Tell what was decided, first the levels, which other channels wait for, and write it."""
+    connection, ledgers = tx.connection, gathered.ledgers
     movements = [
         (_movement_id(tenant, movement), tenant, movement)
-        for tenant, ledger in gathered.ledgers.items()
+        for tenant, ledger in ledgers.items()
         for movement in ledger.movements
     ]
-    await tx.beside(_write(tx, gathered, movements), _tell(tx, gathered, causes, movements))
-
-
-def _tell(
-    tx: Transaction, gathered: Gathered, causes: Sequence[Cause], movements: Sequence[tuple[str, str, Movement]]
-) -> Iterator[str]:
-    for tenant, ledger in gathered.ledgers.items():
-        for code, level in ledger.levels.items():
-            message = level_message(ledger.skus[code], ledger.locations, level.causes)
-            yield tx.publish(message, tenant=tenant, cause=[causes[trigger] for trigger in level.triggers])
-        for report in ledger.reports:
-            own = Cause(*report.order.cause)
-            filled = isinstance(report, Outcome) and report.filled
-            cause = [own, causes[report.trigger]] if filled else [causes[report.trigger]]
-            yield tx.publish(report_message(report, tx), tenant=tenant, cause=cause, correlation_id=own.correlation_id)
-    for movement_id, tenant, movement in movements:
-        yield tx.publish(movement_message(movement, movement_id, tx), tenant=tenant, cause=causes[movement.trigger])
-
-
-async def _write(tx: Transaction, gathered: Gathered, movements: Sequence[tuple[str, str, Movement]]) -> None:
-    connection, ledgers = tx.connection, gathered.ledgers
+    _tell(tx, gathered, causes, movements)
     await _write_orders(tx, gathered)
     if stock := [row for tenant, ledger in ledgers.items() for row in _stock_rows(tenant, ledger)]:
         await store.write_stock(connection, stock)
@@ -239,6 +220,22 @@ async def _write(tx: Transaction, gathered: Gathered, movements: Sequence[tuple[
         await store.write_versions(connection, versions)
     if movements:
         await store.insert_movements(connection, movements, tx.now)
+
+
+def _tell(
+    tx: Transaction, gathered: Gathered, causes: Sequence[Cause], movements: Sequence[tuple[str, str, Movement]]
+) -> None:
+    for tenant, ledger in gathered.ledgers.items():
+        for code, level in ledger.levels.items():
+            message = level_message(ledger.skus[code], ledger.locations, level.causes)
+            tx.publish(message, tenant=tenant, cause=[causes[trigger] for trigger in level.triggers])
+        for report in ledger.reports:
+            own = Cause(*report.order.cause)
+            filled = isinstance(report, Outcome) and report.filled
+            cause = [own, causes[report.trigger]] if filled else [causes[report.trigger]]
+            tx.publish(report_message(report, tx), tenant=tenant, cause=cause, correlation_id=own.correlation_id)
+    for movement_id, tenant, movement in movements:
+        tx.publish(movement_message(movement, movement_id, tx), tenant=tenant, cause=causes[movement.trigger])
 
 
 async def _write_orders(tx: Transaction, gathered: Gathered) -> None:

@@ -33,7 +33,7 @@ async def advance(events: Sequence[Heard], tx: Transaction, *, settings: OrdersS
         for fact in decision.facts:
             tx.publish(fact, tenant=tenant, cause=cause)
     stamp = tx.new_id()
-    written = await tx.beside(save(tx, before, now, stamp, settings.payment_default))
+    written = await save(tx, before, now, stamp, settings.payment_default)
     tx.after_commit(partial(recent.keep, written, stamp))
 
 

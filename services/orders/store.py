@@ -26,8 +26,7 @@ def read(row: asyncpg.Record) -> Order:
 
 
 def _json(message: Message) -> str:
-    # Defaults of a contract never change within a major version, and half of a usual sale is defaults.
-    return message.__pydantic_serializer__.to_json(message, exclude_defaults=True).decode()
+    return message.__pydantic_serializer__.to_json(message).decode()
 
 
 LOCK_ORDERS: Final = """

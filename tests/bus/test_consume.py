@@ -5,14 +5,12 @@ import contextlib
 import json
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.bus import Poison, each
+from services.bus import each
 from tests.bus.model import (
-    BalanceChanged,
     Sent,
     amounts,
     by_hand,
@@ -215,30 +213,3 @@ async def test_each_runs_a_handler_for_single_events_in_one_transaction(database
         await consumer.take(log(streams, [record(streams, "a", n) for n in range(5)]))
         assert await value(database, "SELECT count(DISTINCT xmin::text) FROM entries") == 1
     assert await amounts(database, "a") == [0, 1, 2, 3, 4]
-
-
-async def test_statements_run_beside_what_is_published_and_a_bad_message_ends_both(database):
-    """The order of publications is that of the steps; where one fails, nothing of the transaction stays."""
-    streams = make_streams()
-
-    def telling(tx, names):
-        for name in names:
-            yield tx.publish(BalanceChanged(account=name, balance=0, version=1), tenant="acme", cause=())
-
-    async def book(tx, names):
-        for name in names:
-            await tx.connection.execute("INSERT INTO accounts (account) VALUES ($1)", name)
-        return len(names)
-
-    names = [f"a{n}" for n in range(100)]
-    async with by_hand(database, streams) as (service, _):
-        async with service.transaction() as tx:
-            assert await tx.beside(book(tx, names), telling(tx, names)) == 100
-        last = {one.key: one.payload for one in await waiting(service.pool)}
-        assert last.keys() == {f"acme:{name}" for name in names}
-        for steps, statements in ((["b", "\ud800"], ["b"]), (["b"], ["b", "a0"])):
-            with pytest.raises((Poison, asyncpg.UniqueViolationError)):
-                async with service.transaction() as tx:
-                    await tx.beside(book(tx, statements), telling(tx, steps))
-        assert await value(database, "SELECT count(*) FROM accounts") == 100
-        assert len(await waiting(service.pool)) == 100

@@ -5,9 +5,9 @@
 -- seldom: every plan is a look-up by key.
 --
 -- The change that every order goes through, from placed to confirmed, touches no index and stays on its page
--- (test_confirming_an_order_touches_no_index): what is indexed does not change by it, and a page is filled by two
--- fifths, for the orders on it to be confirmed, which makes them longer, in one transaction. Columns lie so that those
--- that change are together: the log leaves out what is the same before and after them.
+-- (test_confirming_an_order_touches_no_index): what is indexed does not change by it, and a page is filled by half, for
+-- the orders on it to be confirmed in one transaction. Columns lie so that those that change are together: the log
+-- leaves out what is the same before and after them.
 CREATE TABLE orders (
     tenant text COLLATE "C" NOT NULL,
     order_id text COLLATE "C" NOT NULL,
@@ -43,7 +43,7 @@ CREATE TABLE orders (
     UNIQUE (external_id, connection_id, tenant),
     -- Every unit has exactly one outcome: test_a_unit_cannot_be_counted_twice.
     CHECK (units_ordered = units_cancelled + units_reserved + units_short + units_open)
-) WITH (fillfactor = 40, toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.2,
+) WITH (fillfactor = 50, toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.2,
         autovacuum_analyze_scale_factor = 0.5);
 
 CREATE INDEX orders_awaiting_payment ON orders (payment_due) WHERE payment_due IS NOT NULL;
