@@ -17,6 +17,9 @@ from pydantic_core import CoreSchema
 TENANT_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 """A tenant is part of every key, so it may hold nothing that a key or a path gives a meaning to."""
 
+TENANT_LENGTH_MAX = 32
+TIME_LENGTH_MAX = 40
+
 SPEC_VERSION = "1.0"
 
 HEADERS = (
@@ -70,15 +73,25 @@ def _rfc3339(time: datetime) -> str:
     return time.isoformat().replace("+00:00", "Z")
 
 
-@lru_cache(maxsize=64)
 def _utc(time: str) -> datetime:
+    if len(time) > TIME_LENGTH_MAX:
+        raise ValueError("longer than any moment")
+    return _read_utc(time)
+
+
+@lru_cache(maxsize=64)
+def _read_utc(time: str) -> datetime:
     moment = datetime.fromisoformat(time)
     return moment.astimezone(UTC) if moment.tzinfo else moment
 
 
-@lru_cache(maxsize=1024)
 def is_tenant(name: str) -> bool:
     """Whether a tenant can have this name."""
+    return len(name) <= TENANT_LENGTH_MAX and _matches(name)  # What strangers write is not kept whatever its length.
+
+
+@lru_cache(maxsize=1024)
+def _matches(name: str) -> bool:
     return TENANT_PATTERN.fullmatch(name) is not None
 
 

@@ -29,6 +29,7 @@ Handler = Callable[[Sequence[Any], Transaction], Awaitable[None]]
 RECORD_TRIES: Final = 5
 STALL_S: Final = 60.0
 BACKLOG_RECORDS: Final = 1_000
+BACKLOG_STALE_S: Final = 5.0
 
 _log = structlog.get_logger("saldo.bus")
 
@@ -87,6 +88,7 @@ class Consumer:
         """Take records from a new subscriber of FastStream, again or for the first time."""
         await self.brake.load()
         self.waiting = self.halted = ""
+        self._next.clear()
         self.stop.clear()
         self.subscriber = subscriber
         subscriber(self.take)
@@ -252,7 +254,9 @@ class Consumer:
             # The group was rebalanced meanwhile: the records come again and the inbox knows them.
             self._work.metrics.commit_failures.labels(self.stream).inc()
             _log.warning("offsets not committed", stream=self.stream, error=describe(failure))
-        self._next.update(offsets)
+        # Of partitions that went to another member nothing is known any more.
+        assigned = self._assignment()
+        self._next = {position: at for position, at in (self._next | offsets).items() if position in assigned}
         self.lags()
 
     def _assignment(self) -> set[TopicPartition]:
@@ -270,8 +274,9 @@ class Consumer:
 
     @property
     def has_backlog(self) -> bool:
-        """Whether it is working off more than a full batch."""
-        return not self.halted and not self.waiting and sum(self.lags().values()) > BACKLOG_RECORDS
+        """Whether it gets on with more than a full batch: not while it waits, stands still or is braked."""
+        is_moving = time.monotonic() - self.progress_at < BACKLOG_STALE_S
+        return is_moving and sum(self.lags().values()) > BACKLOG_RECORDS
 
     @property
     def reason(self) -> str:

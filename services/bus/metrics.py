@@ -17,7 +17,7 @@ class Metrics:
             "saldo_records", "Records by what became of them.", ["stream", "outcome"], registry=registry
         )
         self.batch_records = Histogram(
-            "saldo_batch_records", "Records a batch.", ["stream"], buckets=(1, 5, 20, 50, 100, 200, 500),
+            "saldo_batch_records", "Records a batch.", ["stream"], buckets=(1, 5, 20, 50, 100, 200, 500, 1_000),
             registry=registry,
         )  # fmt: skip
         self.process_seconds = Histogram(

@@ -11,9 +11,9 @@ between acknowledgement and delete, two relays at once (a lock lost unnoticed), 
 rebuilt after an unknown outcome can only send a row once more, later: duplicates, which the readers' inboxes absorb.
 `republish` puts rows back under their old numbers, for the same reason.
 
-In a rush, while this process works off a backlog, only urgent topics are sent: those that the numbers of other channels
-wait for. One chunk in two seconds is for whatever is oldest, so that nothing waits for ever. A topic is urgent as a
-whole, so this changes no order within a key and topic.
+In a rush, while this process works off a backlog and sends urgent topics, those that the numbers of other channels wait
+for, it sends only them. One chunk in two seconds is for whatever is oldest, and every chunk while that has waited for
+over 20 s. A topic is urgent as a whole, so this changes no order within a key and topic.
 """
 
 import asyncio
@@ -47,10 +47,11 @@ SEND_TIMEOUT_S: Final = 20.0
 STOP_TIMEOUT_S: Final = 5.0
 REFUSALS: Final = 3
 REST_S: Final = 2.0
+WAIT_LIMIT_S: Final = 20.0
 CHANNEL: Final = "saldo_outbox"
 
 _OLDEST: Final = """
-SELECT seq, topic, count, records FROM (
+SELECT seq, topic, count, records, extract(epoch FROM clock_timestamp() - created_at)::float AS age_s FROM (
     SELECT *, sum(count) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) AS total
     FROM outbox WHERE slot % $1 = $2 AND ($4::text[] IS NULL OR topic = ANY($4)) ORDER BY seq LIMIT $3
 ) AS oldest WHERE total - count < $3 ORDER BY seq
@@ -104,7 +105,7 @@ class Relay:
     ) -> None:
         self._work, self._shard, self._producer_of, self._in_rush = work, shard, producer, in_rush
         self._urgent = [stream.name for stream in work.catalogue.streams.values() if stream.urgent]
-        self._rest_at = 0.0
+        self._urgent_at = self._rest_at = 0.0
         # A delete that a crash of the server takes back only sends a row again: it need not wait for the disk.
         dsn = work.settings.postgres_dsn.get_secret_value()
         self._holder = Holder(dsn, "saldo.relay", {"synchronous_commit": "off"})
@@ -182,10 +183,14 @@ class Relay:
         """
         work, began = self._work, time.perf_counter()
         settings = work.settings
-        urgent = self._urgent if self._in_rush() and time.monotonic() < self._rest_at + REST_S else None
-        if urgent is None:
-            self._rest_at = time.monotonic()
-        rows = await self._holder.fetch(_OLDEST, settings.relay_shards, self._shard, settings.relay_chunk, urgent)
+        now = time.monotonic()
+        rush = self._in_rush() and now < min(self._urgent_at, self._rest_at) + REST_S
+        topics = self._urgent if rush else None
+        rows = await self._holder.fetch(_OLDEST, settings.relay_shards, self._shard, settings.relay_chunk, topics)
+        if any(row["topic"] in self._urgent for row in rows):
+            self._urgent_at = now
+        if not rush and not (rows and rows[0]["age_s"] > WAIT_LIMIT_S):
+            self._rest_at = now
         if not rows:
             return 0
         work.faults.point("relay.send.before")
@@ -206,7 +211,11 @@ class Relay:
         return sum(row["count"] for row in rows)
 
     async def _send(self, producer: Any, rows: Sequence[Any]) -> tuple[set[int], Exception | None]:
-        """The `seq` of the rows that are not acknowledged as a whole, and why. The first refusal stops handing over."""
+        """The `seq` of the rows that are not acknowledged as a whole, and why.
+
+        The first refusal stops handing over: behind a batch that failed before it had a number, the producer would
+        accept the next one of its partition.
+        """
         batches: list[_Batch] = []
         futures: list[asyncio.Future[Any]] = []
         failure: Exception | None = None
@@ -214,6 +223,8 @@ class Relay:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 batches = await _batches(producer, rows)
                 for topic, partition, batch, _ in batches:
+                    if any(future.done() and (future.cancelled() or future.exception()) for future in futures):
+                        break
                     futures.append(await producer.send_batch(batch, topic, partition=partition))
                 await asyncio.gather(*futures, return_exceptions=True)
         except (KafkaError, OSError) as refused:  # TimeoutError is an OSError
@@ -244,8 +255,8 @@ async def _batches(producer: Any, rows: Sequence[Any]) -> list[_Batch]:
     batches: list[_Batch] = []
     filling: dict[tuple[str, int], _Batch] = {}
     for row in rows:
-        seq, topic, _, records = row
-        for key, headers, value in unpack(records):
+        seq, topic = row["seq"], row["topic"]
+        for key, headers, value in unpack(row["records"]):
             place = topic, partition_of(key, partitions[topic])
             batch = filling.get(place)
             if batch is None or batch[2].append(timestamp=None, key=key, value=value, headers=headers) is None:

@@ -35,7 +35,7 @@ SESSION: Final = {
     "plan_cache_mode": "force_generic_plan",
     "timezone": "UTC",
 }
-"""Without these a frozen process holds its locks without end."""
+"""Without the timeouts a frozen process holds its locks without end; the rest is said beside it."""
 
 
 def uuid7() -> str:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.bus import each
+from services.bus.consumer import BACKLOG_RECORDS, BACKLOG_STALE_S
 from tests.bus.model import (
     Sent,
     amounts,
@@ -213,3 +214,18 @@ async def test_each_runs_a_handler_for_single_events_in_one_transaction(database
         await consumer.take(log(streams, [record(streams, "a", n) for n in range(5)]))
         assert await value(database, "SELECT count(DISTINCT xmin::text) FROM entries") == 1
     assert await amounts(database, "a") == [0, 1, 2, 3, 4]
+
+
+async def test_a_backlog_is_one_only_while_the_consumer_gets_on_with_it(database):
+    streams = make_streams()
+    async with by_hand(database, streams) as (_, consumer):
+        await consumer.take(log(streams, [record(streams, "a", 1)]))
+        kafka = consumer.subscriber.consumer
+        kafka.highwater = lambda position: kafka.committed[position] + BACKLOG_RECORDS + 1
+        assert consumer.has_backlog
+        consumer.progress_at -= BACKLOG_STALE_S
+        assert not consumer.has_backlog
+        await consumer.take(log(streams, [record(streams, "a", 1)], first_offset=1))
+        assert consumer.has_backlog
+        kafka.assignment = set
+        assert not consumer.has_backlog

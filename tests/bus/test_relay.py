@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
 import pytest
-from aiokafka.errors import MessageSizeTooLargeError, NotEnoughReplicasError
+from aiokafka.errors import MessageSizeTooLargeError, NotEnoughReplicasError, NotLeaderForPartitionError
 
 from contracts.envelope import HEADERS
 from services.bus import announce
@@ -136,8 +136,8 @@ async def test_exactly_the_acknowledged_rows_move_and_the_rest_is_sent_again(dat
         await until_count(database, "SELECT count(*) FROM outbox", 0)
         stop.set()
         await task
-    assert producers[0].sent == [0, 1, 2, 3, 4]
-    assert producers[1].sent == [2, 3]
+    assert producers[0].sent == [0, 1, 2]
+    assert producers[1].sent == [2, 3, 4]
     assert await value(database, "SELECT sum(count) FROM outbox_sent") == 5
 
 
@@ -317,3 +317,33 @@ async def test_in_a_rush_only_what_is_urgent_goes_out_and_the_rest_has_its_turn(
     sent = [("d", body["amount"]) if "amount" in body else ("b", body["version"]) for body in producer.bodies]
     # The first chunk is whatever is oldest: nothing waits for ever.
     assert sent == [("d", 0), ("b", 0), ("d", 1), ("b", 1), ("b", 2), ("b", 3), ("d", 2), ("d", 3)]
+
+
+async def test_without_urgent_topics_or_after_a_long_wait_a_rush_holds_nothing_back(database, monkeypatch):
+    monkeypatch.setattr("services.bus.relay.REST_S", 3600.0)
+    for urgent, wait_s in ((False, 0), (True, 60)):
+        streams = make_streams(urgent=urgent)
+        async with by_hand(database, streams, relay_chunk=2) as (service, _):
+            for version in range(3):
+                async with service.transaction() as tx:
+                    tx.publish(Deposited(account="a", amount=version), tenant="acme", cause=())
+                    tx.publish(BalanceChanged(account="a", balance=0, version=version), tenant="acme", cause=())
+            await service.pool.execute("UPDATE outbox SET created_at = created_at - $1 * interval '1 second'", wait_s)
+            producer, relay = FakeProducer({}), Relay(service._work, 0, in_rush=lambda: True)
+            await relay._holder.open()
+            assert [await relay._chunk(producer) for _ in range(4)] == [2, 2, 2, 0]
+            await relay._holder.close()
+        assert [body.get("amount", body.get("version")) for body in producer.bodies] == [0, 0, 1, 1, 2, 2]
+
+
+async def test_nothing_is_handed_over_behind_a_batch_that_has_failed(database):
+    """A batch that failed before it was numbered leaves no gap: the next one of the partition would be accepted."""
+    streams = make_streams()
+    async with by_hand(database, streams) as (service, _):
+        await publish(service, "a", range(3))
+        producer, relay = FakeProducer({0: NotLeaderForPartitionError()}), Relay(service._work, 0)
+        await relay._holder.open()
+        with pytest.raises(NotLeaderForPartitionError):
+            await relay._chunk(producer)
+        await relay._holder.close()
+    assert producer.sent == [0]

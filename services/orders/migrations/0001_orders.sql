@@ -1,6 +1,6 @@
 -- An order is a row: what is searched by is a column, the rest is the order itself as JSON. The sale and the demand lie
 -- apart from the rest (`body`), because an answer of inventory changes neither. Rows of up to half a page are not
--- compressed: the usual one would be, with every answer. Every write has a `stamp` of its own: where a row still has it,
+-- compressed: the usual one would be, with every answer. Every write of the order has a `stamp` of its own: where a row still has it,
 -- the order is the one that was written (test_an_order_changed_elsewhere_is_read_again). It is analysed
 -- seldom: every plan is a look-up by key.
 --
