@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.border.tax_ids import cnpj
 from services.border.vault import Vault
 from services.erp import store
 from services.erp.intake import GivenInvoice, InTheWay, Unfit, shown, take_invoice
-from services.erp.invoices import normalize_tax_id
 from services.erp.settings import ErpSettings
 from services.runtime import Service
 
@@ -70,10 +70,9 @@ def _add_invoices(router: APIRouter, service: Callable[[], Service], vault: Vaul
     @router.post("/companies")
     async def add_company(tenant: Tenant, given: GivenCompany) -> dict[str, Any]:
         """Add a tax id of the company; its invoices are told by it."""
-        try:
-            tax_id = normalize_tax_id(given.tax_id)
-        except ValueError as error:
-            raise HTTPException(422, str(error)) from None
+        tax_id = cnpj(given.tax_id)
+        if tax_id is None:
+            raise HTTPException(422, "the tax id is no CNPJ: 12 letters or digits and 2 check digits")
         async with service().pool.acquire() as connection:
             await store.add_company(connection, tenant, tax_id)
             return {"tax_ids": await store.tax_ids(connection, tenant)}

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from xml.etree import ElementTree as ET
 
 from services.border.reading import minor, moment
+from services.border.tax_ids import mod_11
 
 CURRENCY: Final = "BRL"
 XML_BYTES_MAX: Final = 1_000_000
@@ -28,7 +29,6 @@ AUTHORIZED: Final = frozenset(("100", "150"))
 """Answers of the tax authority that let goods go: authorised, and authorised late."""
 
 _KEY: Final = re.compile(r"(\d{2})(\d{4})([0-9A-Z]{12}\d{2})(\d{2})(\d{3})(\d{9})(\d)(\d{8})(\d)", re.ASCII)
-_TAX_ID: Final = re.compile(r"[0-9A-Z]{12}\d{2}", re.ASCII)
 _NAMESPACE: Final = "{http://www.portalfiscal.inf.br/nfe}"
 _OFFSETS: Final = (timedelta(hours=-5), timedelta(hours=-2))
 """Brazil's westernmost and easternmost hours: the month of a key is the issuer's own."""
@@ -59,25 +59,7 @@ class Invoice:
 
 def key_digit(text: str) -> str:
     """The check digit of the first 43 places of a key: mod 11, weights 2 to 9 from the right, codes less 48."""
-    return _mod_11(text, 9)
-
-
-def _mod_11(text: str, weight_max: int) -> str:
-    weights = weight_max - 1
-    total = sum((ord(char) - 48) * (2 + place % weights) for place, char in enumerate(reversed(text)))
-    rest = total % 11
-    return "0" if rest < 2 else str(11 - rest)
-
-
-def normalize_tax_id(text: str) -> str:
-    """A CNPJ without its punctuation. Raises `ValueError` unless both check digits are right."""
-    plain = re.sub(r"[./\s-]", "", text).upper()
-    body = plain[:12]
-    if _TAX_ID.fullmatch(plain) and len(set(plain)) > 1:
-        first = _mod_11(body, 9)
-        if plain[12:] == first + _mod_11(body + first, 9):
-            return plain
-    raise ValueError("the tax id is no CNPJ: 12 letters or digits and 2 check digits")
+    return mod_11(text)
 
 
 def normalize_key(text: str) -> str:

@@ -204,6 +204,7 @@ async def test_a_tax_id_with_letters_is_known_by_its_plain_form(
 
     assert added.json() == {"tax_ids": [TAX_ID, LETTERED_TAX_ID]}
     assert wrong.status_code == 422
+    assert "no CNPJ" in wrong.json()["detail"]
     assert (await give(admin, key=key(tax_id=LETTERED_TAX_ID))).status_code == 200
 
 

@@ -14,7 +14,6 @@ from services.erp.invoices import (
     check_key,
     key_digit,
     normalize_key,
-    normalize_tax_id,
     parse_key,
     read_xml,
 )
@@ -93,17 +92,6 @@ def test_all_faults_are_told_at_once() -> None:
 def test_a_key_as_people_copy_it_is_read() -> None:
     spaced = " ".join(key()[place : place + 4] for place in range(0, 44, 4))
     assert normalize_key(spaced) == normalize_key(f"NFe{key()}") == key()
-
-
-@pytest.mark.parametrize("text", ["11.222.333/0001-81", "12.ABC.345/01DE-35", "12abc34501de35"])
-def test_a_tax_id_is_read_with_and_without_letters(text: str) -> None:
-    assert normalize_tax_id(text) in {TAX_ID, LETTERED_TAX_ID}
-
-
-@pytest.mark.parametrize("text", ["", "11222333000182", "00000000000000", "12ABC34501DEAA", "1122233300018", "１" * 14])
-def test_a_tax_id_with_wrong_digits_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no CNPJ"):
-        normalize_tax_id(text)
 
 
 def test_an_invoice_that_agrees_is_taken() -> None:
