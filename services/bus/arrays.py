@@ -1,6 +1,6 @@
 """Arrays as arguments of statements."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def array(values: Sequence[object]) -> str:
@@ -12,6 +12,11 @@ def array(values: Sequence[object]) -> str:
     if None in values or "\\" in text or text.count('"') != 2 * max(0, len(values) - 1):
         return f"{{{','.join(map(_quoted, values))}}}"
     return f'{{"{text}"}}' if values else "{}"
+
+
+def columns(rows: Iterable[Sequence[object]], width: int) -> list[str]:
+    """Rows as the arrays of the columns that `unnest` takes; `width` of them even where there is no row."""
+    return [array(column) for column in zip(*rows, strict=True)] or ["{}"] * width
 
 
 def _quoted(value: object) -> str:

@@ -1,13 +1,13 @@
 """The SQL of erp: one function a statement, the connection first."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import asyncpg
 from pydantic import TypeAdapter
 
-from services.bus import Cause, array
+from services.bus import Cause, columns
 from services.erp.domain import Order, Payment, Row
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -26,10 +26,6 @@ class Entry(NamedTuple):
     row: Row
 
 
-def _columns(rows: Iterable[Sequence[object]]) -> list[str]:
-    return [array(column) for column in zip(*rows, strict=True)]
-
-
 async def lock_orders(connection: Connection, keys: Collection[Key]) -> dict[Key, Order]:
     """Lock and read those of `keys` that exist, in one sorted statement."""
     rows = await connection.fetch(
@@ -38,7 +34,7 @@ async def lock_orders(connection: Connection, keys: Collection[Key]) -> dict[Key
         JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)
         ORDER BY tenant, order_id FOR UPDATE OF orders
         """,
-        *_columns(keys),
+        *columns(keys, 2),
     )
     return {(row["tenant"], row["order_id"]): _order.validate_json(row["body"]) for row in rows}
 
@@ -57,7 +53,7 @@ async def put_orders(connection: Connection, orders: Mapping[Key, tuple[Order, C
         ON CONFLICT (tenant, order_id) DO UPDATE SET version = excluded.version, body = excluded.body,
             event_id = excluded.event_id, correlation_id = excluded.correlation_id, traceparent = excluded.traceparent
         """,
-        *_columns(rows),
+        *columns(rows, 7),
     )
 
 
@@ -81,7 +77,7 @@ async def lock_payments(connection: Connection, keys: Collection[Key]) -> dict[K
         JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, payment_id) USING (tenant, payment_id)
         ORDER BY tenant, payment_id FOR UPDATE OF payments
         """,
-        *_columns(keys),
+        *columns(keys, 2),
     )
     return {(row["tenant"], row["payment_id"]): Payment(*row[2:]) for row in rows}
 
@@ -101,7 +97,7 @@ async def put_payments(connection: Connection, payments: Mapping[Key, Payment]) 
             captured_minor = excluded.captured_minor, refunded_minor = excluded.refunded_minor,
             lost_minor = excluded.lost_minor
         """,
-        *_columns(rows),
+        *columns(rows, 6),
     )
 
 
@@ -122,7 +118,7 @@ async def append(connection: Connection, entries: Iterable[Entry]) -> None:
             $10::text::bigint[], $11::text::text[], $12::text::text[], $13::text::text[])
         ON CONFLICT DO NOTHING
         """,
-        *_columns(rows),
+        *columns(rows, 13),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from contracts.inventory.v1 import Component, CountStock, ItemChanged
-from services.bus import array
+from services.bus import columns
 from services.inventory.commands import Result, Since
 from services.inventory.ledger import COUNTED, Location, Movement, Order, Sku
 
@@ -43,11 +43,6 @@ SELECT tenant, sku, epoch, version FROM skus
 JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku) USING (tenant, sku)
 ORDER BY tenant, sku FOR UPDATE OF skus
 """
-
-
-def columns(rows: Iterable[Sequence[Any]], width: int) -> list[str]:
-    """Rows as the texts of the columns that `unnest` takes; `width` of them even where there is no row."""
-    return [array(column) for column in zip(*rows, strict=True)] or ["{}"] * width
 
 
 async def insert_orders(connection: Connection, orders: Mapping[Key, Order]) -> None:

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from contracts.channels.v1 import ConnectionChanged, SaleStatus
 from contracts.envelope import Message
-from services.bus import array
+from services.bus import array, columns
 from services.orders.domain import Order, standing
 from services.orders.recent import Key, Known
 
@@ -43,16 +43,12 @@ LOCK_ORDERS: Final = """
 async def lock_orders(connection: Connection, keys: Iterable[Key], known: Mapping[Key, Known]) -> dict[Key, Order]:
     """Lock those of `keys` that exist, in one sorted statement, and read those whose stamp is not the `known` one."""
     wanted = [(*key, known[key].stamp if key in known else "") for key in keys]
-    rows = await connection.fetch(LOCK_ORDERS, *_columns(wanted))
+    rows = await connection.fetch(LOCK_ORDERS, *columns(wanted, 3))
     orders = {}
     for row in rows:
         key = (row["tenant"], row["order_id"])
         orders[key] = known[key].order if row["body"] is None else read(row)
     return orders
-
-
-def _columns(rows: Iterable[Sequence[object]]) -> list[str]:
-    return [array(column) for column in zip(*rows, strict=True)]
 
 
 _units: Final = attrgetter("ordered", "cancelled", "reserved", "short", "open")
@@ -146,7 +142,7 @@ async def raise_alerts(connection: Connection, alerts: Iterable[tuple[str, str, 
         SELECT *, $4, $4 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[])
         ON CONFLICT (tenant, order_id, kind) DO UPDATE SET repeated_at = excluded.repeated_at, times = alerts.times + 1
         """,
-        *_columns(alerts),
+        *columns(alerts, 3),
         now,
     )
 
@@ -159,7 +155,7 @@ async def clear_alerts(connection: Connection, alerts: Iterable[tuple[str, str, 
         USING unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS gone (tenant, order_id, kind)
         WHERE alerts.tenant = gone.tenant AND alerts.order_id = gone.order_id AND alerts.kind = gone.kind
         """,
-        *_columns(alerts),
+        *columns(alerts, 3),
     )
 
 
@@ -229,7 +225,7 @@ async def put_connections(connection: Connection, changes: Mapping[Key, Connecti
             reserves_unpaid = excluded.reserves_unpaid, restores_on_cancel = excluded.restores_on_cancel
         WHERE (connections.epoch, connections.version) < (excluded.epoch, excluded.version)
         """,
-        *_columns(rows),
+        *columns(rows, 9),
     )
 
 

@@ -5,12 +5,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.bus import array
+from services.bus import array, columns
 
 
 def test_numbers_and_truth_are_written_bare_enough() -> None:
     assert array([]) == "{}"
     assert array([1, True]) == '{"1","True"}'
+
+
+def test_columns_are_as_many_where_there_is_no_row() -> None:
+    assert columns([("a", 1), ("b", 2)], 2) == [array(["a", "b"]), array([1, 2])]
+    assert columns([], 2) == ["{}", "{}"]
 
 
 @pytest.mark.asyncio(loop_scope="session")
