@@ -1,6 +1,6 @@
 """Questions to the services' admin listeners, and the errors that people read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,6 +36,18 @@ class Admin:
     def get(self, service: str, path: str, **query: Any) -> Any:
         """GET `/admin/<path>` of a service; absent (None) query values are left out."""
         return self._ask("GET", service, path, query, None)
+
+    def pages(
+        self, service: str, path: str, name: str, *, after: int | str | None = None, limit: int = 1000, **query: Any
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The rows `name` of a list that gives a cursor `next`, a page of `limit` at a time; no page is empty."""
+        while True:
+            told = self.get(service, path, after=after, limit=limit, **query)
+            if told[name]:
+                yield told[name]
+            after = told["next"]
+            if after is None:
+                return
 
     def post(self, service: str, path: str, body: Any = None, **query: Any) -> Any:
         """POST `/admin/<path>` of a service."""

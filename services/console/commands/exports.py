@@ -1,16 +1,14 @@
 """`saldo export`: what accountants and other systems are given as files, and whether it is whole."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from services.console import journal as journals
 from services.console import output
-from services.console.client import Admin
 from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
 
 app = typer.Typer(help="Files for accountants and other systems.", no_args_is_help=True)
@@ -29,8 +27,9 @@ def journal(
 ) -> None:
     """Write the journal as CSV pages; the manifest comes last, and without it there is no export."""
     with admin(tenant, instance) as client:
+        pages = client.pages("erp", "journal", "rows", after=after, limit=PAGE_ROWS)
         try:
-            told = journals.write(folder, tenant, after, _pages(client, after))
+            told = journals.write(folder, tenant, after, pages)
         except journals.FolderTaken as error:
             raise Failed(str(error)) from None
         except OSError as error:
@@ -39,15 +38,6 @@ def journal(
         output.as_json(told)
     else:
         output.fields({name: value for name, value in told.items() if name != "pages"}, title=f"journal in {folder}")
-
-
-def _pages(client: Admin, after: int) -> Iterator[list[dict[str, Any]]]:
-    following: int | None = after
-    while following is not None:
-        told = client.get("erp", "journal", after=following, limit=PAGE_ROWS)
-        if told["rows"]:
-            yield told["rows"]
-        following = told["next"]
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,20 +21,8 @@ locations = typer.Typer(help="Places where stock lies.", no_args_is_help=True)
 
 
 def all_items(client: Admin) -> list[dict[str, Any]]:
-    """Every item of the tenant, page by page."""
-    return pages(client, "inventory", "items", "items")
-
-
-def pages(client: Admin, service: str, path: str, name: str, **query: Any) -> list[dict[str, Any]]:
-    """Every page of a list that gives a cursor `next`, as one list."""
-    found: list[dict[str, Any]] = []
-    after: str | None = None
-    while True:
-        told = client.get(service, path, limit=1000, after=after, **query)
-        found += told[name]
-        after = told.get("next")
-        if not after:
-            return found
+    """Every item of the tenant."""
+    return list(chain.from_iterable(client.pages("inventory", "items", "items")))
 
 
 def print_rejected(rejected: list[Rejected], *, json_wanted: bool) -> None:

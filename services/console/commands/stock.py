@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from contracts.inventory.v1 import AccountState, AdjustStock, CountStock, ReceiveStock
 from services.console import output
-from services.console.commands.items import all_items, pages, print_rejected, read_file, send_many, send_one
+from services.console.commands.items import all_items, print_rejected, read_file, send_many, send_one
 from services.console.files import parse_takeon
 from services.console.options import DEFAULT_TENANT, CommandId, Failed, Instance, Json, Tenant, admin, made, utc
 from services.console.people import Order, derived_command_id
@@ -141,7 +142,7 @@ def show(
     """What is there of a SKU by location and pool, or the sums of all SKUs."""
     with admin(tenant, instance) as client:
         if sku is None:
-            rows = pages(client, "inventory", "stock", "stock")
+            rows = list(chain.from_iterable(client.pages("inventory", "stock", "stock")))
             output.listing(
                 rows,
                 ("sku", "available", "reserved", "epoch", "version"),
