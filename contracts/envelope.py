@@ -17,6 +17,9 @@ from pydantic_core import CoreSchema
 TENANT_PATTERN = re.compile(r"[a-z0-9-]{1,32}")
 """A tenant is part of every key, so it may hold nothing that a key or a path gives a meaning to."""
 
+Tenant = Annotated[str, Field(pattern=f"^{TENANT_PATTERN.pattern}$")]
+"""A tenant as a field or as a parameter of a route."""
+
 TENANT_LENGTH_MAX = 32
 TIME_LENGTH_MAX = 40
 

@@ -6,14 +6,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from contracts.envelope import Tenant
 from services.border.tax_ids import cnpj
 from services.border.vault import Vault
 from services.erp import store
 from services.erp.intake import GivenInvoice, InTheWay, Unfit, shown, take_invoice
 from services.erp.settings import ErpSettings
 from services.runtime import Service
-
-Tenant = Annotated[str, Query(pattern=r"^[a-z0-9-]{1,32}$")]
 
 
 class GivenCompany(BaseModel):

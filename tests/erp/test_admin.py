@@ -218,3 +218,9 @@ async def test_the_journal_is_read_page_by_page(connection: asyncpg.Connection, 
     assert [row["kind"] for row in first["rows"] + rest["rows"]] == ["sale", "sale", "invoice"]
     assert rest["next"] is None
     assert (await admin.get("/admin/journal", params={"tenant": "globex"})).json() == {"rows": [], "next": None}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("tenant", ["", "Acme", "a/b", "a\n", "a" * 33])
+async def test_what_can_be_no_tenant_is_refused(admin: httpx.AsyncClient, tenant: str) -> None:
+    assert (await admin.get("/admin/journal", params={"tenant": tenant})).status_code == 422
