@@ -4,16 +4,19 @@ A document is about one order and travels under its key, so that what lets an or
 sequence.
 """
 
+import re
 from typing import Annotated
 
 from pydantic import Field
 
 from contracts.envelope import Code, Currency, Message, MinorSum, UtcDatetime
 
+INVOICE_KEY_PATTERN = re.compile(r"[0-9A-Z]{44}")
+
 InvoiceKey = Annotated[
     str,
     Field(
-        pattern=r"^[0-9A-Z]{44}$",
+        pattern=f"^{INVOICE_KEY_PATTERN.pattern}$",
         description="Access key of an NF-e. Its tax id of the issuer may hold letters; the last place is a check digit "
         "mod 11 over the characters' codes less 48.",
     ),

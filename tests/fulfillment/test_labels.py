@@ -14,6 +14,7 @@ from services.fulfillment.labels import Label, Place, in_fours, pdf, zpl
 from services.fulfillment.tracking import tracking_code
 
 KEY = "35260112345678000195550010000012341000012345"
+LETTERED_KEY = "35260712ABC34501DE35550010000012341000012345"
 LABEL = Label(
     shipment_id="0198c0de-7a51-7c3e-9f00-5d1f4c2b7a10:s1",
     tracking_code=tracking_code(12345678),
@@ -37,7 +38,7 @@ labels = st.builds(
     weight_g=st.integers(0, 10**6),
     recipient=places,
     sender=places,
-    invoice_key=st.sampled_from(["", KEY]),
+    invoice_key=st.sampled_from(["", KEY, LETTERED_KEY]),
 )
 
 
@@ -78,6 +79,21 @@ def test_the_same_label_is_the_same_file() -> None:
 def test_without_an_invoice_the_page_speaks_of_none() -> None:
     _, text, _ = read(pdf.draw(dataclasses.replace(LABEL, invoice_key="")))
     assert "NF-e" not in text
+
+
+def test_the_key_of_a_company_whose_tax_id_has_letters_is_printed() -> None:
+    label = dataclasses.replace(LABEL, invoice_key=LETTERED_KEY)
+    _, text, _ = read(pdf.draw(label))
+    for wanted in ("NF-e: 1234 / série 1", in_fours(LETTERED_KEY)):
+        assert wanted in text
+        assert wanted in of(zpl.draw(label), "^A0")
+
+
+def test_a_postcode_abroad_is_no_barcode_of_ours() -> None:
+    abroad = dataclasses.replace(LABEL.recipient, postal_code="EC1A 1BB", country="GB")
+    codes, text, _ = read(pdf.draw(dataclasses.replace(LABEL, recipient=abroad)))
+    assert codes["linear"] == {LABEL.tracking_code}
+    assert "EC1A 1BB GB" in text
 
 
 @settings(max_examples=15, deadline=None)
@@ -145,7 +161,9 @@ def test_an_address_with_the_printers_own_signs_is_printed_as_it_is() -> None:
         ({"tracking_code": ""}, "tracking code"),
         ({"tracking_code": "SD 1^XZ"}, "tracking code"),
         ({"tracking_code": "A" * 35}, "tracking code"),
-        ({"invoice_key": "123"}, "44 digits"),
+        ({"invoice_key": "123"}, "44 places, digits or capital letters"),
+        ({"invoice_key": KEY.lower().replace("0", "a")}, "44 places, digits or capital letters"),
+        ({"recipient": dataclasses.replace(LABEL.recipient, postal_code="50000-12")}, "postcode"),
     ],
 )
 def test_a_label_that_nobody_could_read_is_refused(change: dict[str, Any], message: str) -> None:

@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from contracts.erp.v1 import INVOICE_KEY_PATTERN
+from services.fulfillment.rates import postcode
+
 _CODE: Final = re.compile(r"[A-Z0-9][A-Z0-9.-]{2,33}")
-_KEY: Final = re.compile(r"[0-9]{44}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,8 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Label:
     """What is printed. `tracking_code` is the linear barcode, `shipment_id` the square one; the invoice's key (NF-e, 44
-    digits) is printed with its number, or nothing where the rule asks for none. Raises ValueError for a code that a
-    scanner could not read or a key that is none."""
+    digits, and capitals where the issuer's tax id has some) is printed with its number, or nothing where the
+    rule asks for none. Raises ValueError for a code that a scanner could not read, a key or a postcode that is none."""
 
     shipment_id: str
     tracking_code: str
@@ -48,18 +50,21 @@ class Label:
     def __post_init__(self) -> None:
         if _CODE.fullmatch(self.tracking_code) is None:
             raise ValueError("a tracking code has 3 to 34 capital letters, digits, points and hyphens")
-        if self.invoice_key and _KEY.fullmatch(self.invoice_key) is None:
-            raise ValueError("an invoice's key has 44 digits")
+        if self.invoice_key and INVOICE_KEY_PATTERN.fullmatch(self.invoice_key) is None:
+            raise ValueError("an invoice's key has 44 places, digits or capital letters")
+        _ = self.postcode_digits  # What is no postcode is refused here, not while the label is drawn.
 
     @property
     def invoice_number(self) -> str:
         """The NF-e's number and series, which stand within its key (places 26 to 34 and 23 to 25)."""
-        return f"{int(self.invoice_key[25:34])} / série {int(self.invoice_key[22:25])}" if self.invoice_key else ""
+        number, series = (part.lstrip("0") or "0" for part in (self.invoice_key[25:34], self.invoice_key[22:25]))
+        return f"{number} / série {series}" if self.invoice_key else ""
 
     @property
     def postcode_digits(self) -> str:
-        """The recipient's postcode as sorting machines read it."""
-        return "".join(character for character in self.recipient.postal_code if character in "0123456789")
+        """The recipient's postcode as sorting machines read it; nothing where there is none, or where it is abroad."""
+        there = self.recipient
+        return postcode(there.postal_code) if there.postal_code and there.country == "BR" else ""
 
     @property
     def weight(self) -> str:
@@ -68,5 +73,5 @@ class Label:
 
 
 def in_fours(key: str) -> str:
-    """The digits in groups of four, as invoices print them."""
+    """The key in groups of four, as invoices print them."""
     return " ".join(key[place : place + 4] for place in range(0, len(key), 4))
