@@ -1,6 +1,7 @@
 """Which running Saldo a command talks to: a local instance's folder, or addresses from the environment."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,7 @@ from deploy.local import stack
 from deploy.local.supervisor import PROJECT
 
 SERVICES = stack.SERVICES
-APART = ("crm",)
-"""Services that the local stack does not start: they are asked where the environment says."""
+_ADMIN_URL = re.compile(r"SALDO_ADMIN_([A-Z][A-Z0-9_]*)_URL")
 
 
 class NotRunning(Exception):
@@ -66,14 +66,15 @@ def read_endpoints(told: Mapping[str, Any], folder: Path) -> Endpoints:
 def from_environment(environ: Mapping[str, str]) -> Endpoints | None:
     """Endpoints of servers started by other means, or None where `SALDO_ADMIN_<SERVICE>_URL` is set for no service.
 
+    Any service can be named so, those too that the local stack does not start.
     `SALDO_ADMIN_TOKEN`, `KAFKA_BOOTSTRAP_SERVERS`, `SALDO_VERIFY_<SERVICE>_DSN`, `SALDO_<SERVICE>_DSN`,
     `SALDO_SANDBOX_<MARKETPLACE>_URL`, `SALDO_SANDBOX_TOKEN` and `SALDO_SPANS_FOLDER` say the rest.
     """
     token = environ.get("SALDO_ADMIN_TOKEN", "")
     admin = {
-        name: Address(environ[variable].rstrip("/"), token)
-        for name in (*SERVICES, *APART)
-        if environ.get(variable := f"SALDO_ADMIN_{name.upper()}_URL")
+        named[1].lower(): Address(url.rstrip("/"), token)
+        for variable, url in environ.items()
+        if url and (named := _ADMIN_URL.fullmatch(variable))
     }
     if not admin:
         return None

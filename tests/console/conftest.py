@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,14 +19,24 @@ TOKEN = "a token"
 
 @dataclass
 class Listener:
-    """One listener that stands for all services: answers by (method, path), asked by (method, path, query, body)."""
+    """One listener that stands for all services: answers by (method, path), asked by (method, path, query, body).
 
-    answers: dict[tuple[str, str], Any] = field(default_factory=dict)
+    Of several answers each is given once, the last one ever after.
+    """
+
+    answers: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
     asked: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
     url: str = ""
 
     def say(self, method: str, path: str, body: Any, status: int = 200) -> None:
-        self.answers[method, path] = (status, body)
+        self.answers[method, path] = [(status, body)]
+
+    def say_each(self, method: str, path: str, bodies: Iterable[Any]) -> None:
+        self.answers[method, path] = [(200, body) for body in bodies]
+
+    def answer(self, method: str, path: str) -> Any:
+        answers = self.answers.get((method, path), [(404, {"detail": f"nothing at {path}"})])
+        return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
 def _handler(listener: Listener) -> type[BaseHTTPRequestHandler]:
@@ -39,7 +49,7 @@ def _handler(listener: Listener) -> type[BaseHTTPRequestHandler]:
             if parts.path != "/readyz" and self.headers.get("authorization") != f"Bearer {TOKEN}":
                 status, body = 401, {"detail": "wrong token"}
             else:
-                status, body = listener.answers.get((self.command, path), (404, {"detail": f"nothing at {path}"}))
+                status, body = listener.answer(self.command, path)
             data = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(data)))

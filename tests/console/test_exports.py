@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.console import instance, journal
+from services.console import journal
 from tests.console.conftest import Listener, Printed
 
 Saldo = Callable[..., Printed]
@@ -34,7 +34,6 @@ PAGES = [[row(3), row(5, amount_minor=-500, quantity=None)], [row(6, kind="payme
 @pytest.fixture
 def erp(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> Listener:
     """The listener, known as erp too."""
-    monkeypatch.setattr(instance, "SERVICES", ("orders", "erp"))
     monkeypatch.setenv("SALDO_ADMIN_ERP_URL", listener.url)
     listener.say("GET", "orders/1001", ORDER)
     return listener
@@ -146,6 +145,19 @@ def test_the_journal_is_written_and_checked(saldo: Saldo, erp: Listener, tmp_pat
     changed = saldo("export", "check", folder, "--tenant", "acme")
     assert changed.code == 1
     assert "sums_minor: the manifest says" in changed.err
+
+
+def test_a_service_that_only_the_environment_names_is_asked(
+    saldo: Saldo, erp: Listener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for service in ("INVENTORY", "ORDERS", "CHANNELS"):
+        monkeypatch.delenv(f"SALDO_ADMIN_{service}_URL")
+    pages = [{"rows": PAGES[0], "next": 5}, {"rows": PAGES[1], "next": None}]
+    erp.say_each("GET", "journal", pages)
+    printed = saldo("export", "journal", str(tmp_path / "export"), "--json")
+    assert (printed.code, printed.json["rows"], printed.json["to_seq"]) == (0, 3, 6)
+    assert [query["after"] for _, _, query, _ in erp.asked] == ["0", "5"]
+    assert "the address of inventory is not known (known: erp)" in saldo("item", "list").err
 
 
 def test_a_folder_without_a_manifest_is_no_export(saldo: Saldo, tmp_path: Path) -> None:
