@@ -66,8 +66,11 @@ def count(value: Any, name: str) -> int:
     return value
 
 
-def minor(value: Any, currency: str, name: str) -> int:
-    """Money as text or number in major units → integer minor units of `currency`; null is 0."""
+def minor(value: Any, currency: str, name: str, *, exact: bool = False) -> int:
+    """Money as text or number in major units → integer minor units of `currency`; null is 0.
+
+    More decimals than the currency has are rounded, half to even; `exact` refuses them. Raises `ValueError` naming it.
+    """
     if value is None:
         return 0
     try:
@@ -75,9 +78,13 @@ def minor(value: Any, currency: str, name: str) -> int:
         exponent = _EXPONENTS.get(currency, 2)
         if given and given.adjusted() + exponent >= _MINOR_DIGITS:
             raise ValueError
-        return int(given.scaleb(exponent).to_integral_value(ROUND_HALF_EVEN))
+        found = int(given.scaleb(exponent).to_integral_value(ROUND_HALF_EVEN))
     except (ArithmeticError, ValueError):
         raise ValueError(f"{name} is no amount of money") from None
+    # Compared with what was given, because scaling has rounded a number of more than 28 digits already.
+    if exact and Decimal(found).scaleb(-exponent) != given:
+        raise ValueError(f"{name} has more than the {exponent} decimals of {currency}")
+    return found
 
 
 def moment(value: Any, name: str) -> datetime:

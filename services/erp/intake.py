@@ -9,6 +9,7 @@ import asyncpg
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from contracts.erp.v1 import InvoiceIssued
+from services.border.reading import moment
 from services.border.vault import Vault
 from services.bus import Transaction
 from services.erp import store
@@ -51,7 +52,11 @@ def read(given: GivenInvoice, now: datetime) -> Invoice:
     if given.xml is None:
         if given.key is None or given.total_minor is None:
             raise Unfit(["give the XML, or the key and the total"])
-        return Invoice(normalize_key(given.key), given.total_minor, given.issued_at or now)
+        try:
+            issued_at = moment(given.issued_at.isoformat(), "issued_at") if given.issued_at else now
+        except ValueError as error:
+            raise Unfit([str(error)]) from None
+        return Invoice(normalize_key(given.key), given.total_minor, issued_at)
     try:
         invoice = read_xml(given.xml)
     except ValueError as error:
@@ -86,16 +91,20 @@ async def take_invoice(
             raise InTheWay("this invoice was replaced by another one of the order")
         return shown(known)
     await _judge(invoice, order, tx, tenant)
-    await _make_room(given, tx, tenant)
+    replaced = await _make_room(given, tx, tenant)
     document = _document(given, invoice, tx.new_id(), tenant, vault, settings)
     row = await store.insert_document(tx.connection, document)
     if row is None:
         raise InTheWay("this invoice was given for another order at the same moment")
     told = {name: row[name] for name in InvoiceIssued.model_fields if name != "kind"}
     event_id = tx.publish(InvoiceIssued(**told), tenant=tenant, cause=cause)
-    booked = Row("invoice", given.order_id, row["document_id"], "", "", None, invoice.total_minor, CURRENCY)
+    entries = [Entry(tenant, event_id, invoice.issued_at, _booked(row, row["total_minor"]))]
+    if replaced:
+        # Its own row stays where it was: the sums of a month that was exported do not change behind anybody's back.
+        void = _booked(replaced, -replaced["total_minor"])._replace(line="replaced")
+        entries.append(Entry(tenant, event_id, tx.now, void))
     await store.lock_journal(tx.connection)
-    await store.append(tx.connection, [Entry(tenant, event_id, invoice.issued_at, booked)])
+    await store.append(tx.connection, entries)
     return shown(row)
 
 
@@ -108,7 +117,8 @@ async def _judge(invoice: Invoice, order: Order, tx: Transaction, tenant: str) -
         raise Unfit(reasons)
 
 
-async def _make_room(given: GivenInvoice, tx: Transaction, tenant: str) -> None:
+async def _make_room(given: GivenInvoice, tx: Transaction, tenant: str) -> asyncpg.Record | None:
+    """The document that stands no more from now on, if the given one takes the place of any."""
     standing = await store.standing_document(tx.connection, tenant, given.order_id)
     replaces = normalize_key(given.replaces) if given.replaces is not None else None
     if standing and standing["invoice_key"] == replaces:
@@ -119,6 +129,17 @@ async def _make_room(given: GivenInvoice, tx: Transaction, tenant: str) -> None:
         )
     elif replaces is not None:
         raise InTheWay("the order has no invoice that could be replaced")
+    return standing
+
+
+def _booked(document: asyncpg.Record, amount_minor: int) -> Row:
+    return Row(
+        "invoice",
+        document["order_id"],
+        document["document_id"],
+        amount_minor=amount_minor,
+        currency=document["currency"],
+    )
 
 
 def _document(

@@ -16,6 +16,8 @@ from services.border.tax_ids import mod_11
 
 CURRENCY: Final = "BRL"
 XML_BYTES_MAX: Final = 1_000_000
+ISSUED_SINCE: Final = datetime(2005, 9, 30, tzinfo=UTC)
+"""Ajuste SINIEF 7/05 of this day began the NF-e. A key has two digits for its year: no other century may fit it."""
 LETTERS_SINCE: Final = "2607"
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 STATES: Final = frozenset(
@@ -115,7 +117,9 @@ def check(invoice: Invoice, *, tax_ids: Collection[str], due_minor: int, currenc
         reasons.append(f"the invoice is over {invoice.total_minor} cents, the order over {due_minor}")
     if invoice.issued_at > now + CLOCK_TOLERANCE:
         reasons.append("the moment of issue has not come yet")
-    if len(invoice.key) == 44 and invoice.key[2:6] not in _months(invoice.issued_at):
+    if invoice.issued_at < ISSUED_SINCE:
+        reasons.append(f"the moment of issue is before {ISSUED_SINCE:%Y-%m-%d}, when there was no NF-e")
+    elif len(invoice.key) == 44 and invoice.key[2:6] not in _months(invoice.issued_at):
         reasons.append("the month in the key is not the month of issue: give the moment of issue")
     return reasons
 
@@ -171,7 +175,7 @@ def _read(root: "ET.Element[str]", document: "ET.Element[str]") -> Invoice:
             reasons.append("the authority did not authorise this invoice")
     total_minor, issued_at = 0, datetime.min.replace(tzinfo=UTC)
     try:
-        total_minor = minor(told("total/ICMSTot/vNF") or "none", CURRENCY, "total/ICMSTot/vNF of the XML")
+        total_minor = minor(told("total/ICMSTot/vNF") or "none", CURRENCY, "total/ICMSTot/vNF of the XML", exact=True)
     except ValueError as error:
         reasons.append(str(error))
     if total_minor < 0:

@@ -2,10 +2,30 @@
 
 from datetime import UTC, datetime
 
-from services.border.reading import version_of
+import pytest
+
+from services.border.reading import minor, version_of
 
 
 def test_versions_sort_as_the_moments_do_from_the_first_year_on() -> None:
     moments = [datetime(year, 3, 1, tzinfo=UTC) for year in (1, 99, 999, 2026)]
     assert (versions := [version_of(moment) for moment in moments]) == sorted(versions)
     assert versions[-1] == "2026-03-01T00:00:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "currency", "found"),
+    [("50.00", "BRL", 5000), ("50.000", "BRL", 5000), ("5e1", "JPY", 50), ("-1", "TND", -1000)],
+)
+def test_exact_money_has_the_decimals_of_its_currency(text: str, currency: str, found: int) -> None:
+    assert minor(text, currency, "sum", exact=True) == minor(text, currency, "sum") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "currency"),
+    [("50.004", "BRL"), ("50.005", "BRL"), ("50.5", "JPY"), (f"50.{'0' * 40}1", "BRL"), ("1e-9", "BRL")],
+)
+def test_more_decimals_are_refused_where_money_is_to_be_exact(text: str, currency: str) -> None:
+    assert minor(text, currency, "sum") in {5000, 50, 0}
+    with pytest.raises(ValueError, match=f"decimals of {currency}"):
+        minor(text, currency, "sum", exact=True)

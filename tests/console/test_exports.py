@@ -192,6 +192,7 @@ def test_an_invoice_is_given_by_key_and_total_or_by_its_file(saldo: Saldo, erp: 
         ((), "--key and --total"),
         (("--key", "1"), "--key and --total"),
         (("--key", "1", "--total", "a lot"), "write it as 50.00"),
+        (("--key", "1", "--total", "50.004"), "--total has more than the 2 decimals of BRL: write it as 50.00"),
         (("--file", "/none.xml"), "cannot be read"),
     ],
 )

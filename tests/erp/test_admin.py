@@ -108,6 +108,11 @@ async def test_every_reason_is_told(connection: asyncpg.Connection, admin: httpx
         ({"xml": xml(), "key": key(number=8)}, "another key"),
         ({"xml": xml(), "total_minor": 1}, "another total"),
         ({"issued_at": "2026-08-14T12:00:00Z"}, "month"),
+        ({"issued_at": "0001-01-01T00:00:00Z"}, "no NF-e"),
+        ({"issued_at": "0001-01-01T00:00:00+05:00"}, "issued_at"),
+        ({"issued_at": "9999-12-31T23:59:59-05:00"}, "issued_at"),
+        ({"issued_at": "1926-09-14T12:00:00Z"}, "no NF-e"),
+        ({"xml": xml(issued="0001-01-01T00:00:00Z"), "key": None}, "no NF-e"),
     ],
 )
 async def test_what_contradicts_itself_is_refused(
@@ -137,14 +142,20 @@ async def test_another_invoice_needs_to_say_which_it_replaces(
     refused = await give(admin, key=key(number=8))
     stale = await give(admin, key=key(number=8), replaces=key(number=9))
     taken = await give(admin, key=key(number=8), replaces=key())
+    again = await give(admin, key=key(number=8), replaces=key())
 
     assert (refused.status_code, stale.status_code) == (409, 409)
     assert key() in refused.json()["detail"]
     assert taken.status_code == 200
+    assert again.json() == taken.json()
     assert (await give(admin, key=key())).status_code == 409
     standing = await admin.get("/admin/invoices", params=ACME | {"order_id": "order-a"})
     assert standing.json()["document_id"] == taken.json()["document_id"] != first.json()["document_id"]
     assert await connection.fetchval("SELECT count(*) FROM outbox") == 2
+    booked = [(row["reference"], row["amount_minor"]) for row in await journal(connection) if row["kind"] == "invoice"]
+    old, new = first.json()["document_id"], taken.json()["document_id"]
+    assert booked == [(old, 5000), (new, 5000), (old, -5000)]
+    assert sum(amount for _, amount in booked) == 5000
 
 
 @pytest.mark.asyncio

@@ -129,6 +129,7 @@ def test_an_nfe_is_read(text: str) -> None:
         (xml(chNFe=key(number=8)), "another key"),
         (xml(total=""), "vNF"),
         (xml(total="-1e999999"), "vNF"),
+        (xml(total="50.005"), "vNF of the XML has more than the 2 decimals"),
         (xml(total="-50.00"), "below zero"),
         (xml(issued="2026-09-14"), "dhEmi"),
         (xml(key()[:-1]), "43 characters"),

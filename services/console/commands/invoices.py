@@ -45,7 +45,7 @@ def invoice(
         raise Failed("give --file with the XML, or --key and --total")
     if total is not None:
         try:
-            given["total_minor"] = minor(total, CURRENCY, "--total")
+            given["total_minor"] = minor(total, CURRENCY, "--total", exact=True)
         except ValueError as error:
             raise Failed(f"{error}: write it as 50.00") from None
     if issued_at is not None:
