@@ -1,8 +1,8 @@
 """What a fact means in the journal: units and money that were not there before it. Pure.
 
 Facts say what is true in all; the journal says what changed, so that it can be summed. Over the rows `sale`, `cancel`
-and `return` of an order the amounts add up to what its buyer owes; over `payment` and `refund`, to what was kept; over `invoice`, to the one
-that stands.
+and `return` of an order the amounts add up to what its buyer owes; over `payment` and `refund`, to what was kept; over
+`invoice`, to the one that stands.
 """
 
 from collections.abc import Mapping
