@@ -1,5 +1,6 @@
 """Accounts of companies at gateways: kept with sealed credentials, opened as sessions."""
 
+import asyncio
 import json
 import ssl
 import tempfile
@@ -11,8 +12,9 @@ from typing import Any, TypeAlias, final
 from uuid import NAMESPACE_URL, uuid5
 
 import asyncpg
+import httpx
 
-from services.border.client import open_client
+from services.border.client import AddressRefused, open_client, require_public_url
 from services.border.errors import Rejected
 from services.border.limiter import Limiter
 from services.border.vault import Vault
@@ -31,20 +33,26 @@ class AccountInvalid(ValueError):
 @final
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account as a person gives it."""
+    """An account as a person gives it. `merchant` is who we are at the gateway: Stripe's `acct_…`, Pix's client id."""
 
     tenant: str
     gateway: str
     environment: str
     base_url: str
+    merchant: str
     settings: Mapping[str, Any]
     credentials: Mapping[str, str] = field(repr=False)
 
     @property
+    def place(self) -> str:
+        """The base URL without a slash at its end."""
+        return self.base_url.rstrip("/")
+
+    @property
     def account_id(self) -> str:
-        """The same for the same place, so that an account that is given again is the one that is there."""
-        place = [self.tenant, self.gateway, self.environment, self.base_url]
-        return str(uuid5(NAMESPACE_URL, json.dumps(place)))
+        """The same for the same merchant at a place, so that an account that is given again is the one there is."""
+        identity = [self.tenant, self.gateway, self.environment, self.place, self.merchant]
+        return str(uuid5(NAMESPACE_URL, json.dumps(identity)))
 
 
 @final
@@ -54,30 +62,27 @@ class Accounts:
     def __init__(self, pool: Callable[[], Pool], vault: Vault, gateways: Mapping[str, Gateway]) -> None:
         self._pool, self._vault, self._gateways = pool, vault, gateways
         self._open: dict[str, tuple[str, Session]] = {}
+        self._opening = asyncio.Lock()
 
     async def put(self, connection: Connection, account: Account) -> None:
-        """Keep an account as the company's live one at its gateway. Raises `AccountInvalid`."""
-        gateway = self._gateways.get(account.gateway)
-        if gateway is None:
-            raise AccountInvalid(f"there is no gateway of that name: one of {sorted(self._gateways)}")
-        if missing := set(gateway.traits.credentials) - set(account.credentials):
-            raise AccountInvalid(f"credentials are missing: {', '.join(sorted(missing))}")
-        if surplus := set(account.credentials) - {*gateway.traits.credentials, _AUTHORITY}:
-            raise AccountInvalid(
-                f"{len(surplus)} credentials are unknown: give {', '.join(gateway.traits.credentials)}"
-            )
+        """Keep an account as the company's live one at its gateway: only what is given. Raises `AccountInvalid`."""
+        await self._check(account)
         await connection.execute(
             "UPDATE gateway_accounts SET state = 'paused' WHERE tenant = $1 AND gateway = $2 AND account_id <> $3",
             account.tenant, account.gateway, account.account_id,
         )  # fmt: skip
         await connection.execute(
             """
-            INSERT INTO gateway_accounts (account_id, tenant, gateway, environment, base_url, settings)
-            VALUES ($1, $2, $3, $4, $5, $6)
+            INSERT INTO gateway_accounts (account_id, tenant, gateway, environment, base_url, settings, merchant)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)
             ON CONFLICT (account_id) DO UPDATE SET settings = excluded.settings, state = 'live'
             """,
-            account.account_id, account.tenant, account.gateway, account.environment, account.base_url.rstrip("/"),
-            json.dumps(dict(account.settings)),
+            account.account_id, account.tenant, account.gateway, account.environment, account.place,
+            json.dumps(dict(account.settings)), account.merchant,
+        )  # fmt: skip
+        await connection.execute(
+            "DELETE FROM gateway_credentials WHERE account_id = $1 AND field <> ALL($2::text[])",
+            account.account_id, list(account.credentials),
         )  # fmt: skip
         await connection.executemany(
             """
@@ -89,6 +94,32 @@ class Accounts:
                 for name, value in sorted(account.credentials.items())
             ],
         )
+
+    async def _check(self, account: Account) -> None:
+        gateway = self._gateways.get(account.gateway)
+        if gateway is None:
+            raise AccountInvalid(f"there is no gateway of that name: one of {sorted(self._gateways)}")
+        traits = gateway.traits
+        if missing := set(traits.credentials) - set(account.credentials):
+            raise AccountInvalid(f"credentials are missing: {', '.join(sorted(missing))}")
+        if surplus := set(account.credentials) - {*traits.credentials, *traits.credentials_optional, _AUTHORITY}:
+            raise AccountInvalid(f"{len(surplus)} credentials are unknown: give {', '.join(traits.credentials)}")
+        try:
+            url = httpx.URL(account.base_url)
+            if account.environment != "sandbox":
+                require_public_url(url)
+        except AddressRefused as refused:
+            raise AccountInvalid(f"base_url: {refused}") from None
+        except httpx.InvalidURL:
+            raise AccountInvalid("base_url is no URL: give one as https://host or https://host/path") from None
+        try:
+            session = await _opened(gateway, account)
+        except (OSError, ValueError, TypeError):
+            raise AccountInvalid(
+                "the certificates cannot be loaded: give certificate_pem with its key_pem, not encrypted, and ca_pem, "
+                "each as PEM"
+            ) from None
+        await session.http.aclose()
 
     def _sealed(self, account: Account, name: str, value: str) -> bytes:
         return self._vault.seal(value.encode(), tenant=account.tenant, owner=account.account_id, field=name)
@@ -104,24 +135,27 @@ class Accounts:
             "SELECT field, sealed FROM gateway_credentials WHERE account_id = $1 ORDER BY field", account_id
         )
         gateway, state = self._gateways[row["gateway"]], repr((row, kept))
-        known = self._open.get(account_id)
-        if known is None or known[0] != state:
-            known = state, self._opened(gateway, row, kept)
-            self._open[account_id] = known
+        async with self._opening:
+            known = self._open.get(account_id)
+            if known is None or known[0] != state:
+                session = await _opened(gateway, self._account(row, kept))
+                self._open[account_id] = state, session
+                if known:
+                    # A call that is under way ends with an unknown outcome, and what it did is looked for.
+                    await known[1].http.aclose()
+                return gateway, session
         return gateway, known[1]
 
-    def _opened(self, gateway: Gateway, row: asyncpg.Record, kept: list[asyncpg.Record]) -> Session:
+    def _account(self, row: asyncpg.Record, kept: list[asyncpg.Record]) -> Account:
         tenant, account_id = row["tenant"], row["account_id"]
         credentials = {
             one["field"]: self._vault.open(one["sealed"], tenant=tenant, owner=account_id, field=one["field"]).decode()
             for one in kept
         }
-        traits = gateway.traits
-        http = open_client(
-            public_only=row["environment"] != "sandbox", timeout_s=traits.call_timeout_s, certificate=_tls(credentials)
-        )
         settings = json.loads(row["settings"])
-        return Session(http, Limiter(traits.limits, time.monotonic), row["base_url"], credentials, settings)
+        return Account(
+            tenant, row["gateway"], row["environment"], row["base_url"], row["merchant"], settings, credentials
+        )
 
     async def close(self) -> None:
         """Close every session."""
@@ -130,16 +164,32 @@ class Accounts:
         self._open.clear()
 
 
+async def _opened(gateway: Gateway, account: Account) -> Session:
+    """Raises `OSError`, `ValueError` or `TypeError` where a certificate cannot be loaded."""
+    # In a thread: reading the authorities' certificates takes the event loop's time.
+    certificate = await asyncio.to_thread(_tls, account.credentials)
+    traits, public_only = gateway.traits, account.environment != "sandbox"
+    http = open_client(public_only=public_only, timeout_s=traits.call_timeout_s, certificate=certificate)
+    limiter = Limiter(traits.limits, time.monotonic)
+    return Session(http, limiter, account.place, account.credentials, account.settings)
+
+
 def _tls(credentials: Mapping[str, str]) -> ssl.SSLContext | None:
-    """A context with our certificate, where the account has one. Python reads it from files alone, deleted at once."""
-    if "certificate_pem" not in credentials:
+    """A context of the account's own, where it has a certificate or another authority to trust.
+
+    Python reads our certificate from files alone, deleted at once.
+    """
+    if not {"certificate_pem", _AUTHORITY} & set(credentials):
         return None
     context = ssl.create_default_context()
     if _AUTHORITY in credentials:
         context.load_verify_locations(cadata=credentials[_AUTHORITY])
+    if "certificate_pem" not in credentials:
+        return context
     with tempfile.TemporaryDirectory() as folder:
         certificate, key = Path(folder, "certificate.pem"), Path(folder, "key.pem")
         certificate.write_text(credentials["certificate_pem"])
         key.write_text(credentials["key_pem"])
-        context.load_cert_chain(certificate, key)
+        # Without a password given, OpenSSL would ask for one at the terminal and wait.
+        context.load_cert_chain(certificate, key, password="")
     return context

@@ -17,7 +17,8 @@ class AccountGiven(BaseModel):
     tenant: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
     gateway: str
     environment: Annotated[str, Field(pattern="^(sandbox|test|production)$")]
-    base_url: Annotated[str, Field(pattern="^https?://")]
+    base_url: Annotated[str, Field(pattern="^https?://[^/]")]
+    merchant: Annotated[str, Field(pattern=r"^[!-~]{1,200}$", description="Stripe's account id, or Pix's client id.")]
     settings: dict[str, str] = {}
     credentials: Annotated[dict[str, str], Field(repr=False)]
 
@@ -39,8 +40,8 @@ def admin_router(pool: Callable[[], Pool], accounts: Accounts) -> APIRouter:
     @router.get("/accounts")
     async def list_accounts(tenant: str) -> list[dict[str, Any]]:
         rows = await pool().fetch(
-            "SELECT account_id, gateway, environment, base_url, state FROM gateway_accounts WHERE tenant = $1 "
-            "ORDER BY gateway, account_id",
+            "SELECT account_id, gateway, environment, base_url, merchant, state FROM gateway_accounts "
+            "WHERE tenant = $1 ORDER BY gateway, account_id",
             tenant,
         )
         return [dict(row) for row in rows]

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias, final
 
+import asyncpg
 import structlog
 
-from services.border.errors import OutcomeUnknown, Rejected, Throttled
+from services.border.client import AddressRefused
+from services.border.errors import Rejected, Throttled
 from services.border.vault import Vault
 from services.bus import Transaction
 from services.payments import domain, store
@@ -24,7 +26,7 @@ from services.payments.store import Key, Stored
 Sessions: TypeAlias = Callable[[str, str], Awaitable[tuple[Gateway, Session]]]
 """From a tenant and an account of its to the gateway and a session there. Raises `Rejected` where there is none."""
 
-_LOOK_AGAIN_S = 60.0
+_LATER_S = 60.0
 _log = structlog.get_logger("saldo.payments")
 
 
@@ -63,26 +65,34 @@ class Charger:
     ) -> None:
         self._transaction, self._sessions, self._vault = transaction, sessions, vault
         self._settings, self._point = settings, point
+        self._going: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Work for ever, pausing when nothing is due."""
-        while True:
-            if not await self.work():
-                await asyncio.sleep(self._settings.poll_interval_s)
-
-    async def work(self) -> int:
-        """Take one step for each of some payments that are due; returns for how many."""
-        tasks, found = await self._claim()
-        self._point("charge.saved")
         async with asyncio.TaskGroup() as group:
-            for task in tasks:
-                group.create_task(self._take(task))
+            while True:
+                if not await self.work(group):
+                    await asyncio.sleep(self._settings.poll_interval_s)
+
+    async def work(self, group: asyncio.TaskGroup) -> int:
+        """Begin one step in `group` for each of some payments that are due; returns for how many.
+
+        Where as many are under way as may be, the first one that ends makes room.
+        """
+        if len(self._going) >= self._settings.charge_parallel:
+            await asyncio.wait(self._going, return_when=asyncio.FIRST_COMPLETED)
+        tasks, found = await self._claim(self._settings.charge_parallel - len(self._going))
+        self._point("charge.saved")
+        for task in tasks:
+            step = group.create_task(self._take(task))
+            self._going.add(step)
+            step.add_done_callback(self._going.discard)
         return found
 
-    async def _claim(self) -> tuple[list[Task], int]:
+    async def _claim(self, room: int) -> tuple[list[Task], int]:
         tasks = []
         async with self._transaction() as tx:
-            rows = await store.lock_due(tx.connection, tx.now, self._settings.charge_parallel)
+            rows = await store.lock_due(tx.connection, tx.now, room)
             name = tx.new_id()
             for key, stored in rows.items():
                 step = domain.next_call(stored.pay, tx.now) or (Look() if domain.waits(stored.pay) else None)
@@ -102,31 +112,56 @@ class Charger:
     async def _take(self, task: Task) -> None:
         answer = await self._asked(task)
         self._point("charge.answered")
-        await self._settle(task, answer)
+        try:
+            await self._settle(task, answer)
+        except (asyncpg.IntegrityConstraintViolationError, ValueError) as error:
+            # The claim keeps it back for a while, and then the gateway is looked at once more.
+            tenant, payment_id = task.key
+            _log.error("answer cannot be kept", tenant=tenant, payment_id=payment_id, error=type(error).__name__)
         self._point("charge.settled")
 
     async def _asked(self, task: Task) -> Answer:
-        tenant, payment_id = task.key
-        choice = task.stored.pay.choice
-        assert choice
-        late_s = _LOOK_AGAIN_S
+        """Whatever goes wrong ends this step alone. Errors are named by type: their texts may hold secrets."""
+        pay, (tenant, payment_id) = task.stored.pay, task.key
+        assert pay.choice
+        about = {"tenant": tenant, "payment_id": payment_id}
         try:
-            gateway, session = await self._sessions(tenant, choice.account_id)
-            late_s = gateway.traits.late_s
+            gateway, session = await self._sessions(tenant, pay.choice.account_id)
+            token = self._token(task)
+        except Rejected as rejected:
+            return _refused(rejected, about)
+        except Exception as error:  # noqa: BLE001
+            _log.error("account cannot be opened: nothing was sent", **about, error=type(error).__name__)
+            return Answer(outcome=Outcome.AGAIN, wait_s=_LATER_S)
+        try:
             async with asyncio.timeout(self._settings.call_timeout_s):
-                return Answer(await self._perform(gateway, session, task))
+                seen = await self._perform(gateway, session, task, token)
         except Throttled as throttled:
+            if isinstance(throttled.__context__, AddressRefused):
+                # Only another base URL can help, so it is not tried again as what is merely out of reach is.
+                return _refused(throttled.__context__, about)
             return Answer(outcome=Outcome.AGAIN, wait_s=throttled.retry_after_s)
         except Rejected as rejected:
-            _log.warning("refused by the gateway", tenant=tenant, payment_id=payment_id, why=str(rejected))
-            return Answer(outcome=Outcome.REFUSED)
-        except (OutcomeUnknown, TimeoutError, ValueError) as unknown:
+            return _refused(rejected, about)
+        except Exception as error:  # noqa: BLE001
             # An answer that cannot be read is no answer.
-            _log.warning("outcome unknown", tenant=tenant, payment_id=payment_id, error=type(unknown).__name__)
-            return Answer(outcome=Outcome.UNKNOWN, wait_s=late_s)
+            _log.warning("outcome unknown", **about, error=type(error).__name__)
+            return Answer(outcome=Outcome.UNKNOWN, wait_s=gateway.traits.late_s)
+        if seen is None and pay.seen and pay.seen.reference:
+            # Something else answers than what gave the reference, so it cannot tell that a call did not happen.
+            _log.warning("the gateway does not know a payment that it made", **about)
+            return Answer(outcome=Outcome.UNKNOWN, wait_s=_LATER_S)
+        return Answer(seen)
 
-    async def _perform(self, gateway: Gateway, session: Session, task: Task) -> Seen | None:
-        pay, step, (tenant, payment_id) = task.stored.pay, task.step, task.key
+    def _token(self, task: Task) -> str:
+        tenant, payment_id = task.key
+        sealed = task.stored.token_sealed
+        if sealed is None or not isinstance(task.step, Call) or task.step.kind is not Kind.CHARGE:
+            return ""
+        return self._vault.open(sealed, tenant=tenant, owner=payment_id, field="token").decode()
+
+    async def _perform(self, gateway: Gateway, session: Session, task: Task, token: str) -> Seen | None:
+        pay, step, (_, payment_id) = task.stored.pay, task.step, task.key
         assert pay.choice
         reference = pay.seen.reference if pay.seen else ""
         if isinstance(step, Look):
@@ -137,9 +172,7 @@ class Charger:
                 wanted = Wanted(payment_id, step.amount_minor, choice.currency, choice.expires_at)
                 return await gateway.open(session, wanted, key)
             case Kind.CHARGE:
-                sealed = task.stored.token_sealed
-                token = self._vault.open(sealed, tenant=tenant, owner=payment_id, field="token") if sealed else b""
-                return await gateway.charge(session, reference, token.decode(), key)
+                return await gateway.charge(session, reference, token, key)
             case Kind.CAPTURE:
                 return await gateway.capture(session, reference, step.amount_minor, key)
             case Kind.VOID:
@@ -158,7 +191,7 @@ class Charger:
             if looking and answer.outcome is Outcome.DONE:
                 decision = domain.saw(pay, answer.seen, tx.now, looked=task.stored.pay.hinted)
             elif looking:
-                wait_s = answer.wait_s or _LOOK_AGAIN_S
+                wait_s = answer.wait_s or _LATER_S
                 await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s))
                 return
             elif answer.outcome is Outcome.DONE:
@@ -180,3 +213,8 @@ class Charger:
         await store.book(tx.connection, tenant, decision.booked, tx.now)
         for fact in decision.facts:
             tx.publish(fact, tenant=tenant, cause=stored.cause)
+
+
+def _refused(error: Exception, about: dict[str, str]) -> Answer:
+    _log.warning("refused by the gateway", **about, why=str(error))
+    return Answer(outcome=Outcome.REFUSED)

@@ -64,11 +64,15 @@ class Status(StrEnum):
 
 
 class Part(StrEnum):
-    """How far a refund or a dispute is: a refund ends `done` or `failed`, a dispute `won` or `lost`."""
+    """How far a refund or a dispute is: a refund ends `done` or `failed`, a dispute `won` or `lost`.
+
+    `returned` is a refund that was done and failed afterwards, as where the buyer's account is closed: we have it back.
+    """
 
     OPEN = "open"
     FAILED = "failed"
     DONE = "done"
+    RETURNED = "returned"
     WON = "won"
     LOST = "lost"
 
@@ -159,6 +163,7 @@ class Pay:
     revision: int = 0
     seen: Seen | None = None
     call: Call | None = None
+    charge_refused_revision: int = 0
     decided: Mapping[Kind, int] = field(default_factory=dict)
     closed: bool = False
     hinted: int = 0
@@ -173,7 +178,8 @@ class Pay:
         seen, disputes = self.seen, self.seen.disputes.values()
         return Sums(
             captured_minor=seen.captured_minor,
-            refunded_minor=_total(seen.refunds.values(), Part.DONE),
+            refunded_minor=_total(seen.refunds.values(), Part.DONE, Part.RETURNED),
+            refund_failed_minor=_total(seen.refunds.values(), Part.RETURNED),
             fee_minor=seen.fee_minor,
             disputed_minor=_total(disputes, *Part),
             won_minor=_total(disputes, Part.WON),
@@ -194,7 +200,7 @@ class Look:
 @final
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Next: end the payment here, because nothing was ever asked of a gateway and nothing will be."""
+    """Next: end the payment here, because nothing was taken by a gateway and nothing will be asked of one."""
 
     reason: str
     voided: bool
@@ -288,15 +294,18 @@ def next_call(pay: Pay, now: datetime) -> Step:
     if wanted is None or isinstance(wanted, Close):
         return wanted
     kind, amount_minor = wanted
-    if call and call.kind is kind and call.outcome is Outcome.REFUSED and call.revision == pay.revision:
-        if kind is Kind.OPEN:
-            return Close("gateway", voided=False)
-        if kind is not Kind.CHARGE:
-            return None
+    if kind is Kind.CHARGE and pay.charge_refused_revision == pay.revision:
         # What cannot be charged is let go of, so that nobody can charge it later.
         kind, amount_minor = Kind.VOID, 0
-    if call and call.kind is kind and call.outcome is Outcome.AGAIN:
-        return replace(call, outcome=Outcome.GOING)
+    if call and call.kind is kind:
+        if call.outcome is Outcome.REFUSED and call.revision == pay.revision:
+            uncharged = pay.seen is None or pay.seen.status is Status.OPEN
+            return Close("gateway", voided=False) if uncharged else None
+        if _unseen(pay):
+            return None
+        # Under its first key a gateway would do what was wanted first, so another amount is another call.
+        if call.outcome is Outcome.AGAIN and call.amount_minor == amount_minor:
+            return replace(call, outcome=Outcome.GOING)
     return Call(kind, pay.decided.get(kind, 0) + 1, amount_minor, pay.revision)
 
 
@@ -331,7 +340,15 @@ def _refund_failed(pay: Pay) -> bool:
     if not pay.call or pay.call.kind is not Kind.REFUND or not pay.seen or pay.call.revision < pay.revision:
         return False
     portion = pay.seen.refunds.get(refund_id(pay.payment_id, pay.call.n))
-    return portion is not None and portion.part is Part.FAILED
+    return portion is not None and portion.part in (Part.FAILED, Part.RETURNED)
+
+
+def _unseen(pay: Pay) -> bool:
+    """Whether the gateway answered that the newest call is done, and does not show yet what it did."""
+    call = pay.call
+    if call is None or pay.seen is None or call.outcome is not Outcome.DONE:
+        return False
+    return not _settled(pay.payment_id, call, pay.seen)
 
 
 def refund_id(payment_id: str, n: int) -> str:
@@ -354,7 +371,11 @@ def ended(pay: Pay, outcome: Outcome) -> Pay:
     """The payment after its call ended without an answer to see; what was refused is looked at, too."""
     assert pay.call
     changed = replace(pay, call=replace(pay.call, outcome=outcome))
-    return hinted(changed) if outcome is Outcome.REFUSED else changed
+    if outcome is not Outcome.REFUSED:
+        return changed
+    if pay.call.kind is Kind.CHARGE:
+        changed = replace(changed, charge_refused_revision=pay.call.revision)
+    return hinted(changed)
 
 
 def saw(pay: Pay, seen: Seen | None, now: datetime, *, answer: bool = False, looked: int = 0) -> Decision:
@@ -407,13 +428,17 @@ def _joined(before: Seen | None, seen: Seen) -> Seen:
 def _furthest(before: Mapping[str, Portion], seen: Mapping[str, Portion]) -> dict[str, Portion]:
     joined = dict(before)
     for name, portion in seen.items():
-        if name not in joined or _PART_RANK[portion.part] > _PART_RANK[joined[name].part]:
+        if name not in joined:
+            joined[name] = portion
+        elif {portion.part, joined[name].part} == {Part.DONE, Part.FAILED}:
+            joined[name] = replace(portion, part=Part.RETURNED)
+        elif _PART_RANK[portion.part] > _PART_RANK[joined[name].part]:
             joined[name] = portion
     return joined
 
 
 def close(pay: Pay, step: Close, now: datetime) -> Decision:
-    """The payment ended without any gateway: voided or failed."""
+    """The payment ended whatever its gateway has of it: voided or failed."""
     kind: Any = PaymentVoided if step.voided else PaymentFailed
     more: dict[str, Any] = {"reason": step.reason} if step.voided else {"reason": step.reason, "final": True}
     after = replace(pay, closed=True, version=pay.version + 1)
@@ -428,7 +453,7 @@ def _base(pay: Pay, now: datetime) -> dict[str, Any]:
         "connection_id": choice.connection_id, "method": choice.method, "gateway": choice.gateway,
         "reference": pay.seen.reference if pay.seen else "", "currency": choice.currency,
         "amount_minor": choice.amount_minor, "authorized_minor": pay.seen.authorized_minor if pay.seen else 0,
-        "captured_minor": sums.captured_minor, "refunded_minor": sums.refunded_minor, "at": now,
+        "captured_minor": sums.captured_minor, "refunded_minor": sums.given_back_minor, "at": now,
     }  # fmt: skip
 
 
@@ -466,8 +491,9 @@ def _news(before: Pay, after: Pay, at: datetime) -> Iterable[tuple[type[Any], di
         else:
             late = at >= choice.expires_at
             yield PaymentFailed, {"reason": want.void_reason or ("expired" if late else "gateway"), "final": True}
-    if new.refunded_minor > old.refunded_minor:
-        yield PaymentRefunded, {"reason": want.refund_reason or "gateway"}
+    if new.given_back_minor != old.given_back_minor:
+        failed = new.given_back_minor < old.given_back_minor
+        yield PaymentRefunded, {"reason": "refund_failed" if failed else want.refund_reason or "gateway"}
     if (new.disputed_minor, new.won_minor, new.lost_minor) != (old.disputed_minor, old.won_minor, old.lost_minor):
         held_minor = new.disputed_minor - new.won_minor - new.lost_minor
         reason = "lost" if new.lost_minor > old.lost_minor else "won" if new.won_minor > old.won_minor else "opened"
@@ -479,7 +505,7 @@ def waits(pay: Pay) -> bool:
     if pay.closed or pay.choice is None or pay.seen is None:
         return False
     refunding = any(portion.part is Part.OPEN for portion in pay.seen.refunds.values())
-    return refunding or pay.seen.status is Status.PENDING
+    return refunding or pay.seen.status is Status.PENDING or _unseen(pay)
 
 
 def due(pay: Pay, now: datetime, look_every: timedelta) -> datetime | None:

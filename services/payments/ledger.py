@@ -14,17 +14,24 @@ from typing import final
 @final
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What was done about one payment in all, in minor units; none ever falls.
+    """What was done about one payment in all, in minor units. Each sum only grows, as each growth is booked once.
 
+    So a refund that fails after it was done stays in `refunded_minor` and is counted in `refund_failed_minor`, too.
     `disputed_minor` counts every dispute that was ever opened, `won_minor` and `lost_minor` those that ended.
     """
 
     captured_minor: int = 0
     refunded_minor: int = 0
+    refund_failed_minor: int = 0
     fee_minor: int = 0
     disputed_minor: int = 0
     won_minor: int = 0
     lost_minor: int = 0
+
+    @property
+    def given_back_minor(self) -> int:
+        """What the buyer has got back: it falls where a refund fails after it was done."""
+        return self.refunded_minor - self.refund_failed_minor
 
 
 @final
@@ -60,6 +67,7 @@ def movements(payment_id: str, books: Books, currency: str, before: Sums, after:
     entries = (
         ("captured", books.customer, books.gateway, before.captured_minor, after.captured_minor),
         ("refunded", books.gateway, books.customer, before.refunded_minor, after.refunded_minor),
+        ("refund_failed", books.customer, books.gateway, before.refund_failed_minor, after.refund_failed_minor),
         ("fee", books.gateway, books.fees, before.fee_minor, after.fee_minor),
         ("disputed", books.gateway, books.disputed, before.disputed_minor, after.disputed_minor),
         ("won", books.disputed, books.gateway, before.won_minor, after.won_minor),

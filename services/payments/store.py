@@ -72,7 +72,7 @@ async def put_payments(connection: Connection, payments: Mapping[Key, tuple[Stor
         rows.append(
             (
                 tenant, payment_id, pay.order_id, pay.choice.account_id if pay.choice else "",
-                pay.seen.reference if pay.seen else "", status, pay.sums.captured_minor, pay.sums.refunded_minor,
+                pay.seen.reference if pay.seen else "", status, pay.sums.captured_minor, pay.sums.given_back_minor,
                 _pay.dump_json(pay).decode(), token, due_at, *stored.cause,
             )
         )  # fmt: skip

@@ -1,15 +1,21 @@
 """Accounts at gateways: sealed, one live a gateway, opened as sessions, and the wiring of the whole service."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 
 from services.border.errors import Rejected
+from services.payments import accounts as opened
 from services.payments.accounts import Account, AccountInvalid, Accounts
 from services.payments.admin import admin_router
 from services.payments.gateways import gateways
@@ -18,7 +24,13 @@ from tests.payments.till import VAULT, Till
 
 pytestmark = pytest.mark.asyncio
 ACCOUNT = Account(
-    "acme", "stripe", "sandbox", "http://127.0.0.1:1", {}, {"secret_key": "sk_hidden", "webhook_secret": "whsec_hidden"}
+    "acme",
+    "stripe",
+    "sandbox",
+    "http://127.0.0.1:1",
+    "acct_1",
+    {},
+    {"secret_key": "sk_hidden", "webhook_secret": "whsec_hidden"},
 )
 
 
@@ -62,6 +74,84 @@ async def test_what_does_not_fit_is_refused_without_its_secrets(pool: asyncpg.Po
     assert "hidden" not in str(refused.value)
 
 
+@pytest.fixture(scope="module")
+def pem() -> Mapping[str, str]:
+    """A certificate that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bank.example")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    locked = serialization.BestAvailableEncryption(b"hidden")
+    return {
+        "certificate": certificate.public_bytes(plain).decode(),
+        "key": key.private_bytes(plain, form, serialization.NoEncryption()).decode(),
+        "locked": key.private_bytes(plain, form, locked).decode(),
+    }
+
+
+def with_credentials(account: Account, **more: str) -> Account:
+    return replace(account, credentials={**account.credentials, **more})
+
+
+async def test_what_cannot_be_opened_is_not_kept(pool: asyncpg.Pool, pem: Mapping[str, str]) -> None:
+    accounts = Accounts(lambda: pool, VAULT, gateways())
+    pix = replace(ACCOUNT, gateway="pix", credentials={"client_id": "us", "client_secret": "hidden"})
+    broken = [
+        with_credentials(ACCOUNT, ca_pem="hidden"),
+        with_credentials(pix, certificate_pem="hidden", key_pem="hidden"),
+        with_credentials(pix, certificate_pem=pem["certificate"], key_pem=pem["locked"]),
+        replace(ACCOUNT, base_url="http://hidden:port"),
+        replace(ACCOUNT, environment="test"),
+    ]
+    async with pool.acquire() as connection:
+        for account in broken:
+            with pytest.raises(AccountInvalid) as refused:
+                await accounts.put(connection, account)
+            assert "hidden" not in str(refused.value)
+        assert await connection.fetchval("SELECT count(*) FROM gateway_accounts") == 0
+        whole = with_credentials(pix, certificate_pem=pem["certificate"], key_pem=pem["key"])
+        await accounts.put(connection, whole)
+    assert (await accounts.session("acme", whole.account_id))[0].traits.name == "pix"
+    await accounts.close()
+
+
+async def test_two_merchants_at_one_gateway_are_two_accounts() -> None:
+    assert replace(ACCOUNT, merchant="acct_2").account_id != ACCOUNT.account_id
+    assert replace(ACCOUNT, base_url="http://127.0.0.1:1/").account_id == ACCOUNT.account_id
+
+
+async def test_only_what_is_given_is_kept_and_used(pool: asyncpg.Pool, pem: Mapping[str, str]) -> None:
+    accounts = Accounts(lambda: pool, VAULT, gateways())
+    fields = "SELECT field FROM gateway_credentials ORDER BY field"
+    trusting = replace(ACCOUNT, credentials={"secret_key": "sk_hidden", "ca_pem": pem["certificate"]})
+    async with pool.acquire() as connection:
+        await accounts.put(connection, trusting)
+        assert [row["field"] for row in await connection.fetch(fields)] == ["ca_pem", "secret_key"]
+        _, before = await accounts.session("acme", ACCOUNT.account_id)
+        await accounts.put(connection, replace(ACCOUNT, credentials={"secret_key": "sk_hidden"}))
+        assert [row["field"] for row in await connection.fetch(fields)] == ["secret_key"]
+    _, after = await accounts.session("acme", ACCOUNT.account_id)
+    assert after is not before
+    assert before.http.is_closed
+    assert not after.http.is_closed
+    await accounts.close()
+
+
+async def test_an_authority_of_its_own_is_trusted_by_an_account_without_a_certificate(pem: Mapping[str, str]) -> None:
+    context = opened._tls({"secret_key": "sk_hidden", "ca_pem": pem["certificate"]})
+    assert context
+    subjects = [dict(part[0] for part in one["subject"]) for one in context.get_ca_certs()]  # type: ignore[misc]
+    assert {"commonName": "bank.example"} in subjects
+    assert opened._tls({"secret_key": "sk_hidden"}) is None
+
+
 async def test_admin_keeps_accounts_and_shows_payments(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
     app = FastAPI()
     app.include_router(admin_router(lambda: pool, Accounts(lambda: pool, VAULT, gateways())))
@@ -71,7 +161,7 @@ async def test_admin_keeps_accounts_and_shows_payments(pool: asyncpg.Pool, conne
     await till.work()
     body = {
         "tenant": "acme", "gateway": "stripe", "environment": "sandbox", "base_url": "http://127.0.0.1:1",
-        "credentials": dict(ACCOUNT.credentials),
+        "merchant": "acct_1", "credentials": dict(ACCOUNT.credentials),
     }  # fmt: skip
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as http:
         assert (await http.put("/accounts", json=body)).json() == {"account_id": ACCOUNT.account_id}

@@ -1,15 +1,24 @@
 """The loop on a real PostgreSQL with a gateway that misbehaves, and with a process that dies anywhere."""
 
+import asyncio
+import ssl
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
+import structlog
 
 from contracts.payments.v1 import PaymentMethod
-from services.payments.domain import Command, Kind, Part, Portion
+from services.border.calls import send
+from services.border.client import open_client
+from services.border.limiter import Limiter
+from services.border.vault import SealBroken
+from services.payments.domain import Command, Kind, Part, Portion, Seen
 from tests.payments.given import AMOUNT, PAYMENT, ModelGateway, authorize, capture, refund, void
-from tests.payments.till import SETTINGS, VAULT, Killed, Till
+from tests.payments.till import SETTINGS, VAULT, Asked, Killed, Till
 
 pytestmark = pytest.mark.asyncio
 Connection = asyncpg.Connection
@@ -101,15 +110,138 @@ async def test_two_companies_never_meet(connection: Connection) -> None:
     ours, theirs = Till(connection, "acme"), Till(connection, "zeta")
     await ours.account(account_id="account-acme")
     await theirs.account(account_id="account-zeta")
+    ours.accounts["account-zeta"] = theirs.asked
     await ours.hear(authorize(), capture())
-    await theirs.hear(authorize(), void())
+    await theirs.hear(authorize())
     await ours.work()  # One process works for both.
+    await theirs.hear(void())
+    await ours.work()
     assert [(owner, type(one).__name__) for owner, one in ours.published if owner == "zeta"] == [
-        ("zeta", "PaymentVoided")
-    ]
+        ("zeta", "PaymentAuthorized"), ("zeta", "PaymentVoided"),
+    ]  # fmt: skip
+    for till, last in ((ours, Kind.CAPTURE), (theirs, Kind.VOID)):
+        assert set(till.asked.books.moved) == {(PAYMENT, kind) for kind in (Kind.OPEN, Kind.CHARGE, last)}
     assert {row["account"] for row in await theirs.rows("money_balances", "account, currency")} == set()
     assert [row["amount_minor"] for row in await ours.rows("money_balances")] == [-AMOUNT, AMOUNT]
-    assert [row["status"] for row in await theirs.rows("payments", "status, order_id")] == ["closed"]
+    assert [row["status"] for row in await theirs.rows("payments", "status, order_id")] == ["voided"]
+
+
+async def beside(connection: Connection, broken: Exception | Asked) -> tuple[Till, Till]:
+    """A company whose account is broken and one whose is not, worked on at once."""
+    ours, theirs = Till(connection, "acme"), Till(connection, "zeta")
+    ours.settings = SETTINGS.model_copy(update={"charge_parallel": 2})
+    ours.accounts["account-zeta"] = broken
+    await ours.account(account_id="account-acme")
+    await theirs.account(account_id="account-zeta")
+    await theirs.hear(authorize())
+    await ours.hear(authorize())
+    return ours, theirs
+
+
+@pytest.mark.parametrize(
+    "error", [SealBroken("hidden"), ssl.SSLError("hidden"), httpx.InvalidURL("hidden"), KeyError("hidden")]
+)
+async def test_an_account_that_cannot_be_opened_stops_itself_alone(connection: Connection, error: Exception) -> None:
+    ours, theirs = await beside(connection, error)
+    with structlog.testing.capture_logs() as logs:
+        await ours.work(rounds=20)
+    assert "hidden" not in str(logs)
+    assert {(line["tenant"], line["error"]) for line in logs} == {("zeta", type(error).__name__)}
+    assert [(owner, type(one).__name__) for owner, one in ours.published] == [("acme", "PaymentAuthorized")]
+    row = (await theirs.rows("payments", "status, due_at"))[0]
+    assert row["status"] == "asked"
+    assert row["due_at"] > ours.now + timedelta(seconds=30)
+    ours.accounts["account-zeta"] = theirs.asked
+    ours.now = row["due_at"]
+    await ours.work()
+    assert theirs.asked.books.moved[PAYMENT, Kind.CHARGE] == 1
+    assert theirs.asked.looks == 0  # Nothing was sent, so there was nothing to look for.
+
+
+async def test_a_call_that_breaks_settles_itself_alone(connection: Connection) -> None:
+    other = Asked(ModelGateway())
+    ours, _ = await beside(connection, other)
+    other.misbehave[Kind.OPEN] = ["broken"]
+    with structlog.testing.capture_logs() as logs:
+        await ours.work()
+    assert "hidden" not in str(logs)
+    assert sorted(owner for owner, _ in ours.published) == ["acme", "zeta"]
+    assert other.looks == 1
+    assert other.books.moved[PAYMENT, Kind.OPEN] == 1
+
+
+async def test_an_answer_that_cannot_be_kept_stops_itself_alone(connection: Connection) -> None:
+    till = Till(connection)
+    till.settings = SETTINGS.model_copy(update={"charge_parallel": 2})
+    await till.account()
+    await till.hear(authorize(), authorize(payment_id="order-a:p2"))
+
+    async def one_reference(_: Any, wanted: Any, key: str) -> Seen:
+        seen = till.asked.books.execute(wanted.payment_id, Kind.OPEN, 1, AMOUNT, key)
+        return replace(seen, reference=f"ref-{PAYMENT}")
+
+    till.asked.open = one_reference  # type: ignore[method-assign,assignment]
+    await till.work(rounds=20)
+    assert names(till) == ["Authorized"]
+    assert sorted(row["status"] for row in await till.rows("payments", "status, order_id")) == ["asked", "authorized"]
+
+
+async def test_a_gateway_that_knows_no_payment_of_its_own_reference_tells_nothing(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    till.asked.misbehave[Kind.CHARGE] = ["timeout"]
+    till.asked.unknown = True
+    await till.hear(authorize())
+    await till.work()
+    assert len(till.asked.tokens) == 1
+    assert (await till.rows("payment_calls", "kind, outcome"))[0] == {"kind": "charge", "outcome": "unknown"}
+    till.asked.unknown = False
+    till.now += timedelta(minutes=2)
+    await till.work()
+    assert names(till) == ["Authorized"]
+    assert len(till.asked.tokens) == 1
+
+
+async def test_an_address_that_is_refused_ends_the_payment(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    async with open_client(public_only=True, timeout_s=1) as http:
+
+        async def forbidden(*_: Any) -> Seen:
+            request = http.build_request("POST", "https://127.0.0.1:1/")
+            await send(http, Limiter({}, lambda: 0.0), "model", request, writes=True)
+            raise AssertionError("nothing answers there")
+
+        till.asked.open = forbidden  # type: ignore[method-assign,assignment]
+        await till.hear(authorize())
+        with structlog.testing.capture_logs() as logs:
+            await till.work()
+    assert [(one.reason, one.final) for _, one in till.published] == [("gateway", True)]
+    assert ["public address" in line["why"] for line in logs] == [True]
+
+
+async def test_a_slow_call_keeps_no_other_waiting(connection: Connection) -> None:
+    till = Till(connection)
+    till.settings = SETTINGS.model_copy(update={"charge_parallel": 2})
+    slow, done = Asked(ModelGateway()), asyncio.Event()
+    await till.account()
+    await till.account("zeta", "account-zeta")
+    till.accounts["account-zeta"] = slow
+
+    async def waits(*_: Any) -> Seen:
+        await done.wait()
+        return slow.books.execute(PAYMENT, Kind.OPEN, 1, AMOUNT, f"{PAYMENT}:open:1")
+
+    slow.open = waits  # type: ignore[method-assign,assignment]
+    await till.hear(authorize(), tenant="zeta")
+    await till.hear(authorize(), authorize(payment_id="order-a:p2"))
+    charger = till.charger()
+    async with asyncio.TaskGroup() as group:
+        while names(till) != ["Authorized", "Authorized"]:
+            await charger.work(group)
+            await asyncio.sleep(0)
+        assert not slow.books.seen
+        done.set()
 
 
 async def test_a_token_is_sealed_and_gone_once_charged(connection: Connection) -> None:

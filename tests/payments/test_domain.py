@@ -167,7 +167,8 @@ def test_any_order_ends_with_the_same_sums(data: st.DataObject, history: tuple[l
 
 
 parts = st.dictionaries(
-    st.sampled_from(["r1", "r2"]), st.builds(Portion, st.just(700), st.sampled_from([Part.OPEN, Part.DONE]))
+    st.sampled_from(["r1", "r2"]),
+    st.builds(Portion, st.just(700), st.sampled_from([Part.OPEN, Part.DONE, Part.FAILED])),
 )
 snapshots = st.builds(
     Seen, st.just("ref"), st.sampled_from(Status), st.just(AMOUNT), st.sampled_from([0, 4000, AMOUNT]), parts,
@@ -301,6 +302,83 @@ def test_a_refused_charge_is_let_go_of() -> None:
     assert world.pay.seen
     assert world.gateway.seen[PAYMENT].status is Status.VOIDED
     assert told(world) == ["Failed"]
+
+
+def test_a_capture_that_did_not_happen_is_made_anew_where_less_is_wanted() -> None:
+    world = World()
+    world.hear(authorize(), capture(2, AMOUNT))
+    world.step()
+    world.step()
+    world.step("throttled")
+    world.hear(capture(3, 6_000))
+    assert world.pay
+    assert next_call(world.pay, NOW) == Call(Kind.CAPTURE, 2, 6_000, 3)
+    world.finish()
+    assert world.pay.sums.captured_minor == 6_000
+    assert world.gateway.moved[PAYMENT, Kind.CAPTURE] == 1
+
+
+@pytest.mark.parametrize("throttled", [False, True])
+def test_a_charge_and_its_void_both_refused_end_the_payment(throttled: bool) -> None:
+    world = World()
+    world.hear(authorize())
+    world.step()
+    asked = []
+    for _ in range(20):
+        assert world.pay
+        match step := next_call(world.pay, NOW):
+            case Call():
+                asked.append((step.kind, step.n))
+                again = throttled and asked == [(Kind.CHARGE, 1), (Kind.VOID, 1)]
+                world.pay = domain.ended(domain.begun(world.pay, step), Outcome.AGAIN if again else Outcome.REFUSED)
+            case _:
+                world.step()
+    assert asked == [(Kind.CHARGE, 1), (Kind.VOID, 1), *([(Kind.VOID, 1)] if throttled else [])]
+    assert [(type(fact).__name__, fact.model_dump()["reason"]) for fact in world.facts] == [
+        ("PaymentFailed", "gateway")
+    ]
+
+
+def test_a_charge_that_was_answered_and_is_not_to_be_seen_yet_is_waited_for() -> None:
+    world = World()
+    world.hear(authorize())
+    world.step()
+    assert world.pay
+    call = next_call(world.pay, NOW)
+    assert isinstance(call, Call)
+    world._take(saw(domain.begun(world.pay, call), world.gateway.seen[PAYMENT], NOW, answer=True))
+    look_every = timedelta(seconds=60)
+    assert next_call(world.pay, NOW) is None
+    assert domain.due(world.pay, NOW, look_every) == NOW + look_every
+    world.hear(capture())
+    assert next_call(world.pay, NOW) is None
+    world.now = LATER
+    world.finish()
+    assert told(world) == ["Failed"]
+    assert world.gateway.seen[PAYMENT].status is Status.VOIDED
+
+
+def test_a_refund_that_fails_after_it_was_done_is_taken_back() -> None:
+    world = World()
+    world.hear(authorize(), capture(), refund(3, 500))
+    world.finish()
+    seen = world.gateway.seen[PAYMENT]
+    failed = replace(seen, refunds={domain.refund_id(PAYMENT, 1): Portion(500, Part.FAILED)})
+    for look in (failed, seen, failed):
+        assert world.pay
+        world._take(saw(world.pay, look, NOW))
+    assert world.pay
+    assert [(fact.refunded_minor, fact.model_dump()["reason"]) for fact in world.facts[2:]] == [
+        (500, "returned"), (0, "refund_failed"),
+    ]  # fmt: skip
+    assert balances(world.booked)["customer:order-a", "BRL"] == -AMOUNT
+    assert next_call(world.pay, NOW) is None
+    world.hear(refund(4, 500))
+    assert next_call(world.pay, NOW) == Call(Kind.REFUND, 2, 500, 4)
+    world.finish()
+    assert world.facts[-1].refunded_minor == 500
+    assert balances(world.booked)["customer:order-a", "BRL"] == 500 - AMOUNT
+    assert len({movement.cause for movement in world.booked}) == len(world.booked)
 
 
 def test_a_failed_refund_waits_for_a_newer_command() -> None:

@@ -4,12 +4,24 @@ import asyncio
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from services.bus import BusSettings
 from services.payments.app import build
 from services.payments.settings import PaymentsSettings
 from services.runtime.command import send
 from tests.payments.given import authorize
+
+
+def test_a_key_is_needed_its_own_or_the_common_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PAYMENTS_SECRETS_KEY", "SALDO_SECRETS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValidationError, match="SECRETS_KEY"):
+        PaymentsSettings()
+    monkeypatch.setenv("SALDO_SECRETS_KEY", "common")
+    assert PaymentsSettings().secrets_key.get_secret_value() == "common"
+    monkeypatch.setenv("PAYMENTS_SECRETS_KEY", "own")
+    assert PaymentsSettings().secrets_key.get_secret_value() == "own"
 
 
 @pytest.mark.asyncio

@@ -112,6 +112,10 @@ async def test_without_a_reference_it_is_searched_by_our_id() -> None:
     assert await Stripe().look(StripeServer((200, {"data": []})).account, "", PAYMENT) is None
 
 
+async def test_a_search_without_its_list_has_found_nothing() -> None:
+    assert await Stripe().look(StripeServer((200, {"object": "search_result"})).account, "", PAYMENT) is None
+
+
 async def test_an_intent_that_stripe_does_not_know_is_none() -> None:
     assert await Stripe().look(StripeServer((404, {"error": {}})).account, "pi_x", PAYMENT) is None
 

@@ -3,6 +3,7 @@
 # The model answers to the signatures of the gateway, needing less of them.
 # ruff: noqa: ARG002
 
+import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -25,7 +26,7 @@ from services.payments.handlers import obey
 from services.payments.settings import PaymentsSettings
 from tests.payments.given import ACCOUNT, AMOUNT, NOW, ModelGateway, Refusal
 
-SETTINGS = PaymentsSettings(charge_parallel=1)
+SETTINGS = PaymentsSettings(secrets_key="11" * 32, charge_parallel=1)
 VAULT = Vault("11" * 32)
 
 
@@ -41,6 +42,7 @@ class Asked:
     misbehave: dict[Kind, list[str]] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
     looks: int = 0
+    unknown: bool = False
     traits: GatewayTraits = field(default_factory=lambda: GatewayTraits("model", 30, 5, (), {}))
 
     def _do(self, payment_id: str, kind: Kind, n: int, amount_minor: int, key: str) -> Seen:
@@ -48,6 +50,8 @@ class Asked:
         vice = vices.pop(0) if vices else ""
         if vice == "throttled":
             raise Throttled(1)
+        if vice == "broken":
+            raise RuntimeError("hidden")
         if vice == "dropped":
             raise OutcomeUnknown("no answer")
         try:
@@ -77,7 +81,7 @@ class Asked:
 
     async def look(self, session: Session, reference: str, payment_id: str) -> Seen | None:
         self.looks += 1
-        return self.books.seen.get(payment_id)
+        return None if self.unknown else self.books.seen.get(payment_id)
 
     @staticmethod
     def _payment(reference: str) -> str:
@@ -90,6 +94,10 @@ class Till:
     def __init__(self, connection: Any, tenant: str = "acme", books: ModelGateway | None = None) -> None:
         self.connection, self.tenant, self.now = connection, tenant, NOW
         self.asked = Asked(books or ModelGateway())
+        self.settings = SETTINGS
+        # Accounts that lead elsewhere: to another gateway, or to an error.
+        self.accounts: dict[str, Asked | Exception] = {}
+        self._one = asyncio.Lock()
         self.published: list[tuple[str, Any]] = []
         self.points: Counter[str] = Counter()
         self.reached, self.kill_at = 0, 0
@@ -105,7 +113,7 @@ class Till:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         tx = Transaction(self.connection, self.now, lambda: f"id-{self.tenant}-{next(self._ids)}")
-        async with self.connection.transaction():
+        async with self._one, self.connection.transaction():
             yield tx
             self.point("commit.before")
         self.published += [(one.tenant, one.message) for one in tx.publications]
@@ -128,16 +136,24 @@ class Till:
 
     async def work(self, *, rounds: int = 60) -> None:
         """Work until nothing is due, the clock moving on by seconds."""
-        charger = Charger(self.transaction, self._session, VAULT, SETTINGS, self.point)
+        charger = self.charger()
         idle = 0
         for _ in range(rounds):
-            idle = 0 if await charger.work() else idle + 1
+            async with asyncio.TaskGroup() as group:
+                found = await charger.work(group)
+            idle = 0 if found else idle + 1
             if idle > 10:
                 return
             self.now += timedelta(seconds=1)
 
+    def charger(self) -> Charger:
+        return Charger(self.transaction, self._session, VAULT, self.settings, self.point)
+
     async def _session(self, tenant: str, account_id: str) -> tuple[Gateway, Session]:
-        return self.asked, Session(httpx.AsyncClient(), Limiter({}, lambda: 0.0), "http://127.0.0.1", {}, {})
+        asked = self.accounts.get(account_id, self.asked)
+        if isinstance(asked, Exception):
+            raise asked
+        return asked, Session(httpx.AsyncClient(), Limiter({}, lambda: 0.0), "http://127.0.0.1", {}, {})
 
     def restart(self) -> None:
         """Another process, after the claims of the killed one have run out."""

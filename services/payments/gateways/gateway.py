@@ -27,6 +27,7 @@ class GatewayTraits:
     late_s: float
     credentials: tuple[str, ...]
     limits: Mapping[str, Limit]
+    credentials_optional: tuple[str, ...] = ()
 
 
 @final

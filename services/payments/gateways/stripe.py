@@ -35,7 +35,7 @@ _STATUSES: Final = {
     "canceled": Status.VOIDED,
 }
 _REFUNDS: Final = {"succeeded": Part.DONE, "failed": Part.FAILED, "canceled": Part.FAILED}
-_DISPUTES: Final = {"won": Part.WON, "warning_closed": Part.WON, "lost": Part.LOST}
+_DISPUTES: Final = {"won": Part.WON, "lost": Part.LOST}
 _DECLINES: Final = {"insufficient_funds": "insufficient", "expired_card": "expired_card"}
 
 
@@ -47,7 +47,8 @@ class Stripe:
         name="stripe",
         call_timeout_s=20,
         late_s=10,
-        credentials=("secret_key", "webhook_secret"),
+        credentials=("secret_key",),
+        credentials_optional=("webhook_secret",),
         # "Rate limits": 100 a second in live mode, 25 in sandboxes.
         limits={"stripe": Limit(25, 25)},
     )
@@ -97,7 +98,8 @@ class Stripe:
         """
         if not reference:
             query = {"query": f"metadata['saldo_payment_id']:'{payment_id}'"}
-            found = objects(mapping(await _get(session, "/v1/payment_intents/search", query), "answer")["data"], "data")
+            page = mapping(await _get(session, "/v1/payment_intents/search", query), "answer")
+            found = objects(page.get("data"), "data")
             if not found:
                 return None
             reference = identifier(found[0].get("id"), "data.id")
