@@ -8,7 +8,7 @@ from services.border.vault import Vault
 from services.bus import BusSettings, Subscription
 from services.crm import timeline
 from services.crm.admin import admin_router
-from services.crm.erase import forget_silent
+from services.crm.erase import keep_retention
 from services.crm.handlers import recognise, remember
 from services.crm.settings import CrmSettings
 from services.runtime import Service
@@ -33,8 +33,8 @@ def build(bus: BusSettings, settings: CrmSettings) -> Service:
             Subscription(stream="fulfillment.shipments.v1", handles=tuple(timeline.SHIPMENTS), handler=told),
             Subscription(stream="erp.documents.v1", handles=tuple(timeline.DOCUMENTS), handler=told),
         ],
-        loops=[partial(forget_silent, vault=vault, settings=settings)],
-        routers=[admin_router(lambda: service.pool, lambda: service.transaction(), vault, settings)],  # noqa: PLW0108
+        loops=[partial(keep_retention, vault=vault, settings=settings)],
+        routers=[admin_router(lambda: service, vault, settings)],
     )
     return service
 

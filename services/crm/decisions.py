@@ -54,8 +54,8 @@ async def unmerge(tx: Transaction, tenant: str, gone: str, settings: CrmSettings
 async def keep(tx: Transaction, tenant: str, one: str, other: str) -> None:
     """Two customers stay two, and nobody is asked again. Raises `Refused`."""
     await store.lock(tx.connection, [tenant])
-    for customer_id in (one, other):
-        await eldest(tx, tenant, customer_id)
+    if await eldest(tx, tenant, one) == await eldest(tx, tenant, other):
+        raise Refused(f"{one} and {other} are one customer: give two customers, or undo the merge that joined them")
     await _keep_apart(tx, tenant, one, other)
 
 

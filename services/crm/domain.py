@@ -79,7 +79,8 @@ def identify(records: Sequence[Record], links: Iterable[tuple[CustomerId, Custom
     lead to several documents. `links` are pairs that a person has joined. An e-mail or phone that is seen with more
     than `documents_max` documents is nobody's in particular.
     """
-    usable = [_without_shared(record, _shared(records, documents_max)) for record in records]
+    shared = _shared(records, documents_max)
+    usable = [_without_shared(record, shared) for record in records]
     age = {record.customer_id: position for position, record in enumerate(usable)}
     groups = _Groups({customer_id: customer_id for customer_id in age}, age)
     holder: dict[object, CustomerId] = {}

@@ -1,7 +1,16 @@
-"""To forget a customer: everything that is known of him goes in one transaction, and whoever else knows him is told.
+"""To forget a customer: his reports, keys, timeline, consents and merges go in one transaction; who else knows is told.
+
+His orders' dead letters go right after the commit. An order that was not known to be his is forgotten when it turns out
+to be; of one that nobody is known to have placed the events go in time.
+
+What stays here says nothing of him: fingerprints of his references and orders, under the company's own key, by which
+what is still on its way is not taken in; and his customers' ids in merges of others that he once went along with. What
+was published of him stays for as long as its stream keeps it: ids and references in crm's own, the reports of channels
+in theirs.
 
 LGPD (Lei 13.709/2018) article 16 and GDPR article 17 let stay what the law asks for: fiscal documents, which erp keeps
-(Código Tributário Nacional, article 173: five years from the first day of the year that follows). What stays is listed.
+(Código Tributário Nacional, article 173: five years from the first day of the year that follows). `kept` lists these,
+and the parcels that are still on their way.
 """
 
 import asyncio
@@ -15,7 +24,7 @@ from contracts.crm.v1 import CustomerErased, KeptRecord
 from services.border.vault import Vault
 from services.bus import Cause, Transaction
 from services.crm import store
-from services.crm.fingerprints import fingerprints
+from services.crm.fingerprints import Fingerprints, fingerprints
 from services.crm.settings import CrmSettings
 from services.crm.standing import around, settle
 
@@ -76,8 +85,7 @@ async def erase(
     others = await around(tx, tenant, ids, settings) - ids
     prints = await fingerprints(tx.connection, vault, tenant)
     await store.bury(tx.connection, tenant, "ref", [prints.of("ref", ref) for ref in refs], tx.now)
-    await store.bury(tx.connection, tenant, "order", [prints.of("order", order) for order in order_ids], tx.now)
-    await store.delete_orders(tx.connection, tenant, order_ids)
+    await forget_orders(tx, tenant, prints, order_ids)
     await store.delete_customers(tx.connection, tenant, ids)
     cause = Cause("", eldest)
     fact = CustomerErased(
@@ -90,16 +98,62 @@ async def erase(
     return fact
 
 
-async def forget_silent(service: "Service", *, vault: Vault, settings: CrmSettings) -> None:
-    """Erase customers of whom nothing was heard for too long, one a transaction; never returns."""
+async def forget_orders(tx: Transaction, tenant: str, prints: Fingerprints, order_ids: Sequence[str]) -> None:
+    """Delete all that is known of orders, and take nothing of them in any more. Their dead letters are due to go."""
+    await store.bury(tx.connection, tenant, "order", [prints.of("order", order) for order in order_ids], tx.now)
+    await store.delete_orders(tx.connection, tenant, order_ids)
+    await store.insert_letters_due(tx.connection, tenant, order_ids)
+
+
+async def erase_letters(service: "Service") -> None:
+    """Erase the dead letters of orders that are forgotten: a report that could not be handled outlives no erasure."""
     while True:
-        before = service.clock() - settings.silent_keep
         async with service.pool.acquire() as connection:
-            silent = await store.silent(connection, before, PAGE)
-        for tenant, customer_id in silent:
-            async with service.transaction() as tx:
-                await erase(tx, tenant, customer_id, vault=vault, settings=settings)
-        if silent:
-            _log.info("silent customers erased", customers=len(silent))
-        if len(silent) < PAGE:
+            due = await store.letters_due(connection, PAGE)
+        if not due:
+            return
+        for tenant, order_id in due:
+            # A report of a buyer belongs to the flow of its order.
+            await service.dead_letters.erase(order_id)
+            async with service.pool.acquire() as connection:
+                await store.delete_letters_due(connection, tenant, order_id)
+
+
+async def keep_retention(service: "Service", *, vault: Vault, settings: CrmSettings) -> None:
+    """Delete what is too old, again and again; never returns."""
+    while True:
+        if await sweep(service, vault=vault, settings=settings) < PAGE:
             await asyncio.sleep(settings.retention_interval_s)
+
+
+async def sweep(service: "Service", *, vault: Vault, settings: CrmSettings) -> int:
+    """Look once for customers and orders that are too old, a page of each, and delete them, one a transaction.
+
+    Customers are too old when nothing was heard of them for long, orders when nobody is known to have placed them.
+    Returns how many there were of the more numerous kind.
+    """
+    now = service.clock()
+    before = now - settings.silent_keep
+    async with service.pool.acquire() as connection:
+        silent = await store.silent(connection, before, PAGE)
+        unplaced = await store.unplaced(connection, now - settings.unplaced_keep, PAGE)
+    erased = 0
+    for tenant, customer_id in silent:
+        async with service.transaction() as tx:
+            # Something may have been heard of him since: only under the lock is he as silent as he seemed.
+            await store.lock(tx.connection, [tenant])
+            refs = [row["customer_ref"] for row in await store.find(tx.connection, tenant, customer_id)]
+            if refs and await store.heard_at(tx.connection, tenant, refs) < before:
+                await erase(tx, tenant, customer_id, vault=vault, settings=settings)
+                erased += 1
+    for tenant, order_id in unplaced:
+        async with service.transaction() as tx:
+            await store.lock(tx.connection, [tenant])
+            if await store.placed(tx.connection, tenant, [order_id]):
+                await store.delete_unplaced(tx.connection, tenant, order_id)
+            else:
+                await store.delete_orders(tx.connection, tenant, [order_id])
+    await erase_letters(service)
+    if erased:
+        _log.info("silent customers erased", customers=erased)
+    return max(len(silent), len(unplaced))

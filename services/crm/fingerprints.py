@@ -35,8 +35,19 @@ class Fingerprints:
         return {(kind, self.of(kind, value)) for kind, value in found if value}
 
 
+async def known_fingerprints(connection: store.Connection, vault: Vault, tenant: str) -> Fingerprints | None:
+    """The fingerprints of `tenant`; None where nobody has been heard of yet, so that there is no key."""
+    sealed = await store.tenant_key(connection, tenant)
+    return Fingerprints(vault.open(sealed, tenant=tenant, owner=_OWNER, field=_FIELD)) if sealed else None
+
+
 async def fingerprints(connection: store.Connection, vault: Vault, tenant: str) -> Fingerprints:
-    """The fingerprints of `tenant`, whose key is made when it is first needed."""
+    """The fingerprints of `tenant`, whose key is made when something is first heard of it."""
+    if found := await known_fingerprints(connection, vault, tenant):
+        return found
     made = vault.seal(os.urandom(_KEY_BYTES), tenant=tenant, owner=_OWNER, field=_FIELD)
-    sealed = await store.tenant_key(connection, tenant, made)
-    return Fingerprints(vault.open(sealed, tenant=tenant, owner=_OWNER, field=_FIELD))
+    await store.insert_tenant_key(connection, tenant, made)
+    found = await known_fingerprints(connection, vault, tenant)
+    # Another transaction may have been first: its key counts.
+    assert found
+    return found

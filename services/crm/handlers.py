@@ -12,6 +12,7 @@ from contracts.orders.v1 import OrderPlaced
 from services.border.vault import Vault
 from services.bus import Cause, Received, Transaction
 from services.crm import store
+from services.crm.erase import forget_orders
 from services.crm.fingerprints import Fingerprints, fingerprints
 from services.crm.settings import CrmSettings
 from services.crm.standing import settle
@@ -72,7 +73,11 @@ async def _recognise(
 async def _not_erased(
     tx: Transaction, tenant: str, prints: Fingerprints, events: Sequence[Received[Any]]
 ) -> list[Received[Any]]:
-    """Those of `events` that are not about an erased order, nor older than the erasure of their reference."""
+    """Those of `events` that are not about an erased order, nor older than the erasure of their reference.
+
+    What is older than the erasure of its reference tells of an order that was not known to belong to it: that order is
+    forgotten as well, with what was heard of it, unless it stands by a report that came after the erasure.
+    """
     orders = {event.message.order_id: prints.of("order", event.message.order_id) for event in events}
     refs = {
         event.message.customer_ref: prints.of("ref", event.message.customer_ref)
@@ -81,13 +86,25 @@ async def _not_erased(
     }
     gone_orders = await store.erased(tx.connection, tenant, "order", list(orders.values()))
     gone_refs = await store.erased(tx.connection, tenant, "ref", list(refs.values()))
-    taken = []
+    gone = {order_id for order_id, key in orders.items() if key in gone_orders}
+    standing = await store.placed(tx.connection, tenant, orders) if gone_refs else set()
+    taken: list[Received[Any]] = []
+    late: set[str] = set()
     for event in events:
+        order_id = event.message.order_id
         ref = refs.get(getattr(event.message, "customer_ref", ""))
         erased_at = gone_refs.get(ref) if ref else None
-        if orders[event.message.order_id] not in gone_orders and (not erased_at or event.envelope.time > erased_at):
-            taken.append(event)
-    return taken
+        if order_id in gone | late:
+            continue
+        if erased_at and event.envelope.time <= erased_at:
+            late |= {order_id} - standing
+            continue
+        if ref:
+            standing.add(order_id)
+        taken.append(event)
+    if late:
+        await forget_orders(tx, tenant, prints, sorted(late))
+    return [event for event in taken if event.message.order_id not in late]
 
 
 async def remember(events: Sequence[Received[Any]], tx: Transaction, *, vault: Vault) -> None:
@@ -109,3 +126,4 @@ async def remember(events: Sequence[Received[Any]], tx: Transaction, *, vault: V
         await store.put_orders(tx.connection, sorted(orders))
         await store.insert_events(tx.connection, sorted(rows, key=itemgetter(1)))
         await store.insert_invoices(tx.connection, sorted(invoices))
+        await store.insert_unplaced(tx.connection, tenant, {order_id for _, _, order_id, *_ in rows}, tx.now)

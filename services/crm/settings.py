@@ -30,7 +30,10 @@ class CrmSettings(BaseSettings):
     silent_keep_days: int = Field(
         default=5 * 365, gt=0, description="A customer of whom nothing is heard for so long is erased."
     )
-    retention_interval_s: float = Field(default=3600, gt=0, description="Pause between two looks at who is silent.")
+    unplaced_keep_days: int = Field(
+        default=30, gt=0, description="Events of an order are deleted if it is not known after this time who placed it."
+    )
+    retention_interval_s: float = Field(default=3600, gt=0, description="Pause between two looks at what is too old.")
 
     @property
     def relays(self) -> tuple[str, ...]:
@@ -41,3 +44,8 @@ class CrmSettings(BaseSettings):
     def silent_keep(self) -> timedelta:
         """`silent_keep_days` as a duration."""
         return timedelta(days=self.silent_keep_days)
+
+    @property
+    def unplaced_keep(self) -> timedelta:
+        """`unplaced_keep_days` as a duration."""
+        return timedelta(days=self.unplaced_keep_days)

@@ -18,13 +18,15 @@ async def lock(connection: Connection, tenants: Collection[str], *, shared: bool
         await connection.execute(statement, tenant)
 
 
-async def tenant_key(connection: Connection, tenant: str, made: bytes) -> bytes:
-    """The sealed key of a company: `made`, if there is none yet."""
-    statement = "SELECT sealed FROM tenant_keys WHERE tenant = $1"
-    if (sealed := await connection.fetchval(statement, tenant)) is None:
-        await connection.execute("INSERT INTO tenant_keys VALUES ($1, $2) ON CONFLICT DO NOTHING", tenant, made)
-        sealed = await connection.fetchval(statement, tenant)
-    return bytes(sealed)
+async def tenant_key(connection: Connection, tenant: str) -> bytes | None:
+    """The sealed key of a company, if it has one."""
+    sealed: bytes | None = await connection.fetchval("SELECT sealed FROM tenant_keys WHERE tenant = $1", tenant)
+    return sealed
+
+
+async def insert_tenant_key(connection: Connection, tenant: str, made: bytes) -> None:
+    """Give a company its sealed key, unless it has one."""
+    await connection.execute("INSERT INTO tenant_keys VALUES ($1, $2) ON CONFLICT DO NOTHING", tenant, made)
 
 
 async def erased(connection: Connection, tenant: str, kind: str, keys: Sequence[bytes]) -> dict[bytes, datetime]:
@@ -223,6 +225,40 @@ async def insert_invoices(connection: Connection, rows: Sequence[Sequence[object
     await connection.executemany("INSERT INTO invoices VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING", rows)
 
 
+async def placed(connection: Connection, tenant: str, order_ids: Collection[str]) -> set[str]:
+    """Those of the orders of which it is known who placed them."""
+    rows = await connection.fetch(
+        "SELECT order_id FROM orders WHERE tenant = $1 AND order_id = ANY($2::text[])", tenant, list(order_ids)
+    )
+    return {row["order_id"] for row in rows}
+
+
+async def insert_unplaced(connection: Connection, tenant: str, order_ids: Collection[str], now: datetime) -> None:
+    """Keep in mind those of the orders of which it is not known who placed them."""
+    # In order of keys: two batches with the same rows wait for each other instead of deadlocking.
+    await connection.execute(
+        """
+        INSERT INTO unplaced SELECT $1, order_id, $3 FROM unnest($2::text[]) AS heard (order_id)
+        WHERE NOT EXISTS (SELECT FROM orders o WHERE o.tenant = $1 AND o.order_id = heard.order_id)
+        ORDER BY order_id ON CONFLICT DO NOTHING
+        """,
+        tenant, list(order_ids), now,
+    )  # fmt: skip
+
+
+async def unplaced(connection: Connection, before: datetime, limit: int) -> list[tuple[str, str]]:
+    """Orders (tenant, id) that were heard of before `before`, and then not with who placed them."""
+    rows = await connection.fetch(
+        "SELECT tenant, order_id FROM unplaced WHERE heard_at < $1 ORDER BY heard_at LIMIT $2", before, limit
+    )
+    return [(row["tenant"], row["order_id"]) for row in rows]
+
+
+async def delete_unplaced(connection: Connection, tenant: str, order_id: str) -> None:
+    """Look at an order no more."""
+    await connection.execute("DELETE FROM unplaced WHERE tenant = $1 AND order_id = $2", tenant, order_id)
+
+
 async def find(connection: Connection, tenant: str, customer_id: str) -> list[dict[str, Any]]:
     """The references of the customer that `customer_id` is or is part of, eldest first; empty: nobody."""
     rows = await connection.fetch(
@@ -304,9 +340,9 @@ async def bury(connection: Connection, tenant: str, kind: str, keys: Sequence[by
 
 async def delete_orders(connection: Connection, tenant: str, order_ids: Sequence[str]) -> None:
     """Delete orders, their sealed buyers and their timelines. Ids of fiscal documents stay with erp."""
-    for table in ("orders", "events", "invoices"):
+    for table in ("orders", "events", "invoices", "unplaced"):
         await connection.execute(
-            f"DELETE FROM {table} WHERE tenant = $1 AND order_id = ANY($2::text[])",  # noqa: S608 - three constants
+            f"DELETE FROM {table} WHERE tenant = $1 AND order_id = ANY($2::text[])",  # noqa: S608 - four constants
             tenant, order_ids,
         )  # fmt: skip
 
@@ -316,6 +352,24 @@ async def delete_customers(connection: Connection, tenant: str, ids: Collection[
     await connection.execute(
         "DELETE FROM customers WHERE tenant = $1 AND customer_id = ANY($2::text[])", tenant, list(ids)
     )
+
+
+async def insert_letters_due(connection: Connection, tenant: str, order_ids: Sequence[str]) -> None:
+    """The dead letters of these orders are to be erased."""
+    await connection.execute(
+        "INSERT INTO letters_due SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING", tenant, order_ids
+    )
+
+
+async def letters_due(connection: Connection, limit: int) -> list[tuple[str, str]]:
+    """Orders (tenant, id) whose dead letters are to be erased."""
+    rows = await connection.fetch("SELECT tenant, order_id FROM letters_due ORDER BY 1, 2 LIMIT $1", limit)
+    return [(row["tenant"], row["order_id"]) for row in rows]
+
+
+async def delete_letters_due(connection: Connection, tenant: str, order_id: str) -> None:
+    """The dead letters of this order are erased."""
+    await connection.execute("DELETE FROM letters_due WHERE tenant = $1 AND order_id = $2", tenant, order_id)
 
 
 async def silent(connection: Connection, before: datetime, limit: int) -> list[tuple[str, str]]:
@@ -332,6 +386,20 @@ async def silent(connection: Connection, before: datetime, limit: int) -> list[t
         before, limit,
     )  # fmt: skip
     return [(row["tenant"], row["stands_for"]) for row in rows]
+
+
+async def heard_at(connection: Connection, tenant: str, refs: Collection[str]) -> datetime:
+    """When something was heard of a customer with these references, under any of them, for the last time."""
+    at: datetime = await connection.fetchval(
+        """
+        SELECT greatest(
+            (SELECT max(seen_at) FROM customers WHERE tenant = $1 AND customer_ref = ANY($2::text[])),
+            (SELECT max(e.at) FROM orders o JOIN events e USING (tenant, order_id)
+             WHERE o.tenant = $1 AND o.customer_ref = ANY($2::text[])))
+        """,
+        tenant, list(refs),
+    )  # fmt: skip
+    return at
 
 
 async def list_customers(connection: Connection, tenant: str, after: str, limit: int) -> list[asyncpg.Record]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from services.border.vault import Vault
 from services.crm import documents, store
 from services.crm.domain import contact
-from services.crm.fingerprints import fingerprints
+from services.crm.fingerprints import known_fingerprints
 from services.crm.handlers import BUYER_FIELD
 from services.crm.settings import CrmSettings
 
@@ -21,7 +21,9 @@ async def find_ids(
         return [found[0]["stands_for"]]
     if owner := await store.owner_of_order(connection, tenant, identity):
         return owner
-    prints = await fingerprints(connection, vault, tenant)
+    prints = await known_fingerprints(connection, vault, tenant)
+    if prints is None:
+        return []
     normalised = {
         "document": documents.document(identity),
         "email": documents.email(identity, settings.relays),

@@ -53,10 +53,15 @@ def test_doubts_are_shown_with_their_reason(saldo: Saldo, listener: Listener) ->
 def test_people_merge_keep_and_part(saldo: Saldo, listener: Listener) -> None:
     listener.say("POST", "customers/merge", {"customer_id": "c-1"})
     listener.say("POST", "customers/keep", {"kept": ["c-1", "c-2"]})
-    listener.say("POST", "customers/c-2/unmerge", {"customer_id": "c-1", "restored_customer_id": "c-2"})
+    listener.say("POST", "customers/unmerge", {"customer_id": "c-1", "restored_customer_id": "c-2"})
     for command in (("merge", "c-1", "c-2"), ("keep", "c-1", "c-2"), ("unmerge", "c-2")):
         assert saldo("customer", *command).code == 0
-    assert [body for _, _, _, body in listener.asked] == [{"one": "c-1", "other": "c-2"}] * 2 + [{}]
+    assert [body for _, _, _, body in listener.asked] == [{"one": "c-1", "other": "c-2"}] * 2 + [{"customer_id": "c-2"}]
+
+
+def test_what_is_typed_for_the_customer_that_went_is_in_no_address(saldo: Saldo, listener: Listener) -> None:
+    assert saldo("customer", "unmerge", "ana@loja.example", "--tenant", "acme").code == 1
+    assert listener.asked == [("POST", "customers/unmerge", {"tenant": "acme"}, {"customer_id": "ana@loja.example"})]
 
 
 def test_consent_is_kept_for_who_is_meant(saldo: Saldo, crm: Listener) -> None:

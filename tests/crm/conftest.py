@@ -1,4 +1,4 @@
-"""A database with the tables of crm, and a vault."""
+"""A database with the tables of crm, a vault, and as much of a running service as crm asks for."""
 
 from collections.abc import AsyncIterator
 
@@ -8,6 +8,7 @@ import pytest_asyncio
 
 import services.crm
 from services.border.vault import Vault
+from tests.crm.given import Running
 from tests.tables import create_tables, opened
 
 
@@ -22,3 +23,10 @@ async def connection(database: str) -> AsyncIterator["asyncpg.Connection[asyncpg
 @pytest.fixture
 def vault() -> Vault:
     return Vault("11" * 32)
+
+
+@pytest_asyncio.fixture
+async def running(connection: "asyncpg.Connection[asyncpg.Record]", database: str) -> AsyncIterator[Running]:
+    """A service on the tables of `connection`."""
+    async with asyncpg.create_pool(database, min_size=1, max_size=2) as pool:
+        yield Running(pool)

@@ -1,8 +1,10 @@
 """Buyers and orders to begin a test with, and batches as the bus hands them over."""
 
 import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 
@@ -15,6 +17,7 @@ from services.border.vault import Vault
 from services.bus import Received, Transaction
 from services.crm.handlers import recognise, remember
 from services.crm.settings import CrmSettings
+from services.runtime import Service
 
 NOW = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
 SETTINGS = CrmSettings(secrets_key="11" * 32, relay_domains="relay.example")
@@ -56,6 +59,43 @@ def received(message: Any, tenant: str = "acme", at: datetime = NOW) -> Received
 
 def opened(connection: Any, now: datetime = NOW) -> Transaction:
     return Transaction(connection, now, lambda: f"id-{next(ids):09}")
+
+
+class Running:
+    """As much of a running service as crm asks for: what it published, and whose dead letters it erased.
+
+    `before` is called before each transaction; `erase` stands for that of the bus and fails while `broken` is set.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self.pool, self.dead_letters = pool, self
+        self.published: list[Any] = []
+        self.erased: list[str] = []
+        self.broken = False
+        self.before: Callable[[], Awaitable[object]] | None = None
+
+    @property
+    def service(self) -> Service:
+        """This, as what it stands for."""
+        return cast("Service", self)
+
+    def clock(self) -> datetime:
+        return NOW
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        if self.before:
+            await self.before()
+        async with self.pool.acquire() as pooled, pooled.transaction():
+            tx = opened(pooled)
+            yield tx
+        self.published += [publication.message for publication in tx.publications]
+
+    async def erase(self, correlation_id: str) -> int:
+        if self.broken:
+            raise ConnectionError("the database is away")
+        self.erased.append(correlation_id)
+        return 1
 
 
 async def hear(

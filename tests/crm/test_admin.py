@@ -1,7 +1,6 @@
 """What people ask of crm and decide in it, and that what is erased is gone."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,13 +14,27 @@ from hypothesis import strategies as st
 
 from contracts.channels.v1 import BuyerAddress
 from contracts.crm.v1 import CustomerErased, CustomersMerged, CustomersUnmerged
+from contracts.envelope import Message
 from contracts.fulfillment.v1 import LabelCreated, ShipmentDelivered
 from services.border.vault import Vault
-from services.bus import Transaction
 from services.crm import decisions, store
 from services.crm.admin import admin_router
-from services.crm.erase import fiscal_until
-from tests.crm.given import ANA, CPF, NOW, OTHER_CPF, SETTINGS, buyer, groups, hear, invoiced, opened, parcel, placed
+from services.crm.erase import fiscal_until, sweep
+from tests.crm.given import (
+    ANA,
+    CPF,
+    NOW,
+    OTHER_CPF,
+    SETTINGS,
+    Running,
+    buyer,
+    groups,
+    hear,
+    invoiced,
+    opened,
+    parcel,
+    placed,
+)
 
 DATABASE = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Connection = asyncpg.Connection
@@ -31,9 +44,8 @@ SAME_EMAIL: dict[str, Any] = {"emails": ANA["emails"]}
 class Asking:
     """The routes of crm, and what they published."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client = client
-        self.published: list[Any] = []
+    def __init__(self, client: httpx.AsyncClient, published: list[Any]) -> None:
+        self.client, self.published = client, published
 
     async def get(self, path: str, **query: Any) -> httpx.Response:
         return await self.client.get(f"/admin/{path}", params={"tenant": "acme", **query})
@@ -46,21 +58,11 @@ class Asking:
 
 
 @pytest_asyncio.fixture
-async def admin(connection: Connection, database: str, vault: Vault) -> AsyncIterator[Asking]:
+async def admin(running: Running, vault: Vault) -> AsyncIterator[Asking]:
     app = FastAPI()
-    async with asyncpg.create_pool(database, min_size=1, max_size=2) as pool:
-
-        @asynccontextmanager
-        async def transaction() -> AsyncIterator[Transaction]:
-            async with pool.acquire() as pooled, pooled.transaction():
-                tx = opened(pooled)
-                yield tx
-            asking.published += [publication.message for publication in tx.publications]
-
-        app.include_router(admin_router(lambda: pool, transaction, vault, SETTINGS), prefix="/admin")
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://crm") as client:
-            asking = Asking(client)
-            yield asking
+    app.include_router(admin_router(lambda: running.service, vault, SETTINGS), prefix="/admin")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://crm") as client:
+        yield Asking(client, running.published)
 
 
 @pytest.mark.asyncio
@@ -117,14 +119,14 @@ async def test_a_review_is_decided_and_the_decision_undone(connection: Connectio
     again = await admin.post("customers/merge", {"one": review["one"], "other": review["other"]})
     assert again.status_code == 409
 
-    undone = await admin.post(f"customers/{review['other']}/unmerge")
+    undone = await admin.post("customers/unmerge", {"customer_id": review["other"]})
     assert undone.json() == {"customer_id": review["one"], "restored_customer_id": review["other"]}
     told, taken_back = admin.published
     assert isinstance(told, CustomersMerged)
     assert isinstance(taken_back, CustomersUnmerged)
     assert told.by == "review"
     assert [one["reason"] for one in (await admin.get("reviews")).json()["reviews"]] == ["email"]
-    assert (await admin.post(f"customers/{review['other']}/unmerge")).status_code == 409
+    assert (await admin.post("customers/unmerge", {"customer_id": review["other"]})).status_code == 409
 
 
 @pytest.mark.asyncio
@@ -145,11 +147,29 @@ async def test_what_keys_have_joined_a_person_parts_for_good(
     await hear(connection, vault, buyer("ref-b", document=CPF))
     assert len(await admin.ids()) == 1
 
-    assert (await admin.post(f"customers/{gone}/unmerge")).is_success
+    assert (await admin.post("customers/unmerge", {"customer_id": gone})).is_success
     await hear(connection, vault, buyer("ref-b", order_id="another", document=CPF), buyer("ref-c", document=CPF))
 
     assert await groups(connection) == {frozenset({"ref-a", "ref-c"}), frozenset({"ref-b"})}
     assert (await admin.get("reviews")).json()["reviews"] == []
+
+
+@pytest.mark.asyncio
+async def test_one_customer_is_not_kept_apart_from_himself(connection: Connection, vault: Vault, admin: Asking) -> None:
+    await hear(connection, vault, buyer("ref-a", **SAME_EMAIL), buyer("ref-b", **SAME_EMAIL))
+    one, other = await admin.ids()
+    refused = await admin.post("customers/keep", {"one": one, "other": one})
+    assert refused.status_code == 409
+    assert "give two customers" in refused.json()["detail"]
+    await admin.post("customers/merge", {"one": one, "other": other})
+    assert (await admin.post("customers/keep", {"one": one, "other": other})).status_code == 409
+    assert await connection.fetchval("SELECT count(*) FROM reviews") == 0
+
+
+@pytest.mark.asyncio
+async def test_a_question_writes_nothing_not_even_a_key(connection: Connection, admin: Asking) -> None:
+    assert (await admin.post("customers/show", {"identity": CPF}, tenant="ghost")).status_code == 404
+    assert await connection.fetchval("SELECT count(*) FROM tenant_keys") == 0
 
 
 KNOWN = st.lists(
@@ -262,3 +282,99 @@ async def test_who_is_silent_for_too_long_is_found(connection: Connection, vault
         "SELECT customer_ref FROM customers WHERE customer_id = ANY($1::text[]) ORDER BY 1", [one for _, one in silent]
     )
     assert [row["customer_ref"] for row in refs] == ["ref-a", "ref-c"]
+
+
+LONG_AGO = NOW - SETTINGS.silent_keep - timedelta(days=1)
+
+
+async def silent_one(connection: Connection, vault: Vault) -> None:
+    """A customer of whom nothing was heard for too long."""
+    await hear(connection, vault, buyer(**ANA), at=LONG_AGO, now=LONG_AGO)
+
+
+@pytest.mark.asyncio
+async def test_who_is_silent_for_too_long_is_erased(connection: Connection, vault: Vault, running: Running) -> None:
+    await silent_one(connection, vault)
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    [fact] = running.published
+    assert fact.customer_refs == ("ref-a",)
+    assert running.erased == ["order-of-ref-a"]
+    assert await groups(connection) == set()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("heard", [buyer(order_id="next", **ANA), placed()], ids=["reported", "ordered"])
+async def test_who_orders_while_the_silent_are_erased_stays(
+    connection: Connection, vault: Vault, running: Running, heard: Message
+) -> None:
+    await silent_one(connection, vault)
+    running.before = lambda: hear(connection, vault, heard)
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    assert running.published == []
+    assert await groups(connection) == {frozenset({"ref-a"})}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("last", [placed("late"), buyer("late", **ANA)], ids=["placed", "reported"])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_an_order_that_is_known_to_be_his_only_after_the_erasure_goes_too(
+    connection: Connection, vault: Vault, admin: Asking, running: Running, last: Message, at_once: bool
+) -> None:
+    """Events of an order may be heard before it is known whose it is."""
+    label = parcel(LabelCreated, "late", label_id="l1", tracking_code="BR1")
+    reference = {"customer_ref": "ref-a"}
+    await hear(connection, vault, buyer("ref-a", **ANA))
+    await hear(connection, vault, invoiced("late"), label)
+    [customer_id] = await admin.ids()
+    await admin.post(f"customers/{customer_id}/erase")
+    assert await connection.fetchval("SELECT count(*) FROM events") == 2
+
+    events = [last.model_copy(update=reference), parcel(ShipmentDelivered, "late", delivered_at=NOW)]
+    for batch in [events] if at_once else [[event] for event in events]:
+        assert await hear(connection, vault, *batch) == []
+
+    for table in ("orders", "events", "invoices", "unplaced"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    assert running.erased == ["order-of-ref-a", "order-of-late"]
+
+
+@pytest.mark.asyncio
+async def test_an_order_reported_after_the_erasure_outlives_older_news_of_it(
+    connection: Connection, vault: Vault, admin: Asking
+) -> None:
+    await hear(connection, vault, buyer("ref-a", order_id="first", **ANA))
+    await admin.post(f"customers/{(await admin.ids())[0]}/erase")
+    await hear(connection, vault, buyer("ref-a", **ANA), at=NOW + timedelta(days=1))
+    await hear(connection, vault, placed("ref-a"))
+    assert await connection.fetchval("SELECT order_id FROM orders") == "order-of-ref-a"
+    assert await connection.fetchval("SELECT count(*) FROM events") == 0
+
+
+@pytest.mark.asyncio
+async def test_what_nobody_placed_goes_in_time(connection: Connection, vault: Vault, running: Running) -> None:
+    too_old = NOW - SETTINGS.unplaced_keep - timedelta(days=1)
+    await hear(connection, vault, invoiced("lost"), invoiced("found"), now=too_old)
+    await hear(connection, vault, placed("found"), invoiced("new"))
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    for table in ("events", "invoices"):
+        orders = await connection.fetch(f"SELECT DISTINCT order_id FROM {table} ORDER BY 1")
+        assert [row["order_id"] for row in orders] == ["order-of-found", "order-of-new"]
+    assert await connection.fetchval("SELECT array_agg(order_id) FROM unplaced") == ["order-of-new"]
+    await hear(connection, vault, placed("lost"))
+    assert await connection.fetchval("SELECT count(*) FROM orders") == 2
+
+
+@pytest.mark.asyncio
+async def test_dead_letters_of_an_erased_order_are_erased_whatever_happens_in_between(
+    connection: Connection, vault: Vault, admin: Asking, running: Running
+) -> None:
+    await hear(connection, vault, buyer(**ANA), buyer(order_id="another", **ANA))
+    [customer_id] = await admin.ids()
+    running.broken = True
+    assert (await admin.post(f"customers/{customer_id}/erase")).is_success
+    running.broken = False
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    assert running.erased == ["another", "order-of-ref-a"]
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    assert len(running.erased) == 2

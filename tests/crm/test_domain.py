@@ -1,10 +1,13 @@
 """Who is who: by what is known, in whatever order it was heard; never by doubt."""
 
 from collections import defaultdict
+from unittest.mock import Mock
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.crm import domain
 from services.crm.domain import CustomerId, Record, Review, Standing, contact, doubtful, identify
 
 MAX = 3
@@ -86,6 +89,14 @@ def test_a_phone_of_many_documents_is_nobody_s() -> None:
     many = [record(str(number), f"d{number}", "p1") for number in range(MAX + 1)]
     assert doubts(*many) == set()
     assert len(doubts(*many[:-1])) == MAX - 1
+
+
+def test_what_is_everybody_s_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at all records: once for each of them would be too often."""
+    shared = Mock(wraps=domain._shared)
+    monkeypatch.setattr(domain, "_shared", shared)
+    assert len(found(*(record(str(number), f"d{number}", "p1") for number in range(9)))) == 9
+    assert shared.call_count == 1
 
 
 @given(known, st.randoms(use_true_random=False))

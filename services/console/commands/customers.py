@@ -85,7 +85,7 @@ def keep(one: CustomerId, other: CustomerId, tenant: Tenant = DEFAULT_TENANT, in
 def unmerge(gone: CustomerId, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None) -> None:
     """Undo a merge, given the customer that went: both have again what was theirs."""
     with admin(tenant, instance) as client:
-        told = client.post("crm", f"customers/{quote(gone, safe='')}/unmerge")
+        told = client.post("crm", "customers/unmerge", {"customer_id": gone})
     output.console.print(f"{gone} is a customer again, apart from {told['customer_id']}", markup=False)
 
 
