@@ -123,6 +123,13 @@ class Channels:
         async def shown(connection_id: str, tenant: Tenant = None) -> dict[str, Any]:
             return _shown(await self._found(connection_id, tenant), details=True)
 
+        @router.get("/connections/{connection_id}/door")
+        async def door(connection_id: str, tenant: str) -> dict[str, Any]:
+            found = await self._found(connection_id, tenant)
+            session = await self._session(found)
+            await session.http.aclose()
+            return {"connection_id": connection_id, "door_url": self._intake.door_of(found, session)}
+
         @router.post("/connections/{connection_id}/validate")
         async def validate(connection_id: str, tenant: Tenant = None) -> dict[str, Any]:
             return await self._validate(await self._found(connection_id, tenant))
@@ -153,15 +160,15 @@ class Channels:
             sealed = await store.sealed_credentials(database, [connection.connection_id])
         try:
             credentials = lifecycle.open_credentials(self._intake.vault, connection, sealed[connection.connection_id])
-            return open_session(connection, credentials)
+            return open_session(connection, credentials, self.service.pool, self._intake.vault)
         except (SealBroken, Refused) as error:
             raise HTTPException(409, str(error)) from None
 
     async def _validate(self, connection: Connection) -> dict[str, Any]:
         """Ask the channel, set up its pushes, and only then say in the table that it works."""
         connector = CONNECTORS[connection.connector]
-        door_url = f"{self._intake.settings.public_door_url}/hooks/{connection.connection_id}"
         session = await self._session(connection)
+        door_url = self._intake.door_of(connection, session)
         try:
             problems = list(await connector.check(session, door_url))
             if not problems:

@@ -457,13 +457,13 @@ async def test_skyhub_queue_is_received_acknowledged_and_empty(store: Market) ->
     assert await SKYHUB.check(store.session, "") == []
     bought = await store.control.buy(store.name, {"A": 2}, pay="later")
     received = []
-    async for fetched in SKYHUB.receive(store.session):
-        received.append(SKYHUB.to_order(fetched.body))
+    async for lot in SKYHUB.receive(store.session):
+        received += [SKYHUB.to_order(fetched.body) for fetched in lot]
         for _ in range(2):
-            await SKYHUB.acknowledge(store.session, fetched)
+            await SKYHUB.acknowledge(store.session, lot)
     assert [(one.external_id, one.status) for one in received] == [(bought["order_id"], SaleStatus.AWAITING_PAYMENT)]
     await store.control.pay(store.name, bought["order_id"])
-    paid = [SKYHUB.to_order(one.body) async for one in SKYHUB.receive(store.session)]
+    paid = [SKYHUB.to_order(one.body) async for lot in SKYHUB.receive(store.session) for one in lot]
     assert [one.status for one in paid] == [SaleStatus.PAID]
     assert SKYHUB.to_order((await SKYHUB.fetch(store.session, bought["order_id"])).body) == paid[0]
 

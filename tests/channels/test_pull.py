@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -81,7 +81,7 @@ async def test_a_queue_is_emptied_and_what_dies_before_the_acknowledgement_comes
     bought = await skyhub.buy(name, {"SKU-1": 2}, pay="later")
     acknowledge = entry.connector.acknowledge
 
-    async def dies(session: Session, fetched: Fetched) -> None:
+    async def dies(session: Session, lot: Sequence[Fetched]) -> None:
         # By now it has to be ours for good.
         assert await kit.count("intake") == 1
         raise ConnectionError("the process is gone")
@@ -134,7 +134,7 @@ async def test_what_an_unclean_end_left_hidden_in_the_queue_is_found_before_a_po
     await skyhub.buy(name, {"SKU-1": 3})
     # The dying process got the order and kept nothing: the queue hides it for five minutes.
     async for lost in entry.connector.receive(entry.session):
-        assert lost.external_id
+        assert [one.external_id for one in lost]
         break
     await run_until(polled)
     assert await kit.count("intake", "topic = 'poll'") == 1

@@ -12,10 +12,10 @@ from contracts.envelope import is_tenant
 from services.border.vault import SealBroken, Vault
 from services.bus import Cause, Transaction
 from services.channels import ids
-from services.channels.connections import store
+from services.channels.connections import store, tokens
 from services.channels.connections.store import Connection
 from services.channels.connectors import CONNECTORS
-from services.channels.connectors.connector import Limit, Traits
+from services.channels.connectors.connector import Limit, Refreshes, Traits
 
 ENVIRONMENTS = ("sandbox", "test", "production")
 _TEXT_MAX = 200
@@ -63,7 +63,7 @@ def check_new(new: NewConnection) -> None:
     traits = connector.traits
     if missing := [field for field in traits.credentials if not new.credentials.get(field)]:
         raise Refused(f"credentials are missing: {', '.join(missing)}")
-    allowed = {*traits.credentials, *traits.credentials_optional}
+    allowed = {*traits.credentials, *traits.credentials_optional, *traits.credentials_drawn}
     if unknown := sorted(set(new.credentials) - allowed):
         raise Refused(f"credentials not known to {new.connector}: {', '.join(unknown)}")
     # They travel in headers, where a line break would begin another one. The text itself is never repeated.
@@ -165,7 +165,11 @@ async def add(tx: Transaction, vault: Vault, new: NewConnection) -> Connection:
     added = await store.insert(tx.connection, fresh)
     kept = await store.lock(tx.connection, connection_id, new.tenant)
     assert kept is not None
-    same_credentials = not added and await _has_credentials(tx, vault, kept, new.credentials)
+    connector = CONNECTORS[new.connector]
+    old = {} if added else await _credentials_of(tx, vault, kept)
+    drawn = {field: old.get(field) or secrets.token_urlsafe(24) for field in connector.traits.credentials_drawn}
+    credentials = drawn | {field: value for field, value in new.credentials.items() if value}
+    same_credentials = credentials == old
     if not added:
         same_place = same_credentials and kept.base_url == fresh.base_url
         fresh = replace(
@@ -180,19 +184,21 @@ async def add(tx: Transaction, vault: Vault, new: NewConnection) -> Connection:
         fresh = replace(fresh, version=kept.version + 1)
         await store.update(tx.connection, fresh)
     if not same_credentials:
-        sealed = seal_credentials(vault, new.tenant, connection_id, new.credentials)
+        sealed = seal_credentials(vault, new.tenant, connection_id, credentials)
         await store.replace_credentials(tx.connection, connection_id, sealed)
+        if isinstance(connector, Refreshes) and credentials["refresh_token"] != old.get("refresh_token"):
+            await tokens.authorised(tx.connection, vault, fresh, credentials["refresh_token"])
     publish(tx, fresh)
     return fresh
 
 
-async def _has_credentials(tx: Transaction, vault: Vault, kept: Connection, wanted: Mapping[str, str]) -> bool:
+async def _credentials_of(tx: Transaction, vault: Vault, kept: Connection) -> dict[str, str]:
+    """The credentials kept; none where they do not open."""
     sealed = await store.sealed_credentials(tx.connection, [kept.connection_id])
     try:
-        opened = open_credentials(vault, kept, sealed[kept.connection_id])
+        return open_credentials(vault, kept, sealed[kept.connection_id])
     except SealBroken:
-        return False
-    return opened == {field: value for field, value in wanted.items() if value}
+        return {}
 
 
 async def mark_validated(tx: Transaction, connection_id: str, version: int) -> Connection:

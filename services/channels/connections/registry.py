@@ -6,7 +6,7 @@ Shared by the door, the intake loops and the stock sender, so that all of them t
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -19,8 +19,9 @@ from services.border.vault import SealBroken, Vault
 from services.channels.connections import store
 from services.channels.connections.lifecycle import Refused, limits_of, open_credentials
 from services.channels.connections.store import Connection
+from services.channels.connections.tokens import Keeper
 from services.channels.connectors import CONNECTORS
-from services.channels.connectors.connector import Connector, Session
+from services.channels.connectors.connector import Connector, Refreshes, Session
 
 if TYPE_CHECKING:
     from services.runtime import Service
@@ -43,11 +44,17 @@ class Open:
 
 
 def open_session(
-    connection: Connection, credentials: Mapping[str, str], clock: Callable[[], float] = time.monotonic
+    connection: Connection,
+    credentials: Mapping[str, str],
+    pool: "asyncpg.Pool[asyncpg.Record]",
+    vault: Vault,
+    clock: Callable[[], float] = time.monotonic,
+    reach: Callable[[str], None] = lambda _: None,
 ) -> Session:
-    """A way to a connection's account; the caller closes `session.http`."""
-    traits = CONNECTORS[connection.connector].traits
-    return Session(
+    """A way to a connection's account; the caller closes `session.http`. `reach` is told of fault points."""
+    connector = CONNECTORS[connection.connector]
+    traits = connector.traits
+    session = Session(
         connection_id=connection.connection_id,
         base_url=connection.base_url,
         account=connection.account,
@@ -55,7 +62,12 @@ def open_session(
         settings=connection.settings,
         http=client.open_client(public_only=connection.environment != "sandbox", timeout_s=traits.write_timeout_s),
         limiter=Limiter(limits_of(traits, connection.settings), clock),
+        database=pool if traits.local else None,
     )
+    if not isinstance(connector, Refreshes):
+        return session
+    keeper = Keeper(pool, vault, connection, connector, session, reach)
+    return replace(session, token=keeper.token, token_refused=keeper.refused)
 
 
 def _same_way(session: Session, row: Connection, credentials: Mapping[str, str]) -> bool:
@@ -70,6 +82,7 @@ class Registry:
         self._clock = clock
         self._open: dict[str, Open] = {}
         self._turn = asyncio.Lock()
+        self._reach: Callable[[str], None] = lambda _: None
         self.generation = 0
 
     def get(self, connection_id: str) -> Open | None:
@@ -99,7 +112,7 @@ class Registry:
         closing = [self._open.pop(key).session for key in list(self._open) if key not in wanted]
         for row in stale:
             known = self._open.pop(row.connection_id, None)
-            entry = self._opened(row, sealed[row.connection_id], known)
+            entry = self._opened(row, sealed[row.connection_id], known, pool)
             if entry:
                 self._open[row.connection_id] = entry
             if known and (entry is None or entry.session is not known.session):
@@ -113,7 +126,13 @@ class Registry:
         entry = self._open.get(row.connection_id)
         return entry is not None and entry.connection.version == row.version
 
-    def _opened(self, row: Connection, sealed: Mapping[str, bytes], known: Open | None) -> Open | None:
+    def _opened(
+        self,
+        row: Connection,
+        sealed: Mapping[str, bytes],
+        known: Open | None,
+        pool: "asyncpg.Pool[asyncpg.Record]",
+    ) -> Open | None:
         connector = CONNECTORS.get(row.connector)
         if connector is None:
             _log.error("connection has no connector in this build", connection=row.connection_id, name=row.connector)
@@ -123,7 +142,7 @@ class Registry:
             if known and _same_way(known.session, row, credentials):
                 # A call under way must not be cut off because the connection was paused or renamed its pool.
                 return Open(row, connector, known.session)
-            session = open_session(row, credentials, self._clock)
+            session = open_session(row, credentials, pool, self._vault, self._clock, self._reach)
         except (SealBroken, Refused) as error:
             _log.error("connection cannot be opened", connection=row.connection_id, reason=str(error))
             return None
@@ -131,6 +150,7 @@ class Registry:
 
     async def run(self, service: "Service") -> None:
         """Follow the table until cancelled, then close everything."""
+        self._reach = service.faults.point
         try:
             while True:
                 await self.refresh(service.pool)

@@ -153,6 +153,90 @@ async def replace_credentials(connection: Database, connection_id: str, sealed: 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The sealed tokens of an account, when they are to be renewed, and whether only a person can do that."""
+
+    sealed: bytes
+    generation: int
+    renew_at: datetime
+    broken: bool
+
+
+async def tokens_of(connection: Database, connection_id: str) -> Tokens | None:
+    """The tokens of a connection that has such."""
+    row = await connection.fetchrow(
+        "SELECT sealed, generation, renew_at, broken FROM tokens WHERE connection_id = $1", connection_id
+    )
+    return Tokens(**row) if row else None
+
+
+async def put_tokens(connection: Database, connection_id: str, sealed: bytes) -> None:
+    """Begin anew with these tokens, to be renewed at once; an exchange under way for earlier ones is not saved."""
+    await connection.execute(
+        """
+        INSERT INTO tokens (connection_id, sealed, generation, renew_at) VALUES ($1, $2, 0, '-infinity')
+        ON CONFLICT (connection_id) DO UPDATE SET sealed = excluded.sealed, generation = tokens.generation + 1,
+            renew_at = '-infinity', claimed_until = NULL, broken = false
+        """,
+        connection_id,
+        sealed,
+    )
+
+
+async def claim_tokens(
+    connection: Database, connection_id: str, generation: int, until: datetime, now: datetime
+) -> bool:
+    """Whether this caller is the one that renews this generation."""
+    status = await connection.execute(
+        """
+        UPDATE tokens SET claimed_until = $3 WHERE connection_id = $1 AND generation = $2 AND NOT broken
+            AND (claimed_until IS NULL OR claimed_until < $4)
+        """,
+        connection_id,
+        generation,
+        until,
+        now,
+    )
+    return status.endswith(" 1")
+
+
+async def release_tokens(connection: Database, connection_id: str, generation: int) -> None:
+    """Nothing came of a claim: the next one may try."""
+    await connection.execute(
+        "UPDATE tokens SET claimed_until = NULL WHERE connection_id = $1 AND generation = $2",
+        connection_id,
+        generation,
+    )
+
+
+async def save_tokens(
+    connection: Database, connection_id: str, generation: int, sealed: bytes, renew_at: datetime
+) -> bool:
+    """Put what `generation` was exchanged for in its place; False where it is not the newest any more."""
+    status = await connection.execute(
+        """
+        UPDATE tokens SET sealed = $3, renew_at = $4, generation = generation + 1, claimed_until = NULL
+        WHERE connection_id = $1 AND generation = $2
+        """,
+        connection_id,
+        generation,
+        sealed,
+        renew_at,
+    )
+    return status.endswith(" 1")
+
+
+async def break_tokens(connection: Database, connection_id: str, generation: int) -> bool:
+    """The channel takes these tokens no more; False where they are not the newest any more."""
+    status = await connection.execute(
+        "UPDATE tokens SET broken = true, claimed_until = NULL WHERE connection_id = $1 AND generation = $2",
+        connection_id,
+        generation,
+    )
+    return status.endswith(" 1")
+
+
 async def sealed_credentials(connection: Database, connection_ids: Sequence[str]) -> dict[str, dict[str, bytes]]:
     """Sealed credentials by connection and field."""
     rows = await connection.fetch(

@@ -1,14 +1,24 @@
 """What a connector is: traits as data, and a few functions. Adding a channel is adding one file like `shopify.py`."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import httpx
 
-from contracts.channels.v1 import BuyerReported, QuantityTrait, SaleStatus
+from contracts.channels.v1 import (
+    BuyerReported,
+    Checkout,
+    InvoiceRule,
+    InvoiceTold,
+    ParcelTold,
+    QuantityTrait,
+    SaleStatus,
+    ShortfallPolicy,
+    TrackingTold,
+)
 from services.border.errors import (
     Limit,
     LimiterLike,
@@ -19,6 +29,9 @@ from services.border.errors import (
     Unreachable,
 )
 
+if TYPE_CHECKING:
+    import asyncpg
+
 __all__ = [
     "ChannelLine",
     "ChannelListing",
@@ -26,14 +39,19 @@ __all__ = [
     "Connector",
     "Delivery",
     "Fetched",
+    "Granted",
     "Limit",
     "LimiterLike",
     "OutcomeUnknown",
+    "Refreshes",
     "Rejected",
+    "Reporter",
     "Session",
     "SignatureInvalid",
     "StockWrite",
     "Throttled",
+    "TokenEnded",
+    "Told",
     "Traits",
     "Unreachable",
     "WriteOutcome",
@@ -49,6 +67,13 @@ class Traits:
     `orders_have_version` says that `ChannelOrder.version` orders the snapshots of one order. `write_timeout_s` is the
     call's own deadline: a read-back after an unknown outcome waits for it. `limits` are by endpoint name, as the
     connector calls them.
+
+    `hook`: a queue that pushes as well; what it pushes comes sooner, what it queues is sure. `url_secret`: pushes are
+    not signed, so the door's address holds the credential `hook_secret`. `credentials_drawn` are drawn by us where a
+    person gives none. `fetch_parallel` is how many orders are read again at once. `reports` are the steps of an order's
+    progress that the channel is told of (`Reporter`): any of `invoice`, `shipment`, `tracking`, `delivery`, `cancel`.
+    `contact_allowed`: the channel lets us write to its buyers outside of it. `local`: the channel is in our own
+    database, which its sessions then hold.
     """
 
     connector: str
@@ -68,11 +93,23 @@ class Traits:
     credentials: tuple[str, ...]
     credentials_optional: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    hook: bool = False
+    url_secret: bool = False
+    credentials_drawn: tuple[str, ...] = ()
+    fetch_parallel: int = 1
+    reports: frozenset[str] = frozenset()
+    contact_allowed: bool = False
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An open way to one account: where it is, how to sign in, at what pace. Never logged."""
+    """An open way to one account: where it is, how to sign in, at what pace. Never logged.
+
+    `token` gives the access token of a channel whose tokens end (`Refreshes`), and `token_refused` says that the
+    channel took one for ended: the next `token` is another, or raises. `document` reads the file of an invoice from
+    where erp keeps it (`InvoiceTold.content_url`). `database` is there for connectors with `Traits.local`.
+    """
 
     connection_id: str
     base_url: str
@@ -81,15 +118,23 @@ class Session:
     settings: Mapping[str, str]
     http: httpx.AsyncClient
     limiter: LimiterLike
+    token: Callable[[], Awaitable[str]] | None = None
+    token_refused: Callable[[str], None] | None = None
+    document: Callable[[str], Awaitable[bytes]] | None = None
+    database: "asyncpg.Pool[asyncpg.Record] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A verified push: the channel's id for it and its topic; `event_id` where one event is told by several pushes."""
+    """A verified push: the channel's id for it and its topic; `event_id` where one event is told by several pushes.
+
+    `ignored`: it is about no order (a ping, a topic of no use), so it is answered well and not kept.
+    """
 
     delivery_id: str
     topic: str
     event_id: str = ""
+    ignored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +160,11 @@ class ChannelOrder:
 
     `version` is comparable text that grows with each change where the channel has one, else empty. `buyer_id` is the
     channel's own id of the buyer (made into `customer_ref` with the tenant's key), `buyer` the personal data.
+
+    `aliases` are other names under which the channel speaks of the order, as `points_to` returns them. `reference` is a
+    second id of the order that its reports need. `ship_by` is when the channel wants it on its way. `told` are the
+    steps of progress that the channel shows as known to it, in words of `ProgressStep`. `checkout`, `invoice`,
+    `shortfall_policy` and `all_or_nothing` go out with the sale as they are.
     """
 
     external_id: str
@@ -130,42 +180,65 @@ class ChannelOrder:
     buyer_id: str
     buyer: BuyerReported | None
     unresolved: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    reference: str = ""
+    ship_by: datetime | None = None
+    told: frozenset[str] = frozenset()
+    checkout: Checkout | None = None
+    invoice: InvoiceRule | None = None
+    shortfall_policy: ShortfallPolicy = ShortfallPolicy.OTHER_LOCATION
+    all_or_nothing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An order's raw body as it came, and the token with which its receipt is acknowledged (queues)."""
+    """An order's raw body as it came, or a body that only points to it (`points_to` tells which).
+
+    `receipt` is the token with which a queue is told that it is ours. `version` is that of the order where the channel
+    tells it beside a pointer: what we have is not read again then.
+    """
 
     external_id: str
     body: bytes
     receipt: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StockWrite:
-    """One record to write: the channel's item and location, the number, and what we expect to find (CAS) or None."""
+    """One record to write: the channel's item and location, the number, and what we expect to find (CAS) or None.
+
+    `as_of` is when the newest of the record's own sales was heard that the number takes into account, for channels
+    that take totals.
+    """
 
     item: str
     location: str
     quantity: int
     expected: int | None = None
+    as_of: datetime | None = None
 
 
 class WriteStatus(StrEnum):
-    """What became of one record of a batch."""
+    """What became of one record of a batch. `BUSY`: nothing was written, the record is locked for a while."""
 
     ACCEPTED = "accepted"
     STALE = "stale"
     REFUSED = "refused"
+    BUSY = "busy"
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOutcome:
-    """The channel's answer for one record of a batch; `request_id` matches the channel's own books."""
+    """The channel's answer for one record of a batch; `request_id` matches the channel's own books.
+
+    `retry_after_s` is how long a `BUSY` record is left alone.
+    """
 
     status: WriteStatus
     request_id: str = ""
     reason: str = ""
+    retry_after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +253,60 @@ class ChannelListing:
     quantity: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The order that a report is about: the channel's ids of it, and what the channel is known to know already."""
+
+    external_id: str
+    reference: str
+    told: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """New tokens of an account; the refresh token that was given for them works no more."""
+
+    access_token: str
+    refresh_token: str
+    expires_in_s: float
+
+
+class TokenEnded(Rejected):
+    """The channel takes a refresh token for ended or used up: the account has to be authorised again by a person."""
+
+
+@runtime_checkable
+class Refreshes(Protocol):
+    """A connector whose access tokens end. Credential `refresh_token` is the first one; later ones are kept by us."""
+
+    async def refresh(self, session: Session, refresh_token: str) -> Granted:
+        """Exchange a refresh token. Raises `TokenEnded` and the errors above."""
+
+
+@runtime_checkable
+class Reporter(Protocol):
+    """A connector that tells its channel about an order. Each returns the channel's id of the request, or nothing.
+
+    Raises the errors above; a `Rejected` is for good, an `OutcomeUnknown` is looked up with `fetch` and
+    `ChannelOrder.told` before it is tried again. Carrier and service are the channel's own words already.
+    """
+
+    async def report_invoice(self, session: Session, order: Told, invoice: InvoiceTold) -> str:
+        """The order's invoice; the channel hears of it before it hears of a parcel."""
+
+    async def report_shipment(self, session: Session, order: Told, parcel: ParcelTold) -> str:
+        """A parcel has left."""
+
+    async def report_tracking(self, session: Session, order: Told, parcel: ParcelTold, scan: TrackingTold) -> str:
+        """Where a parcel was last."""
+
+    async def report_delivery(self, session: Session, order: Told, parcel: ParcelTold) -> str:
+        """A parcel has arrived."""
+
+    async def cancel(self, session: Session, order: Told, reason: str) -> str:
+        """We cancelled the order."""
+
+
 class Connector(Protocol):
     """The functions of a connector. All are stateless; `traits` is data; remote ones raise the errors above."""
 
@@ -191,7 +318,9 @@ class Connector(Protocol):
     def points_to(self, topic: str, body: bytes) -> str:
         """The external id of the order that a delivery only points to; empty where the body is the order itself.
 
-        Pure. Raises `ValueError` as `to_order` does.
+        `@` and one of the order's `ChannelOrder.aliases` where the channel speaks of it by that. Asked for what was
+        pushed (its topic), and for what `receive` and `poll` gave (topics `queue`, `poll`), `fetch` apart. Pure. Raises
+        `ValueError` as `to_order` does.
         """
 
     def to_order(self, body: bytes) -> ChannelOrder:
@@ -203,11 +332,11 @@ class Connector(Protocol):
     async def subscribe(self, session: Session, door_url: str) -> None:
         """Make the channel push to `door_url` (nothing for queues). Idempotent."""
 
-    def receive(self, session: Session) -> AsyncIterator[Fetched]:
-        """Orders waiting in the channel's queue, each until acknowledged (nothing for push channels)."""
+    def receive(self, session: Session) -> AsyncIterator[Sequence[Fetched]]:
+        """What waits in the channel's queue, in lots as it hands them out, each until acknowledged (else nothing)."""
 
-    async def acknowledge(self, session: Session, fetched: Fetched) -> None:
-        """Tell the channel that an order is safely ours. Idempotent; called only after our own commit."""
+    async def acknowledge(self, session: Session, lot: Sequence[Fetched]) -> None:
+        """Tell the channel that a lot is safely ours. Idempotent; called only after our own commit."""
 
     async def fetch(self, session: Session, external_id: str) -> Fetched:
         """Read one order again."""

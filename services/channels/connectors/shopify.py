@@ -167,16 +167,16 @@ class Shopify:
             unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
         )
 
-    async def receive(self, session: Session) -> AsyncIterator[Fetched]:
+    async def receive(self, session: Session) -> AsyncIterator[Sequence[Fetched]]:
         """Nothing: orders are pushed."""
         del session
-        nothing: tuple[Fetched, ...] = ()
+        nothing: tuple[Sequence[Fetched], ...] = ()
         for fetched in nothing:
             yield fetched
 
-    async def acknowledge(self, session: Session, fetched: Fetched) -> None:
+    async def acknowledge(self, session: Session, lot: Sequence[Fetched]) -> None:
         """Nothing: the answer to the push is the acknowledgement."""
-        del session, fetched
+        del session, lot
 
     async def fetch(self, session: Session, external_id: str) -> Fetched:
         """GET /orders/{id}.json"""

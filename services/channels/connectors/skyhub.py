@@ -116,19 +116,20 @@ class Skyhub:
             unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
         )
 
-    async def receive(self, session: Session) -> AsyncIterator[Fetched]:
-        """GET /queues/orders until it is empty; each order stays until it is deleted."""
+    async def receive(self, session: Session) -> AsyncIterator[Sequence[Fetched]]:
+        """GET /queues/orders until it is empty; each order is a lot of its own and stays until it is deleted."""
         while True:
             response = await wire.send(session, "queue_read", _request(session, "GET", "/queues/orders"))
             if response.status_code == httpx.codes.NO_CONTENT or not response.content.strip():
                 return
             code = _code(response.content)
-            yield Fetched(code, response.content, receipt=code)
+            yield (Fetched(code, response.content, receipt=code),)
 
-    async def acknowledge(self, session: Session, fetched: Fetched) -> None:
+    async def acknowledge(self, session: Session, lot: Sequence[Fetched]) -> None:
         """DELETE /queues/orders/{code}; what is gone already was acknowledged."""
-        path = f"/queues/orders/{quote(fetched.receipt, safe='')}"
-        await wire.send(session, "queue_delete", _request(session, "DELETE", path), answers=(404,))
+        for fetched in lot:
+            path = f"/queues/orders/{quote(fetched.receipt, safe='')}"
+            await wire.send(session, "queue_delete", _request(session, "DELETE", path), answers=(404,))
 
     async def fetch(self, session: Session, external_id: str) -> Fetched:
         """GET /orders/{code}, once a second at most."""

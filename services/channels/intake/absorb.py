@@ -6,7 +6,7 @@ has no versions. What cannot be read is set aside as poisoned, with a dead lette
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 INTAKE_STREAM: Final = "channels.intake"
 """The name under which bodies that cannot be read stand among the dead letters."""
+
+ALIAS: Final = "@"
+"""What a pointer begins with that names an order by one of its aliases."""
 
 _WITHIN_S: Final = 1.5
 """So long bodies wait to be absorbed with what stores them: their senders, and those of the next ones, wait as well."""
@@ -143,16 +146,17 @@ async def _absorb_waiting(tx: Transaction, intake: Intake, limit: int, only: int
     bodies = await store.new_bodies(tx.connection, _live(intake), limit, only)
     if not bodies:
         return 0
-    reads = [read(intake, new) for new in bodies]
-    good = [one for one in reads if not one.error]
+    reads = await _resolve(tx, [read(intake, new) for new in bodies])
+    good = [one for one in reads if not one.error and one.order_id]
+    unknown = [one for one in reads if not one.error and not one.order_id]
     if good and await _take(tx, intake, good):
         tx.after_commit(intake.wanted.set)
     await store.finish_bodies(
         tx.connection,
-        [one.new.intake_id for one in good],
-        ["absorbed"] * len(good),
-        [""] * len(good),
-        [one.order_id for one in good],
+        [one.new.intake_id for one in good + unknown],
+        ["absorbed"] * len(good + unknown),
+        [""] * len(good + unknown),
+        [one.order_id for one in good + unknown],
     )
     await _set_aside(tx, [(one.new, one.error) for one in reads if one.error])
     return len(bodies)
@@ -170,8 +174,30 @@ def read(intake: Intake, new: NewBody) -> Read:
         external_id = order.external_id if order else external_id
     except (ValueError, SealBroken) as error:
         return Read(new, entry, error=describe(error))
+    if external_id.startswith(ALIAS):
+        return Read(new, entry, external_id=external_id)
     order_id = ids.order_id(connection.tenant, connection.connection_id, external_id)
     return Read(new, entry, order_id, external_id, order)
+
+
+async def _resolve(tx: Transaction, reads: Sequence[Read]) -> list[Read]:
+    """Find the orders that pointers speak of by another name.
+
+    A name that no order has brought yet is noted: the order that brings it is then read again, since it may have been
+    read before what the pointer tells of.
+    """
+    pointers = [(one.entry.connection.connection_id, one.external_id) for one in reads if one.external_id[:1] == ALIAS]
+    if not pointers:
+        return list(reads)
+    known = await store.orders_by_alias(tx.connection, sorted(set(pointers)), tx.now)
+    found = []
+    for one in reads:
+        connection = one.entry.connection
+        if external_id := known.get((connection.connection_id, one.external_id)):
+            order_id = ids.order_id(connection.tenant, connection.connection_id, external_id)
+            one = replace(one, order_id=order_id, external_id=external_id)
+        found.append(one)
+    return found
 
 
 def to_order(entry: Open, body: bytes) -> ChannelOrder:
@@ -213,6 +239,7 @@ async def _take(tx: Transaction, intake: Intake, reads: Sequence[Read]) -> bool:
             accepted.append(_accept(one, row, keys[one.entry.connection.tenant]))
     if accepted:
         await _apply(tx, intake, accepted)
+        asked = await _keep_aliases(tx, accepted) or asked
     await store.save_orders(tx.connection, list(rows.values()))
     return asked
 
@@ -237,6 +264,18 @@ def _accept(one: Read, row: OrderRow, tenant_key: bytes) -> Accepted:
     row.status = order.status.value
     row.customer_ref = domain.customer_ref(tenant_key, row.connection_id, order)
     return Accepted(one, order, row, row.revision, row.customer_ref)
+
+
+async def _keep_aliases(tx: Transaction, accepted: Sequence[Accepted]) -> bool:
+    """Keep the other names of orders; True where one was heard before, so that its order has to be read again."""
+    named = {(one.row.connection_id, ALIAS + alias): one.row for one in accepted for alias in one.order.aliases}
+    if not named:
+        return False
+    rows = [(*key, row.external_id) for key, row in sorted(named.items(), key=lambda each: each[0])]
+    waited_for = await store.keep_aliases(tx.connection, rows, tx.now)
+    for key in waited_for:
+        named[key].notified_seq += 1
+    return bool(waited_for)
 
 
 async def _apply(tx: Transaction, intake: Intake, accepted: Sequence[Accepted]) -> None:
@@ -314,12 +353,16 @@ async def _report_buyers(tx: Transaction, intake: Intake, accepted: Sequence[Acc
     for order_id, one in newest.items():
         if one.order.buyer is None:
             continue
-        report = one.order.buyer.model_copy(update={"customer_ref": one.customer_ref, "order_id": order_id})
-        content = report.model_dump_json().encode()
+        allowed = one.read.entry.connector.traits.contact_allowed
+        whose = {"customer_ref": one.customer_ref, "order_id": order_id, "contact_allowed": allowed}
+        report = one.order.buyer.model_copy(update=whose)
         tenant, connection_id = one.row.tenant, one.row.connection_id
-        digest = intake.vault.digest(content, tenant=tenant, owner=connection_id)
+        # Not of the revision: a sale that changes while its buyer does not reports no buyer.
+        digest = intake.vault.digest(report.model_dump_json().encode(), tenant=tenant, owner=connection_id)
         if known.get(order_id) == (one.customer_ref, digest):
             continue
+        report = report.model_copy(update={"sale_revision": one.revision})
+        content = report.model_dump_json().encode()
         sealed = intake.vault.seal(content, tenant=tenant, owner=connection_id, field=f"buyer:{order_id}")
         changed.append(store.Buyer(order_id, tenant, connection_id, one.customer_ref, sealed, digest))
         reports.append((one, report))

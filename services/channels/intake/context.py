@@ -11,6 +11,8 @@ from services.channels.alerts import Database
 from services.channels.connections import store as connection_store
 from services.channels.connections.registry import Registry
 from services.channels.connections.store import Connection
+from services.channels.connectors import CONNECTORS
+from services.channels.connectors.connector import Session
 from services.channels.intake.store import Body
 from services.channels.settings import ChannelsSettings
 from services.channels.stock.wake import Wake
@@ -30,6 +32,12 @@ class Intake:
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     stock: Wake = field(default_factory=Wake)
     customer_keys: dict[str, bytes] = field(default_factory=dict, repr=False)
+
+    def door_of(self, connection: Connection, session: Session) -> str:
+        """Where a marketplace pushes to; never to be logged, as it holds the secret of pushes without a signature."""
+        door_url = f"{self.settings.public_door_url}/hooks/{connection.connection_id}"
+        traits = CONNECTORS[connection.connector].traits
+        return f"{door_url}/{session.credentials['hook_secret']}" if traits.url_secret else door_url
 
     def seal(
         self,

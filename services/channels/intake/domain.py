@@ -97,8 +97,9 @@ def with_deadline(order: ChannelOrder, hours: int) -> ChannelOrder:
 
 
 def without_person(order: ChannelOrder) -> ChannelOrder:
-    """The order as it may be kept and published: nothing about the buyer."""
-    return replace(order, buyer=None, buyer_id="")
+    """The order as it may be kept: nothing about the buyer, no token to pay with, nor what we told the channel."""
+    checkout = order.checkout.model_copy(update={"token": ""}) if order.checkout else None
+    return replace(order, buyer=None, buyer_id="", checkout=checkout, told=frozenset())
 
 
 def to_snapshot(order: ChannelOrder) -> bytes:
@@ -175,6 +176,11 @@ def to_sale(order: ChannelOrder, heard: Heard, revision: int, links: Mapping[str
         total_minor=order.total_minor,
         freight_minor=order.freight_minor,
         shipping_service=order.shipping_service or None,
+        shortfall_policy=order.shortfall_policy,
+        all_or_nothing=order.all_or_nothing,
+        ship_by=order.ship_by,
         payment_due=order.payment_due,
         unresolved=(*order.unresolved, *waiting),
+        checkout=order.checkout,
+        invoice=order.invoice,
     )

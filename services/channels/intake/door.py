@@ -6,6 +6,7 @@ leaves nothing behind: no row, no word of its content in a log.
 """
 
 import asyncio
+import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,13 @@ class _Waiting:
     stored: asyncio.Future[None]
 
 
+def _opens(entry: Open, secret: str) -> bool:
+    """Whether pushes are taken here, and the address holds the secret of those that are not signed."""
+    traits = entry.connector.traits
+    wanted = entry.session.credentials.get("hook_secret", "") if traits.url_secret else ""
+    return (traits.intake == "push" or traits.hook) and hmac.compare_digest(wanted.encode(), secret.encode())
+
+
 class Door:
     """The HTTP listener of one process. `run` stores and listens until cancelled."""
 
@@ -51,7 +59,8 @@ class Door:
         self._intake = intake
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
-        self.app = Starlette(routes=[Route("/hooks/{connection_id}", self._deliver, methods=["POST"])])
+        paths = ("/hooks/{connection_id}", "/hooks/{connection_id}/{secret}")
+        self.app = Starlette(routes=[Route(path, self._deliver, methods=["POST"]) for path in paths])
 
     async def run(self) -> None:
         """Listen and store until cancelled; what was accepted is stored before the listener is gone."""
@@ -72,7 +81,8 @@ class Door:
 
     async def _deliver(self, request: Request) -> Response:
         entry = self._intake.registry.get(request.path_params["connection_id"])
-        if entry is None or entry.connector.traits.intake != "push":
+        if entry is None or not _opens(entry, request.path_params.get("secret", "")):
+            # The same answer for a wrong secret, so that nobody learns which connections there are.
             return door.problem(404, "there is no such door")
         attributes = {"saldo.connection": entry.connection.connection_id, "saldo.tenant": entry.connection.tenant}
         with self._service.tracing.span("receive webhook", kind=SpanKind.SERVER, attributes=attributes) as cause:
@@ -88,7 +98,7 @@ class Door:
         except SignatureInvalid:
             _log.warning("a delivery with a wrong signature was refused", connection=entry.connection.connection_id)
             return door.problem(401, "the signature does not fit")
-        return await self._keep(entry, delivery, raw, cause)
+        return Response(status_code=200) if delivery.ignored else await self._keep(entry, delivery, raw, cause)
 
     async def _keep(self, entry: Open, delivery: Delivery, raw: bytes, cause: Cause) -> Response:
         if len(self._waiting) >= self._intake.settings.door_waiting_max:

@@ -73,7 +73,10 @@ async def _follow(service: "Service", intake: Intake, tasks: dict[str, tuple[Ope
                 entry,
                 [
                     asyncio.create_task(pull(service, intake, entry), name=f"pull {connection_id}"),
-                    asyncio.create_task(refetch(service, intake, entry), name=f"refetch {connection_id}"),
+                    *(
+                        asyncio.create_task(refetch(service, intake, entry), name=f"refetch {connection_id} {number}")
+                        for number in range(entry.connector.traits.fetch_parallel)
+                    ),
                 ],
             )
 
@@ -107,9 +110,9 @@ async def pull(service: "Service", intake: Intake, entry: Open) -> None:
             else:
                 await repair(service, intake, entry, begun_at)
                 await _note_complete(service, connection_id, begun_at)
-                if begun_at - subscribed_at >= _SUBSCRIBE_EVERY:
-                    await entry.connector.subscribe(entry.session, _door_of(intake, connection_id))
-                    subscribed_at = begun_at
+            if (traits.intake == "push" or traits.hook) and begun_at - subscribed_at >= _SUBSCRIBE_EVERY:
+                await entry.connector.subscribe(entry.session, intake.door_of(entry.connection, entry.session))
+                subscribed_at = begun_at
         except Throttled as throttled:
             pause_s = max(pause_s, throttled.retry_after_s)
             unsure = unsure or (isinstance(throttled, Unreachable) and traits.intake == "queue")
@@ -126,10 +129,6 @@ async def pull(service: "Service", intake: Intake, entry: Open) -> None:
         except asyncio.CancelledError:
             await _note_end(service, connection_id, unsure)
             raise
-
-
-def _door_of(intake: Intake, connection_id: str) -> str:
-    return f"{intake.settings.public_door_url}/hooks/{connection_id}"
 
 
 async def _note_complete(service: "Service", connection_id: str, begun_at: datetime) -> None:
@@ -156,12 +155,12 @@ async def _alert_refused(service: "Service", entry: Open, reason: str) -> None:
 async def empty_queue(service: "Service", intake: Intake, entry: Open) -> int:
     """Receive, store, commit, acknowledge, until the queue is empty; returns how many orders came."""
     received = 0
-    async for fetched in entry.connector.receive(entry.session):
-        await _store_fetched(service, intake, entry, "queue", [fetched])
+    async for lot in entry.connector.receive(entry.session):
+        await _store_fetched(service, intake, entry, "queue", lot)
         service.faults.point("intake.acknowledge.before")
-        await entry.connector.acknowledge(entry.session, fetched)
+        await entry.connector.acknowledge(entry.session, lot)
         service.faults.point("intake.acknowledge.after")
-        received += 1
+        received += len(lot)
     return received
 
 
@@ -197,6 +196,8 @@ async def _keep_news(service: "Service", intake: Intake, entry: Open, page: Sequ
 def _is_news(entry: Open, fetched: Fetched, kept: domain.Kept | None) -> bool:
     if kept is None:
         return True
+    if fetched.version:
+        return fetched.version > kept.version
     try:
         order = to_order(entry, fetched.body)
     except ValueError:
@@ -233,7 +234,9 @@ async def _store_fetched(
 
 
 async def refetch(service: "Service", intake: Intake, entry: Open) -> None:
-    """Read single orders again as they are asked for: one at a time, each answering what was asked before it began."""
+    """Read single orders again as they are asked for: an order once at a time, each read answering what was asked
+    before it began.
+    """
     connection_id = entry.connection.connection_id
     while True:
         async with service.pool.acquire() as database:

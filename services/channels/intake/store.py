@@ -221,6 +221,48 @@ async def kept_orders(connection: Database, order_ids: Sequence[str]) -> dict[st
     }
 
 
+async def orders_by_alias(
+    connection: Database, named: Sequence[tuple[str, str]], now: datetime
+) -> dict[tuple[str, str], str]:
+    """The channel's ids of orders by (connection, alias); an alias of no order yet is noted as heard."""
+    rows = await connection.fetch(
+        """
+        INSERT INTO intake_aliases (connection_id, alias, heard_at)
+        SELECT *, $3 FROM unnest($1::text::text[], $2::text::text[])
+        ON CONFLICT (connection_id, alias) DO UPDATE SET heard_at = excluded.heard_at
+        RETURNING connection_id, alias, external_id
+        """,
+        array([connection_id for connection_id, _ in named]),
+        array([alias for _, alias in named]),
+        now,
+    )
+    return {(row["connection_id"], row["alias"]): row["external_id"] for row in rows if row["external_id"]}
+
+
+async def keep_aliases(
+    connection: Database, named: Sequence[tuple[str, str, str]], now: datetime
+) -> list[tuple[str, str]]:
+    """Keep (connection, alias, the order's id at the channel); returns those heard of before their order was."""
+    rows = await connection.fetch(
+        """
+        WITH heard AS (
+            SELECT a.connection_id, a.alias FROM intake_aliases a
+                JOIN unnest($1::text::text[], $2::text::text[]) AS n (connection_id, alias) USING (connection_id, alias)
+            WHERE a.external_id IS NULL
+        ), kept AS (
+            INSERT INTO intake_aliases (connection_id, alias, external_id, heard_at)
+            SELECT *, $4 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[])
+            ON CONFLICT (connection_id, alias) DO UPDATE SET external_id = excluded.external_id
+            WHERE intake_aliases.external_id IS NULL
+        )
+        SELECT connection_id, alias FROM heard
+        """,
+        *(array([row[place] for row in named]) for place in range(3)),
+        now,
+    )
+    return [(row["connection_id"], row["alias"]) for row in rows]
+
+
 async def listings_of_record(connection: Database, tenant: str, stock_record: str) -> list[str]:
     """Every advert that shows the number of a record."""
     rows = await connection.fetch(
@@ -463,6 +505,7 @@ async def prune(connection: Database, received_before: datetime, now: datetime) 
         received_before,
     )
     buyers = await connection.execute("DELETE FROM buyers WHERE erase_at < $1", now)
+    await connection.execute("DELETE FROM intake_aliases WHERE external_id IS NULL AND heard_at < $1", received_before)
     return int(bodies.rsplit(" ", 1)[1]), int(buyers.rsplit(" ", 1)[1])
 
 

@@ -228,6 +228,8 @@ async def inputs(
             CASE WHEN $4 THEN coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o
                 WHERE o.tenant = s.tenant AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held), 0)
                 ELSE 0 END::bigint AS held,
+            CASE WHEN $4 THEN (SELECT max(o.received_at) FROM own_sales o WHERE o.tenant = s.tenant
+                AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held AND o.decided > 0) END AS as_of,
             coalesce((SELECT sum(greatest(0, least(e.unheard, e.unheard_until - e.decided)))
                 FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku
                 AND e.stock_record <> s.stock_record), 0)::bigint AS elsewhere,
@@ -301,6 +303,7 @@ def _record(claimed: Claimed, rows: Sequence[asyncpg.Record], lag_s: float) -> R
         approved=_from_json(json.loads(rows[0]["approved"])) if rows[0]["approved"] else None,
         other_change=rows[0]["other"],
         risk=max(row["recent"] for row in rows) * lag_s / SALES_WINDOW_S,
+        as_of=max((row["as_of"] for row in rows if row["as_of"]), default=None),
     )
 
 

@@ -15,6 +15,7 @@ are the same. For each SKU of a record:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -71,6 +72,8 @@ class Record:
 
     `known` is the number that stands at the channel as far as we know, `attempts` are numbers that may stand there
     because the outcome of writing them is unknown. `risk` is the expected number of own sales not heard of yet.
+    `as_of`, for channels that take totals, is when the newest own sale was heard that inventory has decided and the
+    channel still reserves.
     """
 
     stock_record: str
@@ -84,6 +87,7 @@ class Record:
     approved: Baseline | None = None
     other_change: bool = False
     risk: float = 0.0
+    as_of: datetime | None = None
 
     @property
     def baselines(self) -> tuple[Baseline, ...]:

@@ -243,7 +243,10 @@ class Pusher:
         name = f"push {self._traits.connector}"
         with self._service.tracing.span(name, causes, kind=SpanKind.CLIENT, attributes=attributes) as cause:
             rows = [
-                StockWrite(plan.record.item, plan.record.location, plan.quantity, plan.expected) for _, plan in writes
+                StockWrite(
+                    plan.record.item, plan.record.location, plan.quantity, plan.expected, as_of=plan.record.as_of
+                )
+                for _, plan in writes
             ]
             sent_at = self._service.clock()
             self._limiter.writing = True
@@ -293,8 +296,11 @@ class Pusher:
         async with self._service.transaction() as tx:
             accepted = [(each, plan, one) for (each, plan), one in results if one.status is WriteStatus.ACCEPTED]
             refused = [(each, one.reason) for (each, _), one in results if one.status is WriteStatus.REFUSED]
+            busy = [(each, one.retry_after_s) for (each, _), one in results if one.status is WriteStatus.BUSY]
             settled = [self._accepted(each, plan, tx.now) for each, plan, _ in accepted]
             settled += [self._refused(each, reason, tx.now) for each, reason in refused]
+            # Nothing was written, so no attempt is kept.
+            settled += [self._left(each, tx.now + timedelta(seconds=pause_s)) for each, pause_s in busy]
             if not settled:
                 return
             await raise_alerts(tx.connection, [self._refusal_alert(each, reason) for each, reason in refused], tx.now)
