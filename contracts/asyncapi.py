@@ -24,14 +24,16 @@ SENDERS: Final[Mapping[str, tuple[str, ...]]] = {
 """Who writes commands. Facts and state are written by the stream's owner."""
 
 RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "channels.buyers.v1": ("crm",),
+    "channels.buyers.v1": ("crm", "fulfillment"),
     "channels.commands.v1": ("channels",),
     "channels.connections.v1": ("inventory", "orders"),
     "channels.sales.v1": ("orders",),
+    "crm.customers.v1": ("fulfillment",),
     "erp.documents.v1": ("crm",),
+    "fulfillment.commands.v1": ("fulfillment",),
     "fulfillment.shipments.v1": ("crm", "erp"),
     "inventory.commands.v1": ("inventory",),
-    "inventory.items.v1": ("channels",),
+    "inventory.items.v1": ("channels", "fulfillment"),
     "inventory.levels.v1": ("channels",),
     "inventory.movements.v1": ("erp",),
     "inventory.reservations.v1": ("orders",),

@@ -1,0 +1,52 @@
+"""Fulfillment: `python -m services.fulfillment.app`."""
+
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+
+from contracts.channels.v1 import BuyerReported
+from contracts.crm.v1 import CustomerErased
+from contracts.fulfillment.v1 import CancelShipment, ChangeAddress, PrepareShipment
+from contracts.inventory.v1 import ItemChanged
+from services.border.vault import Vault
+from services.bus import BusSettings, Subscription, Transaction
+from services.fulfillment import book, deadlines
+from services.fulfillment.admin import admin_router
+from services.fulfillment.handlers import forget, measure, meet, obey
+from services.fulfillment.settings import FulfillmentSettings
+from services.runtime import Service
+
+
+def build(bus: BusSettings, settings: FulfillmentSettings) -> Service:
+    """The fulfillment service, not yet running."""
+    vault = Vault(settings.secrets_key.get_secret_value())
+
+    def transaction() -> AbstractAsyncContextManager[Transaction]:
+        return service.transaction()
+
+    service = Service(
+        name="fulfillment",
+        settings=bus,
+        migrations=Path(__file__).parent / "migrations",
+        subscriptions=[
+            Subscription(
+                stream="fulfillment.commands.v1",
+                handles=(PrepareShipment, CancelShipment, ChangeAddress),
+                handler=partial(obey, settings=settings),
+            ),
+            Subscription(
+                stream="channels.buyers.v1",
+                handles=(BuyerReported,),
+                handler=partial(meet, settings=settings, vault=vault),
+            ),
+            Subscription(stream="crm.customers.v1", handles=(CustomerErased,), handler=forget),
+            Subscription(stream="inventory.items.v1", handles=(ItemChanged,), handler=measure),
+        ],
+        loops=[partial(book.run, vault=vault, settings=settings), partial(deadlines.watch, settings=settings)],
+        routers=[admin_router(transaction, vault, settings)],
+    )
+    return service
+
+
+if __name__ == "__main__":
+    build(BusSettings(), FulfillmentSettings()).main()

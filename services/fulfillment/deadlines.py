@@ -1,0 +1,19 @@
+"""What only the clock notices: a buyer that does not come, and one whose time to be forgotten has come."""
+
+import asyncio
+
+from services.fulfillment import store
+from services.fulfillment.handlers import ask_for_buyers
+from services.fulfillment.settings import FulfillmentSettings
+from services.runtime import Service
+
+
+async def watch(service: Service, *, settings: FulfillmentSettings) -> None:
+    """Look for ever, a page a transaction, pausing when there is nothing left to do."""
+    while True:
+        async with service.transaction() as tx:
+            asked = await ask_for_buyers(tx, settings)
+        async with service.transaction() as tx:
+            erased = await store.erase_due(tx.connection, tx.now, settings.page)
+        if max(asked, erased) < settings.page:
+            await asyncio.sleep(settings.poll_interval_s)

@@ -1,0 +1,437 @@
+"""The SQL of fulfillment: one function a statement, the connection first."""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+from pydantic import TypeAdapter
+
+from contracts.inventory.v1 import ItemChanged
+from services.bus import Cause, columns
+from services.fulfillment.domain import Shipment
+from services.fulfillment.labels import Place
+from services.fulfillment.mapping import NameMapping, folded
+from services.fulfillment.packing import Item
+from services.fulfillment.rates import Rate
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Key: TypeAlias = tuple[str, str]
+"""Tenant and id."""
+
+_shipment: Final = TypeAdapter(Shipment)
+_place: Final = TypeAdapter(Place)
+
+
+@dataclass(frozen=True, slots=True)
+class Buyer:
+    """What is known of an order's buyer without opening it."""
+
+    sale_revision: int | None
+    heard_at: datetime | None
+    erased_at: datetime | None
+
+
+def _columns(keys: Iterable[Key]) -> list[str]:
+    return columns(sorted(set(keys)), 2)
+
+
+async def lock_orders(connection: Connection, keys: Collection[Key]) -> dict[Key, Buyer]:
+    """Lock these orders, in one order for all, and make known those that are not; their buyers."""
+    wanted = _columns(keys)
+    await connection.execute(
+        "INSERT INTO buyers (tenant, order_id) SELECT * FROM unnest($1::text::text[], $2::text::text[]) ORDER BY 1, 2"
+        " ON CONFLICT DO NOTHING",
+        *wanted,
+    )
+    rows = await connection.fetch(
+        "SELECT tenant, order_id, sale_revision, heard_at, erased_at FROM buyers"
+        " JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)"
+        " ORDER BY tenant, order_id FOR UPDATE OF buyers",
+        *wanted,
+    )
+    return {
+        (row["tenant"], row["order_id"]): Buyer(row["sale_revision"], row["heard_at"], row["erased_at"]) for row in rows
+    }
+
+
+async def shipments_of(connection: Connection, orders: Collection[Key]) -> dict[Key, Shipment]:
+    """Every shipment of these orders, which are locked."""
+    rows = await connection.fetch(
+        "SELECT tenant, shipment_id, body FROM shipments"
+        " JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)"
+        " ORDER BY tenant, shipment_id",
+        *_columns(orders),
+    )
+    return {(row["tenant"], row["shipment_id"]): _shipment.validate_json(row["body"]) for row in rows}
+
+
+def read(row: asyncpg.Record) -> Shipment:
+    """A shipment from its row."""
+    return _shipment.validate_json(row["body"])
+
+
+def _work(shipment: Shipment) -> str | None:
+    if shipment.state == "stopping":
+        return "stop"
+    return "label" if shipment.awaits_label or shipment.state == "buying" else None
+
+
+async def save_shipments(
+    connection: Connection, shipments: Mapping[Key, Shipment], causes: Mapping[Key, Cause], now: datetime
+) -> None:
+    """Write these shipments, each with the newest cause of what is done for it later."""
+    rows = []
+    for (tenant, shipment_id), one in sorted(shipments.items()):
+        label, prepare, work = one.label, one.prepare, _work(one)
+        rows.append(
+            (
+                tenant,
+                shipment_id,
+                one.order_id,
+                one.state,
+                one.version,
+                prepare is not None and prepare.invoice_required,
+                prepare.invoice_key if prepare else None,
+                label.carrier if label else one.carrier,
+                label.tracking_code if label else "",
+                prepare is not None and not one.is_named and not one.cancelled,
+                one.blocked,
+                work,
+                now if work else None,
+                list(causes[tenant, shipment_id]),
+                _shipment.dump_json(one).decode(),
+                now,
+            )
+        )
+    await connection.executemany(
+        """
+        INSERT INTO shipments (tenant, shipment_id, order_id, state, version, invoice_required, invoice_key, carrier,
+            tracking_code, unmapped, blocked, work, due_at, cause, body, changed_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        ON CONFLICT (tenant, shipment_id) DO UPDATE SET
+            state = excluded.state, version = excluded.version, invoice_required = excluded.invoice_required,
+            invoice_key = excluded.invoice_key, carrier = excluded.carrier, tracking_code = excluded.tracking_code,
+            unmapped = excluded.unmapped, blocked = excluded.blocked, work = excluded.work,
+            -- Work that is under way keeps its time, which is also the claim on it.
+            due_at = CASE WHEN shipments.work = excluded.work THEN shipments.due_at ELSE excluded.due_at END,
+            cause = excluded.cause, body = excluded.body, changed_at = excluded.changed_at
+        """,
+        rows,
+    )
+
+
+async def put_buyers(connection: Connection, rows: Sequence[tuple[str, str, str, int, datetime, bytes]]) -> None:
+    """Keep these buyers: tenant, order, reference, revision of the sale, when it was said, sealed."""
+    await connection.executemany(
+        "UPDATE buyers SET customer_ref = $3, sale_revision = $4, heard_at = $5, sealed = $6"
+        " WHERE tenant = $1 AND order_id = $2",
+        rows,
+    )
+
+
+async def set_reminders(
+    connection: Connection, rows: Sequence[tuple[str, str, datetime | None, datetime | None, list[str]]]
+) -> None:
+    """When the buyer of each order is asked for and when it goes (None: not at all), and why."""
+    await connection.executemany(
+        "UPDATE buyers SET ask_at = CASE WHEN $3::timestamptz IS NULL THEN NULL ELSE coalesce(ask_at, $3) END,"
+        " erase_at = least(erase_at, $4::timestamptz), cause = $5 WHERE tenant = $1 AND order_id = $2",
+        rows,
+    )
+
+
+async def claim_to_ask(connection: Connection, now: datetime, again: datetime, page: int) -> list[asyncpg.Record]:
+    """Orders whose buyer is to be asked for now; each comes up once more at `again`."""
+    return await connection.fetch(
+        """
+        UPDATE buyers SET ask_at = $2
+        WHERE (tenant, order_id) IN (
+            SELECT tenant, order_id FROM buyers WHERE ask_at <= $1 ORDER BY ask_at LIMIT $3 FOR UPDATE SKIP LOCKED
+        )
+        RETURNING tenant, order_id, cause
+        """,
+        now,
+        again,
+        page,
+    )
+
+
+async def mark_for_erasure(connection: Connection, keys: Collection[Key], now: datetime) -> None:
+    """These buyers go as soon as no parcel of theirs is open."""
+    await connection.execute(
+        "UPDATE buyers SET erase_at = $3 FROM unnest($1::text::text[], $2::text::text[]) AS gone (tenant, order_id)"
+        " WHERE buyers.tenant = gone.tenant AND buyers.order_id = gone.order_id",
+        *_columns(keys),
+        now,
+    )
+
+
+async def erase_due(connection: Connection, now: datetime, page: int) -> int:
+    """Erase the buyers, and their labels, whose time has come and that no open parcel needs; how many."""
+    return len(
+        await connection.fetch(
+            """
+            WITH gone AS (
+                UPDATE buyers SET customer_ref = '', sale_revision = NULL, heard_at = NULL, sealed = NULL,
+                    erase_at = NULL, erased_at = erase_at
+                WHERE (tenant, order_id) IN (
+                    SELECT tenant, order_id FROM buyers WHERE erase_at <= $1 AND NOT EXISTS (
+                        SELECT FROM shipments WHERE shipments.tenant = buyers.tenant
+                            AND shipments.order_id = buyers.order_id
+                            AND state NOT IN ('lost', 'delivered', 'returned', 'cancelled')
+                    )
+                    ORDER BY erase_at LIMIT $2 FOR UPDATE SKIP LOCKED
+                )
+                RETURNING tenant, order_id
+            ),
+            torn AS (
+                DELETE FROM labels USING gone WHERE labels.tenant = gone.tenant AND labels.order_id = gone.order_id
+            )
+            SELECT FROM gone
+            """,
+            now,
+            page,
+        )
+    )
+
+
+async def put_items(connection: Connection, items: Mapping[Key, ItemChanged]) -> None:
+    """Keep the measures of these items where they are newer than what is kept."""
+    await connection.executemany(
+        """
+        INSERT INTO items (tenant, sku, epoch, version, weight_g, dimensions_mm, components)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT (tenant, sku) DO UPDATE SET epoch = excluded.epoch, version = excluded.version,
+            weight_g = excluded.weight_g, dimensions_mm = excluded.dimensions_mm, components = excluded.components
+        WHERE (items.epoch, items.version) < (excluded.epoch, excluded.version)
+        """,
+        [
+            (
+                tenant,
+                sku,
+                item.epoch,
+                item.version,
+                item.weight_g,
+                list(item.dimensions_mm) if item.dimensions_mm else None,
+                json.dumps({part.sku: part.quantity for part in item.components}),
+            )
+            for (tenant, sku), item in sorted(items.items())
+        ],
+    )
+
+
+async def read_items(connection: Connection, keys: Collection[Key]) -> dict[Key, Item]:
+    """What is known of these items and of what they are made of."""
+    rows = await connection.fetch(
+        """
+        WITH wanted AS (SELECT * FROM unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, sku)),
+        parts AS (
+            SELECT items.tenant, part AS sku FROM items JOIN wanted USING (tenant, sku), jsonb_object_keys(components)
+                AS part
+            UNION SELECT * FROM wanted
+        )
+        SELECT items.* FROM items JOIN parts USING (tenant, sku)
+        """,
+        *_columns(keys),
+    )
+    return {(row["tenant"], row["sku"]): _item(row) for row in rows}
+
+
+def _item(row: asyncpg.Record) -> Item:
+    size: Any = row["dimensions_mm"]
+    return Item(row["weight_g"], tuple(size) if size else None, json.loads(row["components"]))
+
+
+async def read_mappings(connection: Connection, tenants: Collection[str]) -> dict[str, list[NameMapping]]:
+    """What people have said of names, by tenant."""
+    rows = await connection.fetch(
+        "SELECT tenant, kind, given, ours, connection_id FROM mappings WHERE tenant = ANY($1::text[]) ORDER BY 1, 2, 3",
+        list(tenants),
+    )
+    found: dict[str, list[NameMapping]] = {}
+    for tenant, *rest in rows:
+        found.setdefault(tenant, []).append(NameMapping(*rest))
+    return found
+
+
+async def put_mapping(connection: Connection, tenant: str, mapping: NameMapping) -> None:
+    """Say what a name means; the newest word counts."""
+    await connection.execute(
+        "INSERT INTO mappings (tenant, kind, connection_id, given, ours) VALUES ($1, $2, $3, $4, $5)"
+        " ON CONFLICT (tenant, kind, connection_id, given) DO UPDATE SET ours = excluded.ours",
+        tenant,
+        mapping.kind,
+        mapping.connection_id,
+        folded(mapping.given),
+        mapping.ours,
+    )
+
+
+async def held_orders(connection: Connection, tenant: str) -> list[Key]:
+    """Orders with a shipment that waits for a name's meaning, or for what a carrier refused."""
+    rows = await connection.fetch(
+        "SELECT DISTINCT tenant, order_id FROM shipments WHERE tenant = $1 AND (unmapped OR blocked <> '')", tenant
+    )
+    return [(row["tenant"], row["order_id"]) for row in rows]
+
+
+async def claim_due(connection: Connection, now: datetime, until: datetime, page: int) -> list[asyncpg.Record]:
+    """Shipments that a carrier is to be asked about now, claimed `until` then."""
+    return await connection.fetch(
+        """
+        UPDATE shipments SET due_at = $2
+        WHERE (tenant, shipment_id) IN (
+            SELECT tenant, shipment_id FROM shipments WHERE due_at <= $1 ORDER BY due_at LIMIT $3
+            FOR UPDATE SKIP LOCKED
+        )
+        RETURNING tenant, order_id, shipment_id, cause
+        """,
+        now,
+        until,
+        page,
+    )
+
+
+async def put_off(connection: Connection, key: Key, until: datetime) -> None:
+    """What is to be done for this shipment is done then."""
+    await connection.execute(
+        "UPDATE shipments SET due_at = $3 WHERE tenant = $1 AND shipment_id = $2 AND work IS NOT NULL", *key, until
+    )
+
+
+async def last_call(connection: Connection, key: Key) -> asyncpg.Record | None:
+    """The newest call about this shipment."""
+    return await connection.fetchrow(
+        "SELECT * FROM carrier_calls WHERE tenant = $1 AND shipment_id = $2 ORDER BY n DESC LIMIT 1", *key
+    )
+
+
+async def begin_call(
+    connection: Connection, key: Key, provider: str, carrier: str, service: str, now: datetime
+) -> asyncpg.Record:
+    """A new call about this shipment, under way from now on."""
+    row = await connection.fetchrow(
+        """
+        INSERT INTO carrier_calls (tenant, shipment_id, n, provider, carrier, service, state, begun_at)
+        SELECT $1, $2, coalesce(max(n), 0) + 1, $3, $4, $5, 'going', $6 FROM carrier_calls
+        WHERE tenant = $1 AND shipment_id = $2
+        RETURNING *
+        """,
+        *key,
+        provider,
+        carrier,
+        service,
+        now,
+    )
+    assert row is not None
+    return row
+
+
+async def end_call(connection: Connection, key: Key, state: str, now: datetime) -> None:
+    """The call about this shipment that is under way came to this."""
+    await connection.execute(
+        "UPDATE carrier_calls SET state = $3, ended_at = $4 WHERE tenant = $1 AND shipment_id = $2 AND state = 'going'",
+        *key,
+        state,
+        now,
+    )
+
+
+async def put_label(
+    connection: Connection, tenant: str, label_id: str, order_id: str, formats: Mapping[str, bytes], now: datetime
+) -> None:
+    """Keep a label, sealed, in each of its formats."""
+    await connection.executemany(
+        "INSERT INTO labels (tenant, label_id, format, order_id, sealed, made_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        [(tenant, label_id, form, order_id, sealed, now) for form, sealed in formats.items()],
+    )
+
+
+async def read_label(connection: Connection, tenant: str, label_id: str, form: str) -> bytes | None:
+    """A label as it is kept, sealed; None where there is none any more."""
+    found: bytes | None = await connection.fetchval(
+        "SELECT sealed FROM labels WHERE tenant = $1 AND label_id = $2 AND format = $3", tenant, label_id, form
+    )
+    return found
+
+
+async def read_buyer(connection: Connection, key: Key) -> bytes | None:
+    """An order's buyer as it is kept, sealed."""
+    found: bytes | None = await connection.fetchval(
+        "SELECT sealed FROM buyers WHERE tenant = $1 AND order_id = $2", *key
+    )
+    return found
+
+
+async def read_origin(connection: Connection, tenant: str, location: str) -> Place | None:
+    """The company's own address of a location."""
+    found = await connection.fetchval("SELECT place FROM origins WHERE tenant = $1 AND location = $2", tenant, location)
+    return None if found is None else _place.validate_json(found)
+
+
+async def put_origin(connection: Connection, tenant: str, location: str, place: Place) -> None:
+    """Say where a location is."""
+    await connection.execute(
+        "INSERT INTO origins (tenant, location, place) VALUES ($1, $2, $3)"
+        " ON CONFLICT (tenant, location) DO UPDATE SET place = excluded.place",
+        tenant,
+        location,
+        _place.dump_json(place).decode(),
+    )
+
+
+async def read_rates(connection: Connection, tenant: str) -> list[Rate]:
+    """The company's own rates."""
+    rows = await connection.fetch(
+        "SELECT carrier, service, from_code, to_code, up_to_g, price_minor, currency, days_min, days_max FROM rates"
+        " WHERE tenant = $1",
+        tenant,
+    )
+    return [Rate(*row) for row in rows]
+
+
+async def put_rates(connection: Connection, tenant: str, rates: Iterable[Rate]) -> None:
+    """Put these rates in the place of all of their services, whose old ones go."""
+    rows = list(rates)
+    await connection.execute(
+        "DELETE FROM rates USING unnest($2::text::text[], $3::text::text[]) AS gone (carrier, service)"
+        " WHERE rates.tenant = $1 AND rates.carrier = gone.carrier AND rates.service = gone.service",
+        tenant,
+        *_columns((one.carrier, one.service) for one in rows),
+    )
+    await connection.executemany(
+        "INSERT INTO rates (tenant, carrier, service, from_code, to_code, up_to_g, price_minor, currency, days_min,"
+        " days_max) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        [
+            (tenant, one.carrier, one.service, one.from_code, one.to_code, one.up_to_g, one.price_minor, one.currency,
+             one.days_min, one.days_max)
+            for one in rows
+        ],
+    )  # fmt: skip
+
+
+async def list_shipments(
+    connection: Connection, tenant: str, state: str | None, after: str, limit: int
+) -> list[asyncpg.Record]:
+    """A page of shipments by id."""
+    return await connection.fetch(
+        "SELECT shipment_id, unmapped, work, changed_at, body FROM shipments"
+        " WHERE tenant = $1 AND ($2::text IS NULL OR state = $2) AND shipment_id > $3 ORDER BY shipment_id LIMIT $4",
+        tenant,
+        state,
+        after,
+        limit,
+    )
+
+
+async def find_shipment(connection: Connection, tenant: str, shipment_id: str) -> asyncpg.Record | None:
+    """One shipment."""
+    return await connection.fetchrow(
+        "SELECT shipment_id, unmapped, work, changed_at, cause, body FROM shipments"
+        " WHERE tenant = $1 AND shipment_id = $2",
+        tenant,
+        shipment_id,
+    )

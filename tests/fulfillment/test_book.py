@@ -1,0 +1,324 @@
+"""Labels are bought once, whatever answers get lost."""
+
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pypdfium2
+import pytest
+import pytest_asyncio
+
+from contracts.envelope import Message
+from contracts.fulfillment.v1 import LabelCreated, ShipmentFailed
+from services.border.errors import OutcomeUnknown, Rejected, Unreachable
+from services.bus import Transaction
+from services.fulfillment import store
+from services.fulfillment.book import Book, recipient
+from services.fulfillment.carriers.carrier import Bought, Carrier, Parcel, Purchase, Traits
+from services.fulfillment.carriers.table import TableCarrier
+from services.fulfillment.handlers import try_again
+from services.fulfillment.labels import Place
+from services.fulfillment.rates import Quote, Rate
+from services.fulfillment.tracking import is_tracking_code
+from tests.fulfillment.bench import SETTINGS, VAULT, Connection, hear, known, within
+from tests.fulfillment.given import NOW, ORDER, SHIPMENT, buyer, cancel, prepare
+
+AUTO = SETTINGS.model_copy(update={"auto_pack": True})
+ORIGIN = Place("Loja Exemplo", "Rua Um", "1", "", "Centro", "Recife", "PE", "50000-000")
+PAC = Rate("ECT", "pac", "01000000", "09999999", 30_000, 1990, "BRL", 3, 7)
+SEDEX = Rate("ECT", "sedex", "01000000", "09999999", 30_000, 3990, "BRL", 1, 2)
+
+
+class Died(Exception):
+    """The process ended here."""
+
+
+@dataclass
+class Remote:
+    """A carrier with books; `fails` says what becomes of the next calls, by name of the method."""
+
+    traits: Traits = field(default_factory=lambda: Traits("remote", late_s=30))
+    bought: dict[str, Bought] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    fails: dict[str, list[Exception]] = field(default_factory=dict)
+    price_minor: int = 100
+
+    def _answer(self, method: str) -> None:
+        self.asked.append(method)
+        if self.fails.get(method):
+            raise self.fails[method].pop(0)
+
+    async def quote(self, parcel: Parcel) -> Sequence[Quote]:
+        del parcel
+        self._answer("quote")
+        return [Quote("loggi", "express", self.price_minor, "BRL", 1, 1)]
+
+    async def buy(self, parcel: Parcel, purchase: Purchase) -> Bought:
+        del parcel
+        if not isinstance(next(iter(self.fails.get("buy", ())), None), Rejected | Unreachable):
+            assert purchase.key not in self.bought, "bought twice"
+            self.bought[purchase.key] = Bought(
+                f"ref-{purchase.key}", f"LG{purchase.serial:06d}", price_minor=99, currency="BRL"
+            )
+        self._answer("buy")
+        return self.bought[purchase.key]
+
+    async def find(self, purchase: Purchase) -> Bought | None:
+        self._answer("find")
+        return self.bought.get(purchase.key)
+
+    async def cancel(self, purchase: Purchase, reference: str) -> bool:
+        assert self.bought[purchase.key].reference == reference
+        self._answer("cancel")
+        return True
+
+
+@dataclass
+class World:
+    """A book on a database, its clock, and what it told."""
+
+    connection: Connection
+    pool: asyncpg.Pool
+    now: datetime = NOW
+    told: list[Message] = field(default_factory=list)
+    dies: str = ""
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Transaction]:
+        async with self.pool.acquire() as connection, connection.transaction():
+            tx = Transaction(connection, self.now, lambda: f"label-{len(self.told)}-{self.now:%H%M%S}")
+            yield tx
+        self.told += [one.message for one in tx.publications]
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        return self._open()
+
+    def point(self, name: str) -> None:
+        if name == self.dies:
+            self.dies = ""
+            raise Died
+
+    async def rates(self, tenant: str) -> Sequence[Rate]:
+        return await store.read_rates(self.connection, tenant)
+
+    def book(self, remote: Carrier | None = None) -> Book:
+        carriers: dict[str, Carrier] = {"table": TableCarrier(self.rates)}
+        if remote:
+            carriers["remote"] = remote
+        return Book(self.transaction, carriers, VAULT, AUTO, self.point)
+
+    def failures(self) -> list[str]:
+        return [fact.reason for fact in self.told if isinstance(fact, ShipmentFailed)]
+
+    def labels(self) -> list[LabelCreated]:
+        return [fact for fact in self.told if isinstance(fact, LabelCreated)]
+
+
+@pytest_asyncio.fixture
+async def world(connection: Connection, database: str) -> AsyncIterator[World]:
+    """A packed shipment that may be labelled, rates for its postcode, and where it leaves from."""
+    await store.put_rates(connection, "acme", [PAC, SEDEX])
+    await store.put_origin(connection, "acme", "main", ORIGIN)
+    async with asyncpg.create_pool(database, min_size=1, max_size=4) as pool:
+        yield World(connection, pool)
+
+
+async def wants(world: World, **fields: Any) -> None:
+    await hear(world.connection, buyer())
+    await hear(world.connection, prepare(**fields), settings=AUTO)
+
+
+def text_of(page: bytes) -> str:
+    document = pypdfium2.PdfDocument(io.BytesIO(page))
+    return str(document[0].get_textpage().get_text_range())
+
+
+@pytest.mark.asyncio
+async def test_the_own_table_makes_a_label_with_the_cheapest_rate(world: World) -> None:
+    await wants(world)
+    assert await world.book().work_off() == 1
+
+    [label] = world.labels()
+    assert (label.carrier, label.service) == ("ECT", "pac")
+    assert is_tracking_code(label.tracking_code)
+    sealed = await store.read_label(world.connection, "acme", label.label_id, "pdf")
+    assert sealed is not None
+    shown = text_of(VAULT.open(sealed, tenant="acme", owner=label.label_id, field="pdf"))
+    assert "Ana Exemplo" in shown
+    assert label.tracking_code in shown
+    zebra = await store.read_label(world.connection, "acme", label.label_id, "zpl")
+    assert zebra is not None
+    assert b"Rua das Flores" in VAULT.open(zebra, tenant="acme", owner=label.label_id, field="zpl")
+    assert await world.book().work_off() == 0
+
+
+@pytest.mark.asyncio
+async def test_the_service_that_the_sale_names_is_taken(world: World) -> None:
+    await wants(world, carrier="Correios", service="SEDEX")
+    await world.book().work_off()
+
+    assert [label.service for label in world.labels()] == ["sedex"]
+
+
+@pytest.mark.asyncio
+async def test_a_parcel_that_nobody_takes_waits_for_new_rates(world: World) -> None:
+    await world.connection.execute("DELETE FROM rates")
+    await wants(world)
+    await world.book().work_off()
+    assert world.failures() == ["no_service"]
+    assert await world.book().work_off() == 0
+
+    await store.put_rates(world.connection, "acme", [PAC])
+    await within(world.connection, partial(try_again, tenant="acme", settings=AUTO))
+    await world.book().work_off()
+    assert len(world.labels()) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_buyer_without_an_address_is_waited_for(world: World) -> None:
+    nowhere = buyer().model_copy(update={"addresses": ()})
+    await hear(world.connection, nowhere)
+    await hear(world.connection, prepare(), settings=AUTO)
+    await world.book().work_off()
+    assert world.failures() == ["no_address"]
+
+    await hear(world.connection, buyer(), said_at=NOW + timedelta(seconds=1), settings=AUTO)
+    await world.book().work_off()
+    assert len(world.labels()) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_postcode_that_no_label_can_show_is_refused_before_anything_is_paid(world: World) -> None:
+    remote = Remote()
+    nowhere = buyer().addresses[0].model_copy(update={"postal_code": "1001"})
+    await hear(world.connection, buyer().model_copy(update={"addresses": (nowhere,)}))
+    await hear(world.connection, prepare(), settings=AUTO)
+    await world.book(remote).work_off()
+
+    assert world.failures() == ["no_address"]
+    assert remote.bought == {}
+
+
+@pytest.mark.asyncio
+async def test_a_purchase_without_an_answer_is_one_purchase(world: World) -> None:
+    remote = Remote(fails={"buy": [OutcomeUnknown("no answer")]})
+    await wants(world)
+    await world.book(remote).work_off()
+    assert (await known(world.connection)).state == "buying"
+    assert await world.book(remote).work_off() == 0
+
+    world.now += timedelta(seconds=31)
+    await world.book(remote).work_off()
+
+    assert remote.asked == ["quote", "buy", "find"]
+    [label] = world.labels()
+    assert (label.carrier, label.price_minor) == ("loggi", 99)
+
+
+@pytest.mark.asyncio
+async def test_a_purchase_that_was_never_done_is_done_after_looking(world: World) -> None:
+    remote = Remote(fails={"buy": [Unreachable(2)]})
+    await wants(world)
+    await world.book(remote).work_off()
+    world.now += timedelta(seconds=3)
+    await world.book(remote).work_off()
+
+    assert remote.asked == ["quote", "buy", "find", "buy"]
+    assert len(world.labels()) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("point", ["book.saved", "book.answered", "book.settled"])
+async def test_killed_anywhere_it_is_one_label(world: World, point: str) -> None:
+    remote = Remote()
+    world.dies = point
+    await wants(world)
+    with pytest.raises(Died):
+        await world.book(remote).work_off()
+
+    world.now += timedelta(seconds=AUTO.book_lease_s + 1)
+    await world.book(remote).work_off()
+
+    assert len(remote.bought) == len(world.labels()) == 1
+    assert await world.connection.fetchval("SELECT count(*) FROM labels") == 2
+
+
+@pytest.mark.asyncio
+async def test_a_carrier_that_refuses_is_told_and_asked_again_on_a_word(world: World) -> None:
+    remote = Remote(fails={"buy": [Rejected("no")]})
+    await wants(world)
+    await world.book(remote).work_off()
+    assert world.failures() == ["refused_by_carrier"]
+
+    await within(world.connection, partial(try_again, tenant="acme", settings=AUTO))
+    await world.book(remote).work_off()
+    assert list(remote.bought) == [f"{SHIPMENT}:2"]
+
+
+@pytest.mark.asyncio
+async def test_a_bought_label_is_given_back_when_the_shipment_is_not_wanted(world: World) -> None:
+    remote = Remote(fails={"cancel": [OutcomeUnknown("no answer")]})
+    await wants(world)
+    await world.book(remote).work_off()
+    await hear(world.connection, cancel())
+    assert (await known(world.connection)).state == "stopping"
+    await world.book(remote).work_off()
+    world.now += timedelta(seconds=31)
+    await world.book(remote).work_off()
+
+    assert (await known(world.connection)).state == "cancelled"
+    assert remote.asked[-2:] == ["cancel", "cancel"]
+
+
+@pytest.mark.asyncio
+async def test_a_label_goes_with_the_buyer(world: World) -> None:
+    await wants(world)
+    await world.book().work_off()
+    await store.mark_for_erasure(world.connection, [("acme", ORDER)], NOW)
+    assert await store.erase_due(world.connection, NOW, 10) == 0
+    await hear(world.connection, cancel())
+    await world.book().work_off()
+
+    assert await store.erase_due(world.connection, NOW, 10) == 1
+    assert await world.connection.fetchval("SELECT count(*) FROM labels") == 0
+
+
+@pytest.mark.asyncio
+async def test_two_purchases_of_one_shipment_at_once_are_refused(world: World) -> None:
+    await wants(world)
+    key = ("acme", SHIPMENT)
+    await store.begin_call(world.connection, key, "table", "ECT", "pac", NOW)
+
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await store.begin_call(world.connection, key, "table", "ECT", "pac", NOW)
+
+
+@pytest.mark.asyncio
+async def test_an_import_puts_new_prices_in_the_place_of_old_ones(world: World) -> None:
+    await store.put_rates(world.connection, "acme", [replace(PAC, price_minor=5)])
+
+    assert set(await store.read_rates(world.connection, "acme")) == {replace(PAC, price_minor=5), SEDEX}
+    assert await store.read_rates(world.connection, "other") == []
+
+
+@pytest.mark.asyncio
+async def test_a_rate_that_makes_no_sense_is_refused(world: World) -> None:
+    for wrong in (replace(PAC, to_code="00000001"), replace(PAC, days_max=1), replace(PAC, up_to_g=0)):
+        with pytest.raises(asyncpg.CheckViolationError):
+            async with world.connection.transaction():
+                await store.put_rates(world.connection, "acme", [wrong])
+
+
+def test_the_address_of_delivery_goes_before_others() -> None:
+    home = buyer().addresses[0]
+    bill = home.model_copy(update={"kind": "billing", "street": "Rua Outra"})
+    place = recipient(buyer().model_copy(update={"addresses": (bill, home)}))
+
+    assert place is not None
+    assert place.street == home.street
+    assert recipient(buyer().model_copy(update={"addresses": (home.model_copy(update={"postal_code": ""}),)})) is None
