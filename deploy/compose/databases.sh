@@ -9,7 +9,7 @@ CREATE ROLE verify LOGIN PASSWORD :'password';
 ALTER ROLE verify SET default_transaction_read_only = on;
 SQL
 
-for service in inventory orders channels; do
+for service in inventory orders channels payments fulfillment crm erp; do
   execute --dbname postgres --set name="$service" --set password="$SALDO_DATABASE_PASSWORD" <<'SQL'
 CREATE ROLE :"name" LOGIN PASSWORD :'password';
 CREATE DATABASE :"name" OWNER :"name";

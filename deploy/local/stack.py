@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from deploy.local.files import is_locked, keep_secrets
 from deploy.local.kafka import Kafka
+from deploy.local.parts import HOST, SANDBOXES, SERVICES, Drawn, Part
 from deploy.local.ports import keep_ports
 from deploy.local.postgres import Postgres, create_database, create_reader
 from deploy.local.supervisor import (
@@ -38,12 +39,9 @@ from deploy.local.supervisor import (
 )
 
 __all__ = [
-    "READER", "SANDBOXES", "SERVICES", "Attached", "InstanceBusyError", "RunningStack", "Stack", "StartError",
+    "READER", "Attached", "InstanceBusyError", "RunningStack", "Stack", "StartError",
     "start_attached", "start_background", "status", "stop",
 ]  # fmt: skip
-# Each has its own database and role of that name, and runs as ``python -m services.<name>.app``.
-SERVICES = ("inventory", "orders", "channels")
-SANDBOXES = ("shopify", "skyhub")
 # The role that reads every database and writes none, for ``saldo verify``.
 READER = "verify"
 START_TIMEOUT_S = 180.0
@@ -60,8 +58,8 @@ class Stack:
     """
 
     instance: Path
-    services: Sequence[str] = SERVICES
-    sandboxes: Sequence[str] = SANDBOXES
+    services: Sequence[str] = tuple(SERVICES)
+    sandboxes: Sequence[str] = tuple(SANDBOXES)
     fresh: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -96,10 +94,13 @@ class RunningStack:
         instance = self.instance
         admin = [f"{name}_admin" for name in stack.services]
         sandboxes = [f"{name}_sandbox" for name in stack.sandboxes]
-        names = ("kafka", "kafka_controller", "postgres", "door", *admin, *sandboxes)
-        self.ports = keep_ports(instance, names)
+        parts = [*SERVICES.values(), *SANDBOXES.values()]
+        further = [port for part in parts for port in part.ports]
+        self.ports = keep_ports(instance, ("kafka", "kafka_controller", "postgres", *further, *admin, *sandboxes))
+        keys = [key for part in parts for key in part.secrets]
         roles = [f"{name}_database" for name in (*stack.services, READER)]
-        self.secrets = keep_secrets(instance, ("postgres", "admin_token", "sandbox_token", "secrets_key", *roles))
+        self.secrets = keep_secrets(instance, ("postgres", "admin_token", "sandbox_token", *keys, *roles))
+        self._drawn = Drawn(self.ports, self.secrets, instance / "sandbox")
         self.kafka = Kafka(instance / "kafka", self.ports["kafka"], self.ports["kafka_controller"])
         self.postgres = Postgres(instance / "postgres", self.ports["postgres"], self.secrets["postgres"])
 
@@ -108,7 +109,7 @@ class RunningStack:
         await self._supervisor.stop()
 
     def _address(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.ports[name]}"
+        return f"http://{HOST}:{self.ports[name]}"
 
     def _dsn(self, database: str, role: str) -> str:
         return self.postgres.dsn(database, role, self.secrets[f"{role}_database"])
@@ -123,6 +124,7 @@ class RunningStack:
                 name: {"dsn": self._dsn(name, name), "verify_dsn": self._dsn(name, READER)} for name in services
             },
             "webhooks": {"base_url": self._address("door")},
+            "doors": {name: {"base_url": self._address(f"{name}_door")} for name in ("payments", "fulfillment")},
             "sandboxes": {
                 name: {"base_url": self._address(f"{name}_sandbox"), "control_token": control_token}
                 for name in sandboxes
@@ -144,30 +146,24 @@ class RunningStack:
         environment = base_environment() | {
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
             "POSTGRES_DSN": self._dsn(name, name),
-            "SALDO_ADMIN_HOST": "127.0.0.1",
+            "SALDO_ADMIN_HOST": HOST,
             "SALDO_ADMIN_PORT": str(self.ports[f"{name}_admin"]),
             "SALDO_ADMIN_TOKEN": self.secrets["admin_token"],
             "SALDO_SPANS_PATH": str(spans / f"{name}.sqlite"),
             "SALDO_LOG_FORMAT": "json",
         }
-        if name == "channels":
-            environment |= {
-                "SALDO_SECRETS_KEY": self.secrets["secrets_key"],
-                "SALDO_DOOR_HOST": "127.0.0.1",
-                "SALDO_DOOR_PORT": str(self.ports["door"]),
-            }
         ready_url = self._address(f"{name}_admin") + "/readyz"
         return ProcessSpec(
             name=name,
             argv=(sys.executable, "-m", f"services.{name}.app"),
-            env=environment | dict(self.stack.environment),
+            env=environment | dict(SERVICES.get(name, Part()).environment(self._drawn)) | dict(self.stack.environment),
             ready=lambda: asyncio.to_thread(answers, ready_url),
             ready_url=ready_url,
             stop_order=0,
         )
 
     def sandbox(self, name: str) -> ProcessSpec:
-        """One sandbox marketplace with its durable books."""
+        """One sandbox of what is outside (a marketplace, the gateway, the carrier) with its durable books."""
         books = self.instance / "sandbox"
         books.mkdir(exist_ok=True)
         ready_url = self._address(f"{name}_sandbox") + "/_control/health"
@@ -176,11 +172,12 @@ class RunningStack:
             argv=(sys.executable, "-m", "services.sandbox.app", name),
             env=base_environment()
             | {
-                "SALDO_SANDBOX_HOST": "127.0.0.1",
+                "SALDO_SANDBOX_HOST": HOST,
                 "SALDO_SANDBOX_PORT": str(self.ports[f"{name}_sandbox"]),
                 "SALDO_SANDBOX_BOOKS": str(books / f"{name}.sqlite"),
                 "SALDO_SANDBOX_TOKEN": self.secrets["sandbox_token"],
-            },
+            }
+            | dict(SANDBOXES.get(name, Part()).environment(self._drawn)),
             ready=lambda: asyncio.to_thread(answers, ready_url),
             ready_url=ready_url,
             stop_order=1,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.local import stack
+from deploy.local import parts, stack
 from deploy.local.supervisor import PROJECT
 
-SERVICES = stack.SERVICES
+SERVICES = tuple(parts.SERVICES)
 _ADMIN_URL = re.compile(r"SALDO_ADMIN_([A-Z][A-Z0-9_]*)_URL")
 
 
@@ -81,7 +81,7 @@ def from_environment(environ: Mapping[str, str]) -> Endpoints | None:
     control_token = environ.get("SALDO_SANDBOX_TOKEN", "")
     sandboxes = {
         name: Address(environ[variable].rstrip("/"), control_token)
-        for name in stack.SANDBOXES
+        for name in parts.SANDBOXES
         if environ.get(variable := f"SALDO_SANDBOX_{name.upper()}_URL")
     }
     spans = environ.get("SALDO_SPANS_FOLDER")

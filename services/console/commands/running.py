@@ -14,7 +14,7 @@ import asyncpg
 import typer
 from rich.markup import escape
 
-from deploy.local import stack
+from deploy.local import parts, stack
 from deploy.local.files import keep_secrets
 from deploy.local.postgres import SUPERUSER, Postgres, create_database
 from deploy.local.supervisor import PROJECT
@@ -224,13 +224,13 @@ def database(
 ) -> None:
     """Make a database for a service of your own on the running instance's server, and print its POSTGRES_DSN."""
     del tenant  # A database is a service's, not a company's.
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,50}", name) or name in (*stack.SERVICES, stack.READER, SUPERUSER):
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,50}", name) or name in (*parts.SERVICES, stack.READER, SUPERUSER):
         raise Failed(f"{name} cannot be the name: give a-z, 0-9 and _, and none that Saldo uses itself")
     folder = instances.folder(instance or "up")
     state = stack.status(folder)
     if state["phase"] != "ready":
         raise Failed(f"nothing is running in {folder}: start it with `saldo up`")
-    port = urlsplit(state["endpoints"]["databases"][stack.SERVICES[0]]["dsn"]).port
+    port = urlsplit(state["endpoints"]["databases"][next(iter(parts.SERVICES))]["dsn"]).port
     admin_password, password = keep_secrets(folder, ("postgres", f"own_{name}_database")).values()
     postgres = Postgres(folder / "postgres", port or 0, admin_password)
     asyncio.run(create_database(postgres.admin_dsn, name, name, password))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from deploy.local import stack
+from deploy.local import parts
 from services.console import instance as instances
 from services.console import output
 from services.console.files import parse_components
@@ -67,8 +67,9 @@ def fill(
     from services.console.demo.seed import set_up
 
     endpoints = instances.find(instance)
-    if len(endpoints.sandboxes) < len(stack.SANDBOXES):
-        raise Failed("both sandboxes are wanted: set SALDO_SANDBOX_SHOPIFY_URL, SALDO_SANDBOX_SKYHUB_URL and the token")
+    if missing := [name for name in parts.SANDBOXES if name not in endpoints.sandboxes]:
+        variables = ", ".join(f"SALDO_SANDBOX_{name.upper()}_URL" for name in missing)
+        raise Failed(f"every sandbox is wanted: set {variables} and SALDO_SANDBOX_TOKEN")
     with output.errors.status("opening the shops") as shown:
         set_up(endpoints, tenant, skus=skus, seed=seed, progress=shown.update)
     output.console.print("four shops are connected: `saldo connection list`")
