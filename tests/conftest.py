@@ -6,22 +6,19 @@ else the embedded servers. The header of the run says which. They start when the
 
 import gc
 import os
-import secrets
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import hypothesis
 import pytest
 import pytest_asyncio
 
-from deploy.local.postgres import create_database
 from deploy.local.servers import Servers
 from tests.containers import container_servers, engine_answers
+from tests.tables import fresh_database
 
 CHOICE = pytest.StashKey[str]()
 
@@ -103,16 +100,5 @@ def postgres_admin_dsn(servers: ServerAddresses) -> str:
 @pytest_asyncio.fixture
 async def database(postgres_admin_dsn: str) -> AsyncIterator[str]:
     """The address of a fresh, empty database, as the role that owns it; dropped afterwards."""
-    name, password = f"test_{secrets.token_hex(8)}", secrets.token_hex(16)
-    await create_database(postgres_admin_dsn, name, name, password)
-    parts = urlsplit(postgres_admin_dsn)
-    address = parts.netloc.rpartition("@")[2]
-    try:
-        yield urlunsplit(("postgresql", f"{name}:{password}@{address}", f"/{name}", parts.query, ""))
-    finally:
-        connection = await asyncpg.connect(postgres_admin_dsn)
-        try:
-            await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-            await connection.execute(f'DROP ROLE "{name}"')
-        finally:
-            await connection.close()
+    async with fresh_database(postgres_admin_dsn) as address:
+        yield address

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, final
 from uuid import NAMESPACE_URL, uuid5
 
 import asyncpg
@@ -19,11 +19,13 @@ from services.border.errors import Rejected
 from services.border.limiter import Limiter
 from services.border.vault import Vault
 from services.payments.gateways.gateway import Gateway, Session
-from services.payments.store import Connection
+from services.payments.settings import PaymentsSettings
+from services.payments.store import Connection, Pool
 
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 _AUTHORITY = "ca_pem"
-"""A credential that any account may have: the authority to trust beside the public ones, as a sandbox's."""
+"""The authority to trust beside the public ones, as a sandbox's."""
+_SECRET = "webhook_secret"  # noqa: S105 - the name of a field
+"""What webhooks are known by, where it was agreed on elsewhere; `subscribe` keeps one by itself."""
 
 
 class AccountInvalid(ValueError):
@@ -65,7 +67,10 @@ class Accounts:
         self._opening = asyncio.Lock()
 
     async def put(self, connection: Connection, account: Account) -> None:
-        """Keep an account as the company's live one at its gateway: only what is given. Raises `AccountInvalid`."""
+        """Keep an account as the company's live one at its gateway. Raises `AccountInvalid`.
+
+        Of its credentials nothing stays that is not given, but the secret of its webhooks.
+        """
         await self._check(account)
         await connection.execute(
             "UPDATE gateway_accounts SET state = 'paused' WHERE tenant = $1 AND gateway = $2 AND account_id <> $3",
@@ -82,18 +87,9 @@ class Accounts:
         )  # fmt: skip
         await connection.execute(
             "DELETE FROM gateway_credentials WHERE account_id = $1 AND field <> ALL($2::text[])",
-            account.account_id, list(account.credentials),
+            account.account_id, [_SECRET, *account.credentials],
         )  # fmt: skip
-        await connection.executemany(
-            """
-            INSERT INTO gateway_credentials (account_id, field, sealed) VALUES ($1, $2, $3)
-            ON CONFLICT (account_id, field) DO UPDATE SET sealed = excluded.sealed
-            """,
-            [
-                (account.account_id, name, self._sealed(account, name, value))
-                for name, value in sorted(account.credentials.items())
-            ],
-        )
+        await self._seal(connection, account.tenant, account.account_id, account.credentials)
 
     async def _check(self, account: Account) -> None:
         gateway = self._gateways.get(account.gateway)
@@ -102,7 +98,7 @@ class Accounts:
         traits = gateway.traits
         if missing := set(traits.credentials) - set(account.credentials):
             raise AccountInvalid(f"credentials are missing: {', '.join(sorted(missing))}")
-        if surplus := set(account.credentials) - {*traits.credentials, *traits.credentials_optional, _AUTHORITY}:
+        if surplus := set(account.credentials) - {*traits.credentials, _AUTHORITY, _SECRET}:
             raise AccountInvalid(f"{len(surplus)} credentials are unknown: give {', '.join(traits.credentials)}")
         try:
             url = httpx.URL(account.base_url)
@@ -121,8 +117,39 @@ class Accounts:
             ) from None
         await session.http.aclose()
 
-    def _sealed(self, account: Account, name: str, value: str) -> bytes:
-        return self._vault.seal(value.encode(), tenant=account.tenant, owner=account.account_id, field=name)
+    async def _seal(
+        self, connection: "Connection | Pool", tenant: str, account_id: str, credentials: Mapping[str, str]
+    ) -> None:
+        await connection.executemany(
+            """
+            INSERT INTO gateway_credentials (account_id, field, sealed) VALUES ($1, $2, $3)
+            ON CONFLICT (account_id, field) DO UPDATE SET sealed = excluded.sealed
+            """,
+            [
+                (account_id, name, self._vault.seal(value.encode(), tenant=tenant, owner=account_id, field=name))
+                for name, value in sorted(credentials.items())
+            ],
+        )
+
+    async def subscribe(self, tenant: str, account_id: str, settings: PaymentsSettings) -> str:
+        """Have the gateway send its webhooks to our door; returns the address, without the secret it may end in.
+
+        Once more gives another secret. Raises `Rejected`, `Throttled` and `OutcomeUnknown` as a gateway does,
+        `AccountInvalid` where its door is closed.
+        """
+        gateway, session = await self.session(tenant, account_id)
+        url = settings.door_of(account_id, certified=gateway.traits.certified)
+        if not url:
+            raise AccountInvalid("the door for client certificates is closed: set PAYMENTS_PIX_DOOR_PORT")
+        secret = await gateway.subscribe(session, url)
+        await self._seal(self._pool(), tenant, account_id, {_SECRET: secret})
+        return url
+
+    async def at_door(self, account_id: str) -> tuple[str, Gateway, Mapping[str, str]]:
+        """Whose account it is, its gateway and credentials. Raises `Rejected` where there is none."""
+        tenant = await self._pool().fetchval("SELECT tenant FROM gateway_accounts WHERE account_id = $1", account_id)
+        gateway, session = await self.session(tenant or "", account_id)
+        return tenant, gateway, session.credentials
 
     async def session(self, tenant: str, account_id: str) -> tuple[Gateway, Session]:
         """The gateway and a session of an account. Raises `Rejected` where there is no such account."""

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.payments.accounts import Account, AccountInvalid, Accounts, Pool
+from services.border.errors import OutcomeUnknown, Rejected, Throttled
+from services.payments import store
+from services.payments.accounts import Account, AccountInvalid, Accounts
+from services.payments.settings import PaymentsSettings
+from services.payments.store import Pool
+
+Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 
 class AccountGiven(BaseModel):
@@ -23,7 +29,7 @@ class AccountGiven(BaseModel):
     credentials: Annotated[dict[str, str], Field(repr=False)]
 
 
-def admin_router(pool: Callable[[], Pool], accounts: Accounts) -> APIRouter:
+def admin_router(pool: Callable[[], Pool], accounts: Accounts, settings: PaymentsSettings) -> APIRouter:
     """The routes of payments."""
     router = APIRouter()
 
@@ -36,6 +42,15 @@ def admin_router(pool: Callable[[], Pool], accounts: Accounts) -> APIRouter:
         except AccountInvalid as invalid:
             raise HTTPException(422, str(invalid)) from None
         return {"account_id": account.account_id}
+
+    @router.post("/accounts/{account_id}/subscribe")
+    async def subscribe(account_id: str, tenant: str) -> dict[str, str]:
+        try:
+            return {"account_id": account_id, "url": await accounts.subscribe(tenant, account_id, settings)}
+        except (AccountInvalid, Rejected) as refused:
+            raise HTTPException(422, str(refused)) from None
+        except (Throttled, OutcomeUnknown):
+            raise HTTPException(503, "the gateway does not answer: try again") from None
 
     @router.get("/accounts")
     async def list_accounts(tenant: str) -> list[dict[str, Any]]:
@@ -51,24 +66,27 @@ def admin_router(pool: Callable[[], Pool], accounts: Accounts) -> APIRouter:
         tenant: str,
         order_id: str | None = None,
         status: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-    ) -> list[dict[str, Any]]:
+        concerning: bool = False,
+        after: str = "",
+        limit: Limit = 1000,
+    ) -> dict[str, Any]:
+        found = await store.list_payments(pool(), tenant, order_id, status, concerning, after, limit)
+        return {"payments": found, "next": found[-1]["payment_id"] if len(found) == limit else None}
+
+    @router.get("/strangers")
+    async def list_strangers(tenant: str, limit: Limit = 1000) -> list[dict[str, Any]]:
         rows = await pool().fetch(
-            """
-            SELECT payment_id, order_id, account_id, reference, status, captured_minor, refunded_minor, due_at
-            FROM payments WHERE tenant = $1 AND ($2::text IS NULL OR order_id = $2)
-                AND ($3::text IS NULL OR status = $3)
-            ORDER BY payment_id LIMIT $4
-            """,
-            tenant, order_id, status, limit,
+            "SELECT account_id, received_at, strangers FROM hints WHERE tenant = $1 AND strangers <> '{}' "
+            "ORDER BY received_at DESC LIMIT $2",
+            tenant, limit,
         )  # fmt: skip
         return [dict(row) for row in rows]
 
     @router.get("/payments/{payment_id}")
     async def show_payment(payment_id: str, tenant: str) -> dict[str, Any]:
         row = await pool().fetchrow(
-            "SELECT payment_id, order_id, account_id, reference, status, captured_minor, refunded_minor, due_at "
-            "FROM payments WHERE tenant = $1 AND payment_id = $2",
+            "SELECT payment_id, order_id, account_id, reference, status, captured_minor, refunded_minor, concern, "
+            "due_at FROM payments WHERE tenant = $1 AND payment_id = $2",
             tenant, payment_id,
         )  # fmt: skip
         if row is None:

@@ -9,6 +9,7 @@ from services.bus import BusSettings, Subscription
 from services.payments.accounts import Accounts
 from services.payments.admin import admin_router
 from services.payments.charge import Charger
+from services.payments.door import Door
 from services.payments.gateways import gateways
 from services.payments.handlers import obey
 from services.payments.settings import PaymentsSettings
@@ -26,6 +27,9 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
         finally:
             await accounts.close()
 
+    async def doors(service: Service) -> None:
+        await Door(service, accounts, settings).run()
+
     service = Service(
         name="payments",
         settings=bus,
@@ -37,8 +41,8 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
                 handler=partial(obey, vault=vault, settings=settings),
             )
         ],
-        loops=[charge],
-        routers=[admin_router(lambda: service.pool, accounts)],
+        loops=[charge, doors],
+        routers=[admin_router(lambda: service.pool, accounts, settings)],
     )
     return service
 

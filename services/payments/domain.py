@@ -508,6 +508,21 @@ def waits(pay: Pay) -> bool:
     return refunding or pay.seen.status is Status.PENDING or _unseen(pay)
 
 
+def concern(pay: Pay) -> str | None:
+    """What a person has to see to, in a word; None where all is well."""
+    choice, seen, sums, call = pay.choice, pay.seen, pay.sums, pay.call
+    if choice is None or seen is None or pay.closed:
+        return None
+    if sums.disputed_minor > sums.won_minor + sums.lost_minor:
+        return "disputed"
+    if sums.captured_minor and sums.captured_minor not in (choice.amount_minor, pay.want.capture_minor):
+        return "another_amount"
+    if _refund_failed(pay):
+        return "refund_failed"
+    refused = call is not None and call.outcome is Outcome.REFUSED and call.revision == pay.revision
+    return "refused" if refused and call and not _settled(pay.payment_id, call, seen) else None
+
+
 def due(pay: Pay, now: datetime, look_every: timedelta) -> datetime | None:
     """When there is something to do next; None where only a command or a hint can bring something."""
     if next_call(pay, now) is not None:

@@ -3,16 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import asyncpg
 from pydantic import TypeAdapter
 
 from services.bus import Cause
-from services.payments.domain import Call, Pay, Status, key
+from services.payments.domain import Call, Pay, Status, concern, key
+from services.payments.gateways.gateway import Hint
 from services.payments.ledger import Movement, balances
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Key: TypeAlias = tuple[str, str]
 """Tenant and payment id."""
 _pay = TypeAdapter(Pay)
@@ -73,19 +75,19 @@ async def put_payments(connection: Connection, payments: Mapping[Key, tuple[Stor
             (
                 tenant, payment_id, pay.order_id, pay.choice.account_id if pay.choice else "",
                 pay.seen.reference if pay.seen else "", status, pay.sums.captured_minor, pay.sums.given_back_minor,
-                _pay.dump_json(pay).decode(), token, due_at, *stored.cause,
+                _pay.dump_json(pay).decode(), token, due_at, *stored.cause, concern(pay),
             )
         )  # fmt: skip
     await connection.executemany(
         """
         INSERT INTO payments (tenant, payment_id, order_id, account_id, reference, status, captured_minor,
-            refunded_minor, body, token_sealed, due_at, cause_event, cause_flow, cause_trace)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+            refunded_minor, body, token_sealed, due_at, cause_event, cause_flow, cause_trace, concern)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
         ON CONFLICT (tenant, payment_id) DO UPDATE SET account_id = excluded.account_id,
             reference = excluded.reference, status = excluded.status, captured_minor = excluded.captured_minor,
             refunded_minor = excluded.refunded_minor, body = excluded.body, token_sealed = excluded.token_sealed,
             due_at = excluded.due_at, cause_event = excluded.cause_event, cause_flow = excluded.cause_flow,
-            cause_trace = excluded.cause_trace
+            cause_trace = excluded.cause_trace, concern = excluded.concern
         """,
         rows,
     )
@@ -165,6 +167,49 @@ async def book(connection: Connection, tenant: str, booked: Sequence[Movement], 
         """,
         [(tenant, *place, amount_minor) for place, amount_minor in sorted(balances(booked).items())],
     )
+
+
+async def keep_hint(
+    connection: Connection, tenant: str, account_id: str, hint: Hint, now: datetime
+) -> dict[Key, Stored] | None:
+    """Keep a webhook and lock the payments that it names; None where it has come before."""
+    rows = await connection.fetch(
+        "SELECT * FROM payments WHERE account_id = $1 AND reference = ANY($2::text[]) AND reference <> '' "
+        "ORDER BY tenant, payment_id FOR UPDATE",
+        account_id,
+        list(hint.references),
+    )
+    found = {row["reference"] for row in rows}
+    kept = await connection.fetchval(
+        """
+        INSERT INTO hints (account_id, delivery_id, tenant, received_at, strangers) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (account_id, delivery_id) DO NOTHING RETURNING true
+        """,
+        account_id, hint.delivery_id, tenant, now, [one for one in hint.references if one not in found],
+    )  # fmt: skip
+    return {(row["tenant"], row["payment_id"]): _stored(row) for row in rows} if kept else None
+
+
+async def forget_hints(connection: Connection, before: datetime) -> None:
+    """Delete what was kept of webhooks that came before a moment."""
+    await connection.execute("DELETE FROM hints WHERE received_at < $1", before)
+
+
+async def list_payments(
+    connection: Pool, tenant: str, order_id: str | None, status: str | None, concerning: bool, after: str, limit: int
+) -> list[dict[str, Any]]:
+    """Payments of a company by id; `concerning`: those alone that a person has to see to."""
+    rows = await connection.fetch(
+        """
+        SELECT payment_id, order_id, account_id, reference, status, captured_minor, refunded_minor, concern, due_at
+        FROM payments
+        WHERE tenant = $1 AND ($2::text IS NULL OR order_id = $2) AND ($3::text IS NULL OR status = $3)
+            AND (NOT $4 OR concern IS NOT NULL) AND payment_id > $5
+        ORDER BY payment_id LIMIT $6
+        """,
+        tenant, order_id, status, concerning, after, limit,
+    )  # fmt: skip
+    return [dict(row) for row in rows]
 
 
 def lease(now: datetime, timeout_s: float) -> datetime:

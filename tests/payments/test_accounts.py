@@ -20,7 +20,7 @@ from services.payments.accounts import Account, AccountInvalid, Accounts
 from services.payments.admin import admin_router
 from services.payments.gateways import gateways
 from tests.payments.given import PAYMENT, authorize
-from tests.payments.till import VAULT, Till
+from tests.payments.till import SETTINGS, VAULT, Till
 
 pytestmark = pytest.mark.asyncio
 ACCOUNT = Account(
@@ -154,7 +154,7 @@ async def test_an_authority_of_its_own_is_trusted_by_an_account_without_a_certif
 
 async def test_admin_keeps_accounts_and_shows_payments(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:
     app = FastAPI()
-    app.include_router(admin_router(lambda: pool, Accounts(lambda: pool, VAULT, gateways())))
+    app.include_router(admin_router(lambda: pool, Accounts(lambda: pool, VAULT, gateways()), SETTINGS))
     till = Till(connection)
     await till.account()
     await till.hear(authorize())
@@ -169,7 +169,7 @@ async def test_admin_keeps_accounts_and_shows_payments(pool: asyncpg.Pool, conne
         listed = await http.get("/accounts", params={"tenant": "acme"})
         assert "hidden" not in listed.text
         assert {row["gateway"] for row in listed.json()} == {"model", "stripe"}
-        assert (await http.get("/payments", params={"tenant": "zeta"})).json() == []
+        assert (await http.get("/payments", params={"tenant": "zeta"})).json() == {"payments": [], "next": None}
         shown = (await http.get(f"/payments/{PAYMENT}", params={"tenant": "acme"})).json()
         assert shown["status"] == "authorized"
         assert [call["kind"] for call in shown["calls"]] == ["open", "charge"]

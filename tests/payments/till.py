@@ -6,10 +6,10 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -21,7 +21,7 @@ from services.border.vault import Vault
 from services.bus import Received, Transaction
 from services.payments.charge import Charger
 from services.payments.domain import Command, Kind, Seen
-from services.payments.gateways.gateway import Gateway, GatewayTraits, Refund, Session, Wanted
+from services.payments.gateways.gateway import Delivery, Gateway, GatewayTraits, Hint, Refund, Session, Wanted
 from services.payments.handlers import obey
 from services.payments.settings import PaymentsSettings
 from tests.payments.given import ACCOUNT, AMOUNT, NOW, ModelGateway, Refusal
@@ -82,6 +82,15 @@ class Asked:
     async def look(self, session: Session, reference: str, payment_id: str) -> Seen | None:
         self.looks += 1
         return None if self.unknown else self.books.seen.get(payment_id)
+
+    def verify(self, delivery: Delivery, credentials: Mapping[str, str], now: datetime) -> None:
+        """Whoever sends it."""
+
+    def hint(self, body: bytes) -> Hint:
+        return Hint("delivery", ())
+
+    async def subscribe(self, session: Session, door_url: str) -> str:
+        return ""
 
     @staticmethod
     def _payment(reference: str) -> str:

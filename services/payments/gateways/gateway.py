@@ -19,7 +19,8 @@ from services.payments.domain import Seen
 class GatewayTraits:
     """What is peculiar to a gateway.
 
-    `late_s` is how long after a call without an answer what it did may not be seen yet.
+    `late_s` is how long after a call without an answer what it did may not be seen yet. `certified`: its webhooks come
+    with a client certificate, so they are taken at the door that asks for one.
     """
 
     name: str
@@ -27,7 +28,7 @@ class GatewayTraits:
     late_s: float
     credentials: tuple[str, ...]
     limits: Mapping[str, Limit]
-    credentials_optional: tuple[str, ...] = ()
+    certified: bool = False
 
 
 @final
@@ -63,6 +64,32 @@ class Refund:
     currency: str
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A webhook as it came in. `secret` is what the address had at its end, empty where it has nothing there.
+
+    `certified`: the sender has shown a client certificate that we trust.
+    """
+
+    headers: Mapping[str, str]
+    body: bytes
+    secret: str = ""
+    certified: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """What a webhook is worth: these payments changed at the gateway, go and look. A repeated one has the same id.
+
+    An empty reference is money that came in for no payment of ours.
+    """
+
+    delivery_id: str
+    references: tuple[str, ...]
+
+
 class Gateway(Protocol):
     """A gateway. Whatever asks it raises `Throttled`, `Unreachable` (nothing was done), `OutcomeUnknown`, `Rejected`.
 
@@ -88,3 +115,12 @@ class Gateway(Protocol):
 
     async def look(self, session: Session, reference: str, payment_id: str) -> Seen | None:
         """The whole payment as it is now; by our id where `reference` is empty. None: the gateway knows none such."""
+
+    def verify(self, delivery: Delivery, credentials: Mapping[str, str], now: datetime) -> None:
+        """Raises `SignatureInvalid` where the gateway did not send this to us, or not just now."""
+
+    def hint(self, body: bytes) -> Hint:
+        """What a verified webhook says. Raises `ValueError` where it is none of the gateway's."""
+
+    async def subscribe(self, session: Session, door_url: str) -> str:
+        """Have this account's webhooks sent to an address; returns the secret that `verify` wants from now on."""

@@ -5,18 +5,21 @@ the same one, so every call here may be made twice. The buyer pays by the text o
 """
 
 import hashlib
+import hmac
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, final
+from urllib.parse import quote
 
 import httpx
 
 from services.border.calls import send
-from services.border.errors import Limit, Rejected, Unreachable
+from services.border.errors import Limit, Rejected, SignatureInvalid, Unreachable
 from services.border.reading import identifier, mapping, minor, objects, read_json, text
 from services.payments.domain import Part, Portion, Seen, Status, refund_id
-from services.payments.gateways.gateway import GatewayTraits, Refund, Session, Wanted
+from services.payments.gateways.gateway import Delivery, GatewayTraits, Hint, Refund, Session, Wanted
 
 _CURRENCY: Final = "BRL"
 _UNAUTHORIZED: Final = 401
@@ -50,6 +53,7 @@ class Pix:
         credentials=("client_id", "client_secret", "certificate_pem", "key_pem"),
         # Every bank has its own limits; these are below those of the ones that publish any.
         limits={"pix": Limit(10, 20)},
+        certified=True,
     )
 
     def __init__(
@@ -106,6 +110,27 @@ class Pix:
         answer = await self._ask(session, "GET", f"/cob/{reference or short_id(payment_id)}", answers=(_MISSING,))
         return None if answer is None else charge(answer, payment_id)
 
+    def verify(self, delivery: Delivery, credentials: Mapping[str, str], now: datetime) -> None:
+        """The bank's certificate, and the secret at the end of our address: the certificate says that it is a bank,
+        the secret that it is ours. A Pix carries no time of sending; what comes again is known by its content."""
+        del now
+        wanted = credentials.get("webhook_secret", "").encode()
+        if not (delivery.certified and wanted and hmac.compare_digest(wanted, delivery.secret.encode())):
+            raise SignatureInvalid
+
+    def hint(self, body: bytes) -> Hint:
+        """The charges that were paid or paid back; one that is paid without a charge has no `txid`."""
+        found = objects(mapping(read_json(body), "notice").get("pix"), "pix")
+        references = {text(one.get("txid")): None for one in found}
+        return Hint(hashlib.sha256(body).hexdigest(), tuple(references))
+
+    async def subscribe(self, session: Session, door_url: str) -> str:
+        """PUT our address for the account's Pix key; the bank calls it with `/pix` at its end."""
+        secret = secrets.token_hex(16)
+        path = f"/webhook/{quote(text(session.settings.get('pix_key')), safe='')}"
+        await self._ask(session, "PUT", path, {"webhookUrl": f"{door_url}/{secret}"})
+        return secret
+
     async def _ask(
         self, session: Session, method: str, path: str, body: Any = None, answers: tuple[int, ...] = ()
     ) -> Any:
@@ -119,7 +144,7 @@ class Pix:
             # A token that ended early: nothing was done, and the next try gets another.
             self._tokens.pop(_owner(session), None)
             raise Unreachable(1)
-        return None if answer.status_code in answers else read_json(answer.content)
+        return None if answer.status_code in answers or not answer.content else read_json(answer.content)
 
     async def _token(self, session: Session) -> str:
         """The access token (RFC 6749, section 4.4), kept until shortly before it ends."""

@@ -5,21 +5,25 @@ An intent is created unconfirmed, which charges nothing, and confirmed afterward
 used, because it would go past the address check of ours.
 """
 
+import hashlib
+import hmac
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final, final
 
 import httpx
 
 from services.border.calls import send
-from services.border.errors import Limit, OutcomeUnknown
+from services.border.errors import Limit, OutcomeUnknown, SignatureInvalid
 from services.border.reading import count, identifier, mapping, objects, read_json, text
 from services.payments.domain import Part, Portion, Seen, Status
-from services.payments.gateways.gateway import GatewayTraits, Refund, Session, Wanted
+from services.payments.gateways.gateway import Delivery, GatewayTraits, Hint, Refund, Session, Wanted
 
 VERSION: Final = "2025-09-30.clover"
 _CARD_REFUSED: Final = 402
 _IN_USE: Final = 409
 _MISSING: Final = 404
+_TIME_DIGITS: Final = 12
 _EXPANDED: Final = (
     "latest_charge.refunds",
     "latest_charge.balance_transaction",
@@ -36,6 +40,22 @@ _STATUSES: Final = {
 }
 _REFUNDS: Final = {"succeeded": Part.DONE, "failed": Part.FAILED, "canceled": Part.FAILED}
 _DISPUTES: Final = {"won": Part.WON, "lost": Part.LOST}
+_TOLERANCE_S: Final = 300
+_EVENTS: Final = (
+    *(
+        f"payment_intent.{word}"
+        for word in ("amount_capturable_updated", "canceled", "payment_failed", "processing", "requires_action")
+    ),
+    "payment_intent.succeeded",
+    "charge.refunded",
+    "refund.updated",
+    "refund.failed",
+    "charge.dispute.created",
+    "charge.dispute.closed",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.funds_reinstated",
+)
+"""What can be news to us; that an intent was created is none."""
 _DECLINES: Final = {"insufficient_funds": "insufficient", "expired_card": "expired_card"}
 
 
@@ -48,7 +68,6 @@ class Stripe:
         call_timeout_s=20,
         late_s=10,
         credentials=("secret_key",),
-        credentials_optional=("webhook_secret",),
         # "Rate limits": 100 a second in live mode, 25 in sandboxes.
         limits={"stripe": Limit(25, 25)},
     )
@@ -106,6 +125,46 @@ class Stripe:
         path = f"/v1/payment_intents/{reference}"
         answer = await _get(session, path, {"expand[]": list(_EXPANDED)})
         return None if answer is None else intent(answer)
+
+    def verify(self, delivery: Delivery, credentials: Mapping[str, str], now: datetime) -> None:
+        """`Stripe-Signature: t=<seconds>,v1=<HMAC-SHA256 of "t.body">` ("Verify webhook signatures manually").
+
+        A time more than five minutes away is refused, so that nobody can send an old webhook again. While a secret is
+        being changed there are several, with commas between them.
+        """
+        parts = [part.strip().partition("=") for part in delivery.headers.get("stripe-signature", "").split(",")]
+        at = next((value for name, _, value in parts if name == "t"), "")
+        if not (at.isascii() and at.isdecimal() and len(at) <= _TIME_DIGITS):
+            raise SignatureInvalid
+        signed = b"%b.%b" % (at.encode(), delivery.body)
+        secrets = [secret for secret in credentials.get("webhook_secret", "").split(",") if secret]
+        wanted = [hmac.digest(secret.encode(), signed, hashlib.sha256).hex().encode() for secret in secrets]
+        given = [value.encode() for name, _, value in parts if name == "v1"]
+        # Every pair is compared, so that the time it takes tells nothing.
+        equal = [hmac.compare_digest(one, other) for one in wanted for other in given]
+        if not any(equal) or abs(now.timestamp() - int(at)) > _TOLERANCE_S:
+            raise SignatureInvalid
+
+    def hint(self, body: bytes) -> Hint:
+        """The intent that an event is about; an event about anything else names none."""
+        event = mapping(read_json(body), "event")
+        shown = mapping(mapping(event.get("data"), "data").get("object"), "data.object")
+        named = shown.get("id" if text(shown.get("object")) == "payment_intent" else "payment_intent")
+        reference = text(named)
+        return Hint(identifier(event.get("id"), "id"), (reference,) if reference else ())
+
+    async def subscribe(self, session: Session, door_url: str) -> str:
+        """Create an endpoint, then delete the older ones of the same address, whose secret nobody knows any more."""
+        form = {"url": door_url, "api_version": _version(session)}
+        form |= {f"enabled_events[{place}]": event for place, event in enumerate(_EVENTS)}
+        made = await _post(session, "/v1/webhook_endpoints", form)
+        page = mapping(await _get(session, "/v1/webhook_endpoints", {"limit": "100"}), "answer")
+        for one in objects(page.get("data"), "data"):
+            if text(one.get("url")) == door_url and one.get("id") != made.get("id"):
+                path = f"/v1/webhook_endpoints/{identifier(one.get('id'), 'id')}"
+                request = session.http.build_request("DELETE", session.base_url + path, headers=_headers(session))
+                await send(session.http, session.limiter, "stripe", request, writes=True, answers=(_MISSING,))
+        return identifier(made.get("secret"), "secret")
 
 
 def intent(value: Any) -> Seen:
@@ -167,12 +226,17 @@ def _next_url(action: Any) -> str | None:
 
 
 def _headers(session: Session) -> dict[str, str]:
-    version = text(session.settings.get("stripe_version")) or VERSION
-    return {"authorization": f"Bearer {session.credentials['secret_key']}", "stripe-version": version}
+    return {"authorization": f"Bearer {session.credentials['secret_key']}", "stripe-version": _version(session)}
 
 
-async def _post(session: Session, path: str, form: Mapping[str, str], key: str, *answers: int) -> Mapping[str, Any]:
-    headers = _headers(session) | {"idempotency-key": key}
+def _version(session: Session) -> str:
+    return text(session.settings.get("stripe_version")) or VERSION
+
+
+async def _post(
+    session: Session, path: str, form: Mapping[str, str], key: str = "", *answers: int
+) -> Mapping[str, Any]:
+    headers = _headers(session) | ({"idempotency-key": key} if key else {})
     request = session.http.build_request("POST", session.base_url + path, data=dict(form), headers=headers)
     answer = await send(session.http, session.limiter, "stripe", request, writes=True, answers=(_IN_USE, *answers))
     if answer.status_code == _IN_USE:
