@@ -199,7 +199,7 @@ async def test_a_delivery_that_cannot_be_stored_keeps_no_other_out(kit: Kit, sho
             )
             for name in ("w1", "w2")
         ]
-        while len(opened._waiting) < 2:  # noqa: ASYNC110 - until both wait for one transaction
+        while len(opened._absorbed.waiting) < 2:  # noqa: ASYNC110 - until both wait for one transaction
             await asyncio.sleep(0)
         writer = asyncio.create_task(opened.store_loop())
         assert [answer.status_code for answer in await asyncio.gather(*posts)] == [503, 200]

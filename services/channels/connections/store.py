@@ -175,9 +175,9 @@ async def put_tokens(connection: Database, connection_id: str, sealed: bytes) ->
     """Begin anew with these tokens, to be renewed at once; an exchange under way for earlier ones is not saved."""
     await connection.execute(
         """
-        INSERT INTO tokens (connection_id, sealed, generation, renew_at) VALUES ($1, $2, 0, '-infinity')
+        INSERT INTO tokens (connection_id, sealed, generation, renew_at) VALUES ($1, $2, 0, to_timestamp(0))
         ON CONFLICT (connection_id) DO UPDATE SET sealed = excluded.sealed, generation = tokens.generation + 1,
-            renew_at = '-infinity', claimed_until = NULL, broken = false
+            renew_at = to_timestamp(0), claimed_until = NULL, broken = false
         """,
         connection_id,
         sealed,

@@ -10,11 +10,16 @@ from types import MappingProxyType
 from typing import Final
 
 from services.channels.connectors.connector import Connector
+from services.channels.connectors.mercadolivre import MercadoLivre
 from services.channels.connectors.shopify import Shopify
 from services.channels.connectors.skyhub import Skyhub
 
 GROUP: Final = "saldo.connectors"
-_OWN: Final[Mapping[str, Connector]] = {"shopify": Shopify(), "skyhub": Skyhub()}
+_OWN: Final[Mapping[str, Connector]] = {
+    "mercadolivre": MercadoLivre(),
+    "shopify": Shopify(),
+    "skyhub": Skyhub(),
+}
 
 
 def _installed() -> dict[str, Connector]:

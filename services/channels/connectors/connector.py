@@ -69,11 +69,12 @@ class Traits:
     connector calls them.
 
     `hook`: a queue that pushes as well; what it pushes comes sooner, what it queues is sure. `url_secret`: pushes are
-    not signed, so the door's address holds the credential `hook_secret`. `credentials_drawn` are drawn by us where a
-    person gives none. `fetch_parallel` is how many orders are read again at once. `reports` are the steps of an order's
-    progress that the channel is told of (`Reporter`): any of `invoice`, `shipment`, `tracking`, `delivery`, `cancel`.
-    `contact_allowed`: the channel lets us write to its buyers outside of it. `local`: the channel is in our own
-    database, which its sessions then hold.
+    not signed, so the door's address holds the credential `hook_secret`. `answer_within_s`: when a push that was not
+    answered counts as lost; where that is below a second, it is stored first and absorbed later. `credentials_drawn`
+    are drawn by us where a person gives none. `fetch_parallel` is how many orders are read again at once. `reports` are
+    the steps of an order's progress that the channel is told of (`Reporter`): any of `invoice`, `shipment`, `tracking`,
+    `delivery`, `cancel`. `contact_allowed`: the channel lets us write to its buyers outside of it. `local`: the channel
+    is in our own database, which its sessions then hold.
     """
 
     connector: str
@@ -95,6 +96,7 @@ class Traits:
     settings: tuple[str, ...] = ()
     hook: bool = False
     url_secret: bool = False
+    answer_within_s: float = 5.0
     credentials_drawn: tuple[str, ...] = ()
     fetch_parallel: int = 1
     reports: frozenset[str] = frozenset()
@@ -141,7 +143,8 @@ class Delivery:
 class ChannelLine:
     """A line as the channel tells it. `item` is the advert that was sold (`ChannelListing.listing`).
 
-    `quantity` counts units of the advert, before packs; `cancelled` and `returned` are parts of it.
+    `quantity` counts units of the advert, before packs; `cancelled` and `returned` are parts of it. `fulfilled_by` is
+    the code of the location the channel itself ships from, else `us`.
     """
 
     line_id: str
@@ -152,6 +155,7 @@ class ChannelLine:
     returned: int
     unit_price_minor: int
     discount_minor: int
+    fulfilled_by: str = "us"
 
 
 @dataclass(frozen=True, slots=True)

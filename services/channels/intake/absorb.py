@@ -181,10 +181,9 @@ def read(intake: Intake, new: NewBody) -> Read:
 
 
 async def _resolve(tx: Transaction, reads: Sequence[Read]) -> list[Read]:
-    """Find the orders that pointers speak of by another name.
+    """Find the orders that pointers speak of by another name; a name may be that of several.
 
-    A name that no order has brought yet is noted: the order that brings it is then read again, since it may have been
-    read before what the pointer tells of.
+    An order that brings the name later is read again where it was read before the pointer came.
     """
     pointers = [(one.entry.connection.connection_id, one.external_id) for one in reads if one.external_id[:1] == ALIAS]
     if not pointers:
@@ -193,10 +192,11 @@ async def _resolve(tx: Transaction, reads: Sequence[Read]) -> list[Read]:
     found = []
     for one in reads:
         connection = one.entry.connection
-        if external_id := known.get((connection.connection_id, one.external_id)):
-            order_id = ids.order_id(connection.tenant, connection.connection_id, external_id)
-            one = replace(one, order_id=order_id, external_id=external_id)
-        found.append(one)
+        meant = [
+            replace(one, order_id=ids.order_id(connection.tenant, connection.connection_id, each), external_id=each)
+            for each in known.get((connection.connection_id, one.external_id), ())
+        ]
+        found += meant or [one]
     return found
 
 
@@ -267,15 +267,19 @@ def _accept(one: Read, row: OrderRow, tenant_key: bytes) -> Accepted:
 
 
 async def _keep_aliases(tx: Transaction, accepted: Sequence[Accepted]) -> bool:
-    """Keep the other names of orders; True where one was heard before, so that its order has to be read again."""
-    named = {(one.row.connection_id, ALIAS + alias): one.row for one in accepted for alias in one.order.aliases}
+    """Keep the other names of orders; True where one was heard meanwhile, so that its order has to be read again."""
+    named = {
+        (one.row.connection_id, ALIAS + alias, one.row.external_id): one
+        for one in accepted
+        for alias in one.order.aliases
+    }
     if not named:
         return False
-    rows = [(*key, row.external_id) for key, row in sorted(named.items(), key=lambda each: each[0])]
-    waited_for = await store.keep_aliases(tx.connection, rows, tx.now)
-    for key in waited_for:
-        named[key].notified_seq += 1
-    return bool(waited_for)
+    rows = [(*key, named[key].read.new.body.received_at) for key in sorted(named)]
+    overtaken = await store.keep_aliases(tx.connection, rows, tx.now)
+    for key in overtaken:
+        named[key].row.notified_seq += 1
+    return bool(overtaken)
 
 
 async def _apply(tx: Transaction, intake: Intake, accepted: Sequence[Accepted]) -> None:

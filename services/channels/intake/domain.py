@@ -139,6 +139,7 @@ def _line(line: ChannelLine, link: Link | None) -> SaleLine:
         discount_minor=line.discount_minor,
         listing=line.item,
         stock_record=link.stock_record if link else "",
+        fulfilled_by=line.fulfilled_by,
     )
 
 

@@ -1,13 +1,14 @@
 """The webhook door: verify the raw bytes, store them, commit, answer 2xx.
 
 What is stored is absorbed in the same transaction where that works; the answer never depends on it. Concurrent
-deliveries share one. A delivery is refused before it is read to the end where that is possible, and a refused one
-leaves nothing behind: no row, no word of its content in a log.
+deliveries share one. Those that a marketplace wants answered at once are only stored, by a writer of their own. A
+delivery is refused before it is read to the end where that is possible, and a refused one leaves nothing behind: no
+row, no word of its content in a log.
 """
 
 import asyncio
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -24,6 +25,7 @@ from services.bus import Cause
 from services.bus.failures import describe
 from services.channels.connections.registry import Open
 from services.channels.connectors.connector import Delivery
+from services.channels.intake import store
 from services.channels.intake.absorb import store_and_absorb
 from services.channels.intake.context import Intake
 from services.channels.intake.store import Body
@@ -38,10 +40,23 @@ _COMMIT_TIMEOUT_S: Final = 4.0
 """A marketplace gives up after 5 s; it is told to come again before that."""
 
 
+_AT_ONCE_S: Final = 1.0
+"""A delivery to be answered within less does not wait for others to be absorbed."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     body: Body
     stored: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Line:
+    """Deliveries that wait for one writer, and whether it absorbs what it stores."""
+
+    absorbs: bool
+    waiting: list[_Waiting] = field(default_factory=list)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def _opens(entry: Open, secret: str) -> bool:
@@ -57,8 +72,7 @@ class Door:
     def __init__(self, service: "Service", intake: Intake) -> None:
         self._service = service
         self._intake = intake
-        self._waiting: list[_Waiting] = []
-        self._wake = asyncio.Event()
+        self._absorbed, self._at_once = self._lines = (_Line(absorbs=True), _Line(absorbs=False))
         paths = ("/hooks/{connection_id}", "/hooks/{connection_id}/{secret}")
         self.app = Starlette(routes=[Route(path, self._deliver, methods=["POST"]) for path in paths])
 
@@ -101,7 +115,8 @@ class Door:
         return Response(status_code=200) if delivery.ignored else await self._keep(entry, delivery, raw, cause)
 
     async def _keep(self, entry: Open, delivery: Delivery, raw: bytes, cause: Cause) -> Response:
-        if len(self._waiting) >= self._intake.settings.door_waiting_max:
+        line = self._at_once if entry.connector.traits.answer_within_s < _AT_ONCE_S else self._absorbed
+        if len(line.waiting) >= self._intake.settings.door_waiting_max:
             return door.later()
         body = self._intake.seal(
             entry.connection,
@@ -113,8 +128,8 @@ class Door:
             event_id=delivery.event_id,
         )
         waiting = _Waiting(body, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._wake.set()
+        line.waiting.append(waiting)
+        line.wake.set()
         try:
             # Shielded: a caller that hangs up changes nothing about what is being stored.
             await asyncio.wait_for(asyncio.shield(waiting.stored), _COMMIT_TIMEOUT_S)
@@ -128,24 +143,35 @@ class Door:
         return Response(status_code=200)
 
     async def store_loop(self) -> None:
-        """Store what waits, all of it in one transaction, again and again."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting:
-                size = self._intake.settings.door_batch_max
-                batch, self._waiting = self._waiting[:size], self._waiting[size:]
-                await self._store(batch)
+        """Store what waits, all of a line in one transaction, again and again."""
+        async with asyncio.TaskGroup() as writers:
+            for line in self._lines:
+                writers.create_task(self._write(line))
 
-    async def _store(self, batch: list[_Waiting]) -> None:
+    async def _write(self, line: _Line) -> None:
+        while True:
+            await line.wake.wait()
+            line.wake.clear()
+            while line.waiting:
+                size = self._intake.settings.door_batch_max
+                batch, line.waiting = line.waiting[:size], line.waiting[size:]
+                await self._store(batch, absorbs=line.absorbs)
+
+    async def _store(self, batch: list[_Waiting], *, absorbs: bool) -> None:
+        bodies = [waiting.body for waiting in batch]
         try:
             self._service.faults.point("intake.store.before")
-            await store_and_absorb(self._service, self._intake, [waiting.body for waiting in batch])
+            if absorbs:
+                await store_and_absorb(self._service, self._intake, bodies)
+            else:
+                async with self._service.pool.acquire() as connection:
+                    await store.insert_bodies(connection, bodies)
+                self._intake.arrived.set()
             self._service.faults.point("intake.store.after")
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
             if len(batch) > 1 and (getattr(failure, "sqlstate", "") or "")[:2] in _OF_ONE:
                 for waiting in batch:
-                    await self._store([waiting])
+                    await self._store([waiting], absorbs=absorbs)
                 return
             for waiting in batch:
                 if not waiting.stored.done():

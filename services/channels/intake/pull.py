@@ -267,6 +267,8 @@ async def fetch_one(service: "Service", intake: Intake, entry: Open, wanted: sto
     """Read one order and store it together with the note of what that answers."""
     connection = entry.connection
     attributes = {"saldo.connection": connection.connection_id, "saldo.tenant": connection.tenant}
+    # What is heard of while it is being read may be missing in what is read.
+    asked_at = service.clock()
     causes = (Cause("", wanted.order_id, wanted.traceparent),) if wanted.traceparent else ()
     with service.tracing.span(
         "receive order", causes, kind=SpanKind.CLIENT, attributes=attributes, correlation_id=wanted.order_id
@@ -277,7 +279,7 @@ async def fetch_one(service: "Service", intake: Intake, entry: Open, wanted: sto
         fetched.body,
         topic="fetch",
         delivery_id=f"{wanted.external_id}:{wanted.seq}",
-        received_at=service.clock(),
+        received_at=asked_at,
         cause=cause,
         fetch_seq=wanted.seq,
     )

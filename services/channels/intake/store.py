@@ -223,44 +223,52 @@ async def kept_orders(connection: Database, order_ids: Sequence[str]) -> dict[st
 
 async def orders_by_alias(
     connection: Database, named: Sequence[tuple[str, str]], now: datetime
-) -> dict[tuple[str, str], str]:
-    """The channel's ids of orders by (connection, alias); an alias of no order yet is noted as heard."""
-    rows = await connection.fetch(
+) -> dict[tuple[str, str], list[str]]:
+    """The channel's ids of orders by (connection, alias); that the alias was heard is noted for orders yet to come."""
+    await connection.execute(
         """
-        INSERT INTO intake_aliases (connection_id, alias, heard_at)
-        SELECT *, $3 FROM unnest($1::text::text[], $2::text::text[])
-        ON CONFLICT (connection_id, alias) DO UPDATE SET heard_at = excluded.heard_at
-        RETURNING connection_id, alias, external_id
+        INSERT INTO intake_aliases (connection_id, alias, external_id, heard_at)
+        SELECT connection_id, alias, '', $3 FROM unnest($1::text::text[], $2::text::text[]) AS n (connection_id, alias)
+        ON CONFLICT (connection_id, alias, external_id) DO UPDATE SET heard_at = excluded.heard_at
         """,
-        array([connection_id for connection_id, _ in named]),
-        array([alias for _, alias in named]),
+        *(array([row[place] for row in named]) for place in range(2)),
         now,
     )
-    return {(row["connection_id"], row["alias"]): row["external_id"] for row in rows if row["external_id"]}
+    rows = await connection.fetch(
+        """
+        SELECT connection_id, alias, array_agg(external_id ORDER BY external_id) AS external_ids FROM intake_aliases
+            JOIN unnest($1::text::text[], $2::text::text[]) AS n (connection_id, alias) USING (connection_id, alias)
+        WHERE external_id <> '' GROUP BY connection_id, alias
+        """,
+        *(array([row[place] for row in named]) for place in range(2)),
+    )
+    return {(row["connection_id"], row["alias"]): row["external_ids"] for row in rows}
 
 
 async def keep_aliases(
-    connection: Database, named: Sequence[tuple[str, str, str]], now: datetime
-) -> list[tuple[str, str]]:
-    """Keep (connection, alias, the order's id at the channel); returns those heard of before their order was."""
+    connection: Database, named: Sequence[tuple[str, str, str, datetime]], now: datetime
+) -> set[tuple[str, str, str]]:
+    """Keep (connection, alias, the order's id at the channel, when it was read).
+
+    Returns those kept anew whose alias was heard after they were read.
+    """
     rows = await connection.fetch(
         """
-        WITH heard AS (
-            SELECT a.connection_id, a.alias FROM intake_aliases a
-                JOIN unnest($1::text::text[], $2::text::text[]) AS n (connection_id, alias) USING (connection_id, alias)
-            WHERE a.external_id IS NULL
-        ), kept AS (
+        WITH kept AS (
             INSERT INTO intake_aliases (connection_id, alias, external_id, heard_at)
-            SELECT *, $4 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[])
-            ON CONFLICT (connection_id, alias) DO UPDATE SET external_id = excluded.external_id
-            WHERE intake_aliases.external_id IS NULL
+            SELECT n.connection_id, n.alias, n.external_id, $5
+            FROM unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS n (connection_id, alias, external_id)
+            ON CONFLICT DO NOTHING RETURNING connection_id, alias, external_id
         )
-        SELECT connection_id, alias FROM heard
+        SELECT kept.* FROM kept JOIN intake_aliases heard USING (connection_id, alias)
+            JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::timestamptz[])
+                AS n (connection_id, alias, external_id, read_at) USING (connection_id, alias)
+        WHERE heard.external_id = '' AND n.external_id = kept.external_id AND heard.heard_at >= n.read_at
         """,
-        *(array([row[place] for row in named]) for place in range(3)),
+        *(array([row[place] for row in named]) for place in range(4)),
         now,
     )
-    return [(row["connection_id"], row["alias"]) for row in rows]
+    return {(row["connection_id"], row["alias"], row["external_id"]) for row in rows}
 
 
 async def listings_of_record(connection: Database, tenant: str, stock_record: str) -> list[str]:

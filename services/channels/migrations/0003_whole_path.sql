@@ -11,13 +11,13 @@ CREATE TABLE tokens (
     broken boolean NOT NULL DEFAULT false
 );
 
--- Names under which a channel speaks of an order beside its id. Without `order_id`: a name was heard before its order.
+-- Names under which a channel speaks of orders beside their ids; orders that travel together share one. The row with
+-- an empty `external_id` says when a name was heard last.
 CREATE TABLE intake_aliases (
     connection_id text NOT NULL REFERENCES connections,
     alias text NOT NULL,
-    external_id text,
+    external_id text NOT NULL,
     heard_at timestamptz NOT NULL,
-    -- A name that meant two orders would have the wrong one read again: test_an_alias_means_one_order.
-    PRIMARY KEY (connection_id, alias)
+    PRIMARY KEY (connection_id, alias, external_id)
 );
-CREATE INDEX intake_aliases_waiting ON intake_aliases (heard_at) WHERE external_id IS NULL;
+CREATE INDEX intake_aliases_heard ON intake_aliases (heard_at);
