@@ -38,7 +38,7 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "inventory.movements.v1": ("erp",),
     "inventory.reservations.v1": ("orders",),
     "inventory.stock-commands.v1": ("inventory",),
-    "orders.orders.v1": ("crm", "erp"),
+    "orders.orders.v1": ("crm", "erp", "payments"),
     "payments.commands.v1": ("payments",),
     "payments.payments.v1": ("crm", "erp"),
 }

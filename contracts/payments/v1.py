@@ -88,7 +88,9 @@ class PaymentFact(Message):
     version: int = Field(description="Grows by one with every fact about this payment.")
     connection_id: str
     method: PaymentMethod
-    gateway: Code = Field(description="The gateway, or the connector of the marketplace that took the money.")
+    gateway: Code = Field(
+        description="The gateway, or `channel` where the marketplace of the connection took the money."
+    )
     reference: str = Field(default="", description="The payment's id at the gateway, once it has one.")
     currency: Currency
     amount_minor: MinorSum = Field(description="What the buyer was asked for.")

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from contracts.payments.v1 import AuthorizePayment, CapturePayment, RefundPayment, VoidPayment
 from services.border.vault import Vault
@@ -11,8 +12,9 @@ from services.payments.admin import admin_router
 from services.payments.charge import Charger
 from services.payments.door import Door
 from services.payments.gateways import gateways
-from services.payments.handlers import obey
+from services.payments.handlers import obey, take_over
 from services.payments.settings import PaymentsSettings
+from services.payments.takeover import OrderHeard
 from services.runtime import Service
 
 
@@ -39,7 +41,8 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
                 stream="payments.commands.v1",
                 handles=(AuthorizePayment, CapturePayment, VoidPayment, RefundPayment),
                 handler=partial(obey, vault=vault, settings=settings),
-            )
+            ),
+            Subscription(stream="orders.orders.v1", handles=get_args(OrderHeard), handler=take_over),
         ],
         loops=[charge, doors],
         routers=[admin_router(lambda: service.pool, accounts, settings)],

@@ -210,7 +210,7 @@ class Charger:
         await store.put_payments(tx.connection, {key: (replace(stored, pay=pay), due_at)})
         if pay.call and pay.call != stored.pay.call:
             await store.end_call(tx.connection, tenant, payment_id, pay.call, tx.now)
-        await store.book(tx.connection, tenant, decision.booked, tx.now)
+        await store.book(tx.connection, [(tenant, one) for one in decision.booked], tx.now)
         for fact in decision.facts:
             tx.publish(fact, tenant=tenant, cause=stored.cause)
 

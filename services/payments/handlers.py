@@ -1,14 +1,16 @@
-"""What payments does with its commands: gather, decide in order of arrival, apply."""
+"""What payments does with its commands, and with orders that a marketplace was paid for: gather, decide, apply."""
 
 from collections.abc import Sequence
 
 from contracts.payments.v1 import AuthorizePayment
 from services.border.vault import Vault
 from services.bus import Received, Transaction
-from services.payments import store
+from services.payments import store, takeover
 from services.payments.domain import Command, command, due
+from services.payments.ledger import Movement
 from services.payments.settings import PaymentsSettings
-from services.payments.store import Stored
+from services.payments.store import Key, Stored
+from services.payments.takeover import OrderHeard, Taken
 
 
 async def obey(
@@ -38,3 +40,23 @@ async def obey(
         if stored is not before.get(key)
     }
     await store.put_payments(tx.connection, changed)
+
+
+async def take_over(events: Sequence[Received[OrderHeard]], tx: Transaction) -> None:
+    """Keep, tell and book what marketplaces took of their buyers and gave back."""
+    before = await store.lock_taken(tx.connection, {(event.tenant, event.message.order_id) for event in events})
+    now: dict[Key, Taken] = dict(before)
+    booked: list[tuple[str, Movement]] = []
+    for event in events:
+        key = event.tenant, event.message.order_id
+        was = now.get(key)
+        taken = takeover.heard(was, event.message)
+        if taken is None:
+            continue
+        now[key] = taken
+        if taken.version > (was.version if was else 0):
+            booked += [(event.tenant, one) for one in takeover.booked(event.message.order_id, was, taken)]
+            fact = takeover.told(event.message.order_id, taken, tx.now)
+            tx.publish(fact, tenant=event.tenant, cause=event.cause)
+    await store.put_taken(tx.connection, {key: one for key, one in now.items() if one is not before.get(key)})
+    await store.book(tx.connection, booked, tx.now)

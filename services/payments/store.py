@@ -1,23 +1,25 @@
 """The SQL of payments: one function a statement, the connection first."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, final
 
 import asyncpg
 from pydantic import TypeAdapter
 
-from services.bus import Cause
+from services.bus import Cause, columns
 from services.payments.domain import Call, Pay, Status, concern, key
 from services.payments.gateways.gateway import Hint
 from services.payments.ledger import Movement, balances
+from services.payments.takeover import Taken
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Key: TypeAlias = tuple[str, str]
 """Tenant and payment id."""
 _pay = TypeAdapter(Pay)
+_TAKEN: Final = tuple(one.name for one in fields(Taken))
 _TOKEN_WANTED: Final = ("asked", Status.OPEN)
 
 
@@ -151,21 +153,75 @@ async def end_call(connection: Connection, tenant: str, payment_id: str, call: C
     )  # fmt: skip
 
 
-async def book(connection: Connection, tenant: str, booked: Sequence[Movement], now: datetime) -> None:
-    """Write movements and the balances after them. Raises `UniqueViolationError` for what is booked already."""
-    await connection.executemany(
-        "INSERT INTO money_movements (tenant, cause, from_account, to_account, currency, amount_minor, at) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        [(tenant, one.cause, one.from_account, one.to_account, one.currency, one.amount_minor, now) for one in booked],
-    )
-    # Sorted, so that two transactions that touch the same accounts wait for each other instead of for ever.
-    await connection.executemany(
+async def book(connection: Connection, booked: Sequence[tuple[str, Movement]], now: datetime) -> None:
+    """Write movements, each with its company, and the balances after them.
+
+    Raises `UniqueViolationError` for what is booked already.
+    """
+    if not booked:
+        return
+    rows = [
+        (tenant, one.cause, one.from_account, one.to_account, one.currency, one.amount_minor) for tenant, one in booked
+    ]
+    await connection.execute(
         """
-        INSERT INTO money_balances (tenant, account, currency, amount_minor) VALUES ($1, $2, $3, $4)
+        INSERT INTO money_movements (tenant, cause, from_account, to_account, currency, amount_minor, at)
+        SELECT *, $7 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
+            $5::text::text[], $6::text::bigint[])
+        """,
+        *columns(rows, 6), now,
+    )  # fmt: skip
+    by_tenant: dict[str, list[Movement]] = {}
+    for tenant, one in booked:
+        by_tenant.setdefault(tenant, []).append(one)
+    sums = [
+        (tenant, *place, amount_minor)
+        for tenant, found in by_tenant.items()
+        for place, amount_minor in balances(found).items()
+    ]
+    # Sorted, so that two transactions that touch the same accounts wait for each other instead of for ever.
+    await connection.execute(
+        """
+        INSERT INTO money_balances (tenant, account, currency, amount_minor)
+        SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::bigint[])
         ON CONFLICT (tenant, account, currency)
         DO UPDATE SET amount_minor = money_balances.amount_minor + excluded.amount_minor
         """,
-        [(tenant, *place, amount_minor) for place, amount_minor in sorted(balances(booked).items())],
+        *columns(sorted(sums), 4),
+    )
+
+
+async def lock_taken(connection: Connection, keys: Iterable[Key]) -> dict[Key, Taken]:
+    """Lock what is known of orders, by tenant and order id, whose marketplaces take the money."""
+    rows = await connection.fetch(
+        """
+        SELECT t.* FROM taken_over t JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id)
+            USING (tenant, order_id)
+        ORDER BY t.tenant, t.order_id FOR UPDATE OF t
+        """,
+        *columns(sorted(keys), 2),
+    )
+    return {(row["tenant"], row["order_id"]): Taken(*(row[name] for name in _TAKEN)) for row in rows}
+
+
+async def put_taken(connection: Connection, taken: Mapping[Key, Taken]) -> None:
+    """Write what is known of orders whose marketplaces take the money."""
+    rows = [
+        (*key, *(getattr(one, name) for name in _TAKEN)) for key, one in sorted(taken.items(), key=lambda one: one[0])
+    ]
+    await connection.execute(
+        """
+        INSERT INTO taken_over (tenant, order_id, connection_id, order_version, currency, paid, due_minor,
+            captured_minor, refunded_minor, version)
+        SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::bigint[],
+            $5::text::text[], $6::text::boolean[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[],
+            $10::text::bigint[])
+        ON CONFLICT (tenant, order_id) DO UPDATE SET order_version = excluded.order_version,
+            currency = excluded.currency, paid = excluded.paid, due_minor = excluded.due_minor,
+            captured_minor = excluded.captured_minor, refunded_minor = excluded.refunded_minor,
+            version = excluded.version
+        """,
+        *columns(rows, 10),
     )
 
 
