@@ -29,9 +29,9 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "channels.connections.v1": ("inventory", "orders"),
     "channels.sales.v1": ("orders",),
     "crm.customers.v1": ("fulfillment",),
-    "erp.documents.v1": ("crm",),
+    "erp.documents.v1": ("crm", "orders"),
     "fulfillment.commands.v1": ("fulfillment",),
-    "fulfillment.shipments.v1": ("crm", "erp"),
+    "fulfillment.shipments.v1": ("crm", "erp", "orders"),
     "inventory.commands.v1": ("inventory",),
     "inventory.items.v1": ("channels", "fulfillment"),
     "inventory.levels.v1": ("channels",),
@@ -40,7 +40,7 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "inventory.stock-commands.v1": ("inventory",),
     "orders.orders.v1": ("crm", "erp", "payments"),
     "payments.commands.v1": ("payments",),
-    "payments.payments.v1": ("crm", "erp"),
+    "payments.payments.v1": ("crm", "erp", "orders"),
 }
 """Which services of this project subscribe to a stream."""
 

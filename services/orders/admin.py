@@ -12,8 +12,16 @@ from services.orders.domain import STATES, hold, standing
 ALERTS = {
     "payment": "unpaid past its deadline; the channel is asked again until it says paid or cancelled",
     "mapping": "a line's SKU or the order's status is unknown; link the listing or map the status",
-    "person": "the buyer asks to cancel; decide at the channel",
-    "short": "stock is missing; receive stock, move it from another pool, or cancel at the channel",
+    "person": "the buyer asks to cancel; answer `cancel` or `ship`, or decide at the channel",
+    "short": "stock is missing; receive stock, move it from another pool, or answer `cancel`",
+    "silent": "inventory has not answered; the demand is sent again, see whether inventory runs",
+    "invoice": "the order is paid and waits for its invoice; give it with `saldo order invoice`",
+    "cancel_invoice": "the order was cancelled after its invoice was issued; cancel the invoice",
+    "shipping": "a parcel is not packed or not collected in time; see `saldo parcel list`",
+    "lost": "a parcel is not delivered; ask the carrier and answer `delivered` or `lost`",
+    "compensate": "a parcel is not stopped or money not given back; it is asked for again, answer `refund` once done",
+    "dispute": "the buyer's bank disputes the payment; answer it at the gateway",
+    "telling": "the channel refuses what it was told; tell it there by hand",
 }
 
 

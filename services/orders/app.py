@@ -2,13 +2,17 @@
 
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
-from contracts.channels.v1 import ConnectionChanged, SaleReported
+from contracts.channels.v1 import ConnectionChanged, ProgressAccepted, ProgressRefused, SaleReported
+from contracts.erp.v1 import InvoiceIssued
+from contracts.fulfillment.v1 import ReturnReceived
 from contracts.inventory.v1 import DemandMet, DemandShort, HoldExpired
 from services.bus import BusSettings, Subscription
 from services.orders.admin import admin_router
 from services.orders.deadlines import watch
 from services.orders.handlers import advance, know_connections
+from services.orders.process import PaymentHeard, ShipmentHeard
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
 from services.runtime import Service
@@ -22,10 +26,17 @@ def build(bus: BusSettings, settings: OrdersSettings) -> Service:
         settings=bus,
         migrations=Path(__file__).parent / "migrations",
         subscriptions=[
-            Subscription(stream="channels.sales.v1", handles=(SaleReported,), handler=take),
+            Subscription(
+                stream="channels.sales.v1", handles=(SaleReported, ProgressAccepted, ProgressRefused), handler=take
+            ),
             Subscription(
                 stream="inventory.reservations.v1", handles=(DemandMet, DemandShort, HoldExpired), handler=take
             ),
+            Subscription(stream="payments.payments.v1", handles=get_args(PaymentHeard), handler=take),
+            Subscription(
+                stream="fulfillment.shipments.v1", handles=(*get_args(ShipmentHeard), ReturnReceived), handler=take
+            ),
+            Subscription(stream="erp.documents.v1", handles=(InvoiceIssued,), handler=take),
             Subscription(stream="channels.connections.v1", handles=(ConnectionChanged,), handler=know_connections),
         ],
         loops=[partial(watch, settings=settings)],

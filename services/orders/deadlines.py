@@ -1,16 +1,22 @@
-"""What only the clock can notice: a deadline for payment that passed in silence, an order that is long finished.
+"""What only the clock can notice: a stage that has lasted too long, and an order that is long finished.
 
-Stock of an unpaid order is never given back here. A marketplace's hold ends by that marketplace's word, so the
+The stock of a marketplace's unpaid order is never given back here. Its hold ends by that marketplace's word, so the
 marketplace is asked, and a person is told.
 """
 
 import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import asyncpg
 
 from contracts.channels.v1 import RefetchSale
 from services.bus import Cause, Transaction
 from services.orders import store
-from services.orders.domain import CloseDue, decide
-from services.orders.handlers import save
+from services.orders.domain import CloseDue, Order
+from services.orders.handlers import save, take
+from services.orders.process import DeadlineDue
+from services.orders.recent import Key
 from services.orders.settings import OrdersSettings
 from services.runtime import Service
 
@@ -18,11 +24,11 @@ from services.runtime import Service
 async def watch(service: Service, *, settings: OrdersSettings) -> None:
     """Look at the deadlines for ever, a page a transaction, pausing when there is nothing left to do."""
     while True:
-        async with service.transaction() as tx:
-            asked = await ask_again(tx, settings)
-        async with service.transaction() as tx:
-            closed = await close_finished(tx, settings)
-        if max(asked, closed) < settings.page:
+        most = 0
+        for look in (ask_again, close_finished, go_on, find_silent, find_waiting):
+            async with service.transaction() as tx:
+                most = max(most, await look(tx, settings))
+        if most < settings.page:
             await asyncio.sleep(settings.poll_interval_s)
 
 
@@ -35,7 +41,7 @@ async def ask_again(tx: Transaction, settings: OrdersSettings) -> int:
         command = RefetchSale(
             order_id=row["order_id"], reason=f"payment was due {row['payment_due']:%Y-%m-%dT%H:%MZ} and is not reported"
         )
-        tx.publish(command, tenant=row["tenant"], cause=Cause(event_id="", correlation_id=row["order_id"]))
+        tx.publish(command, tenant=row["tenant"], cause=_cause(row))
     if rows:
         await store.raise_alerts(tx.connection, [(row["tenant"], row["order_id"], "payment") for row in rows], tx.now)
     return len(rows)
@@ -43,13 +49,52 @@ async def ask_again(tx: Transaction, settings: OrdersSettings) -> int:
 
 async def close_finished(tx: Transaction, settings: OrdersSettings) -> int:
     """Close orders that are finished and have been silent for `close_after`; returns how many."""
-    before = await store.lock_finished(tx.connection, tx.now - settings.close_after, settings.page)
-    now = {}
-    for (tenant, order_id), order in before.items():
-        decision = decide(order, CloseDue(), tx.now)
-        if decision.order:
-            now[tenant, order_id] = decision.order
-        for fact in decision.facts:
-            tx.publish(fact, tenant=tenant, cause=Cause(event_id="", correlation_id=order_id))
-    await save(tx, before, now, tx.new_id(), settings.payment_default)
-    return len(before)
+    rows = await store.lock_finished(tx.connection, tx.now - settings.close_after, settings.page)
+    await _decide(tx, settings, rows, CloseDue())
+    return len(rows)
+
+
+async def go_on(tx: Transaction, settings: OrdersSettings) -> int:
+    """Do what is due at the orders whose stage has lasted too long; returns how many."""
+    rows = await store.lock_due(tx.connection, tx.now, settings.page)
+    await _decide(tx, settings, rows, DeadlineDue(settings.short_default))
+    return len(rows)
+
+
+async def find_silent(tx: Transaction, settings: OrdersSettings) -> int:
+    """Look after orders that inventory has not answered; returns how many."""
+    return await _look_through(tx, settings, "placed", settings.lengths["answer_s"])
+
+
+async def find_waiting(tx: Transaction, settings: OrdersSettings) -> int:
+    """Give a deadline to orders that were confirmed on their usual way and are still there; returns how many."""
+    return await _look_through(tx, settings, "confirmed", settings.lengths["usual_s"])
+
+
+async def _look_through(tx: Transaction, settings: OrdersSettings, state: str, age: timedelta) -> int:
+    before = tx.now - age
+    after = await store.lock_looked(tx.connection, state, before)
+    if after is None:
+        return 0
+    rows = await store.lock_staying(tx.connection, state, after, before, settings.page)
+    await _decide(tx, settings, rows, DeadlineDue(settings.short_default))
+    if len(rows) < settings.page:
+        await store.put_looked(tx.connection, state, max(after, before))
+    return len(rows)
+
+
+async def _decide(
+    tx: Transaction, settings: OrdersSettings, rows: Sequence[asyncpg.Record], event: CloseDue | DeadlineDue
+) -> None:
+    before: dict[Key, Order] = {(row["tenant"], row["order_id"]): store.read(row) for row in rows}
+    now, story = dict(before), list[Sequence[object]]()
+    for row in rows:
+        take(now, (row["tenant"], row["order_id"]), event, _cause(row), tx, story)
+    await save(tx, before, now, tx.new_id(), settings, {})
+    if story:
+        await store.insert_story(tx.connection, story)
+
+
+def _cause(row: asyncpg.Record) -> Cause:
+    """A timer's command belongs to the trace that the order began in."""
+    return Cause(event_id="", correlation_id=row["order_id"], traceparent=row["traceparent"])

@@ -1,63 +1,121 @@
 """What orders does with what it hears: gather, decide in order of arrival, apply."""
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from contracts.channels.v1 import ConnectionChanged, SaleReported, SaleStatus
-from contracts.inventory.v1 import DemandMet, DemandShort, HoldExpired
-from services.bus import Received, Transaction
+from contracts.channels.v1 import ConnectionChanged, OrderProgress, ProgressAccepted, ProgressRefused, SaleStatus
+from contracts.envelope import Message
+from contracts.orders.v1 import OrderConfirmed, OrderPlaced
+from services.bus import Cause, Received, Transaction
 from services.orders import store
-from services.orders.domain import Order, alerts, decide
+from services.orders.domain import Decision, Event, Order, alerts, decide
 from services.orders.recent import Key, Recent
 from services.orders.settings import OrdersSettings
+from services.orders.store import Written
+from services.orders.wanted import paid_by_us
 
-Heard: TypeAlias = Received[SaleReported] | Received[DemandMet] | Received[DemandShort] | Received[HoldExpired]
+Heard: TypeAlias = Received[Any]
+"""A message about one order; what it may be is `domain.Event`."""
+
+IN_ROW = (OrderPlaced, OrderConfirmed)
+"""Facts whose moment the row of the order tells: no sale on its usual way has a row more."""
 
 
 async def advance(events: Sequence[Heard], tx: Transaction, *, settings: OrdersSettings, recent: Recent) -> None:
-    """Take snapshots of sales and answers of inventory to their orders, and tell what follows from them."""
+    """Take what is heard of orders to them, and tell what follows from it."""
     keys = {(event.tenant, event.message.order_id) for event in events}
     before = await store.lock_orders(tx.connection, keys, recent.find(keys))
     now = dict(before)
+    begun: dict[Key, str] = {}
+    story: list[Sequence[object]] = []
     for event in events:
-        tenant, cause = event.tenant, event.cause
-        key = (tenant, event.message.order_id)
-        decision = decide(now.get(key), event.message, tx.now)
-        if decision.order:
-            now[key] = decision.order
-        # Inventory first: it is the hop that other channels wait for.
-        if decision.demand:
-            tx.publish(decision.demand, tenant=tenant, cause=cause)
-        for fact in decision.facts:
-            tx.publish(fact, tenant=tenant, cause=cause)
+        key = (event.tenant, event.message.order_id)
+        decision = take(now, key, event.message, event.cause, tx, story)
+        if key not in before and decision.order:
+            begun.setdefault(key, event.envelope.traceparent)
+        if decision.order and isinstance(event.message, ProgressAccepted | ProgressRefused):
+            story.append(_told(key, decision.order, event.message, event.cause, tx))
     stamp = tx.new_id()
-    written = await save(tx, before, now, stamp, settings.payment_default)
+    written = await save(tx, before, now, stamp, settings, begun)
+    if story:
+        await store.insert_story(tx.connection, story)
     tx.after_commit(partial(recent.keep, written, stamp))
 
 
+def take(
+    orders: dict[Key, Order], key: Key, event: Event, cause: Cause, tx: Transaction, story: list[Sequence[object]]
+) -> Decision:
+    """Decide `event` about one of `orders`, publish what follows, and note it for the story."""
+    tenant, order_id = key
+    decision = decide(orders.get(key), event, tx.now)
+    if decision.order:
+        orders[key] = decision.order
+    # Inventory first: it is the hop that other channels wait for.
+    if decision.demand:
+        tx.publish(decision.demand, tenant=tenant, cause=cause)
+    for command in decision.commands:
+        tx.publish(command, tenant=tenant, cause=cause)
+        assert decision.order
+        detail = _detail(command)
+        story.append((*key, decision.order.version, _name(command), tx.now, detail, cause.traceparent))
+    for fact in decision.facts:
+        tx.publish(fact, tenant=tenant, cause=cause)
+        if not isinstance(fact, IN_ROW):
+            what = type(fact).__name__
+            story.append((tenant, order_id, fact.version, what, tx.now, _detail(fact), cause.traceparent))
+    return decision
+
+
+def _name(command: Message) -> str:
+    about = getattr(command, "payment_id", None) or getattr(command, "shipment_id", None) or ""
+    return " ".join(filter(None, (type(command).__name__, about, f"r{getattr(command, 'revision', 0)}")))
+
+
+def _detail(message: Message) -> str:
+    if isinstance(message, OrderProgress):
+        # Its payment may hold a Pix to copy, and its parcels are in the rows before it.
+        return message.model_dump_json(include={"state", "held_for", "cancelled_reason"}, exclude_none=True)
+    apart = {"order_id", "version", "connection_id", "external_id", "sale_revision", "at", "token", "revision"}
+    return message.model_dump_json(exclude=apart, exclude_none=True)
+
+
+def _told(
+    key: Key, order: Order, event: ProgressAccepted | ProgressRefused, cause: Cause, tx: Transaction
+) -> Sequence[object]:
+    what = f"{type(event).__name__} {event.step} r{event.revision}"
+    return (*key, order.version, what, tx.now, _detail(event), cause.traceparent)
+
+
 async def save(
-    tx: Transaction, before: Mapping[Key, Order], now: Mapping[Key, Order], stamp: str, payment_default: timedelta
+    tx: Transaction,
+    before: Mapping[Key, Order],
+    now: Mapping[Key, Order],
+    stamp: str,
+    settings: OrdersSettings,
+    begun: Mapping[Key, str],
 ) -> dict[Key, Order]:
     """Write what differs between the orders as they were locked and as they are now, and their alerts; returns it.
 
-    `stamp` marks the rows written here; no other write may ever have it.
+    `stamp` marks the rows written here; no other write may ever have it. `begun` is the trace context of new ones.
     """
     new = {key: order for key, order in now.items() if key not in before}
     changed = {key: order for key, order in now.items() if key in before and order is not before[key]}
+    row = Written(stamp, tx.now, settings.lengths)
     if new:
-        await store.insert_orders(tx.connection, new, stamp, tx.now, payment_default)
+        await store.insert_orders(tx.connection, new, row, begun)
     if changed:
-        await store.update_orders(tx.connection, changed, before, stamp, tx.now, payment_default)
+        await store.update_orders(tx.connection, changed, before, row)
     raised, cleared = [], []
     written = new | changed
     for key, order in written.items():
-        stood = alerts(before[key]) if key in before else frozenset()
-        stands = alerts(order)
-        raised += [(*key, kind) for kind in sorted(stands - stood)]
+        was = before.get(key)
+        stood, stands = alerts(was) if was else frozenset[str](), alerts(order)
+        # What has lasted another round is raised once more.
+        again = stands if was and order.process.rounds > was.process.rounds else stands - stood
+        raised += [(*key, kind) for kind in sorted(again)]
         cleared += [(*key, kind) for kind in sorted(stood - stands)]
-        if key in before and _awaits_payment(before[key]) and not _awaits_payment(order):
+        if was and _awaits_payment(was) and not _awaits_payment(order):
             cleared.append((*key, "payment"))
     if raised:
         await store.raise_alerts(tx.connection, raised, tx.now)
@@ -67,7 +125,7 @@ async def save(
 
 
 def _awaits_payment(order: Order) -> bool:
-    return order.status is SaleStatus.AWAITING_PAYMENT
+    return order.status is SaleStatus.AWAITING_PAYMENT and not paid_by_us(order.sale)
 
 
 async def know_connections(events: Sequence[Received[ConnectionChanged]], tx: Transaction) -> None:

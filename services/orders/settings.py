@@ -1,7 +1,9 @@
 """Settings of orders, from the environment (`ORDERS_…`)."""
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import final
+from functools import cached_property
+from typing import Literal, final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -9,7 +11,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 @final
 class OrdersSettings(BaseSettings):
-    """How long the clock waits before it asks or tidies up. It never gives stock back."""
+    """How long the clock waits before it asks, does the default of a stage, or tidies up.
+
+    It never gives back the stock of a marketplace's order. The lengths of stages are named by their rows in STAGES.
+    """
 
     model_config = SettingsConfigDict(env_prefix="ORDERS_", frozen=True)
 
@@ -23,21 +28,56 @@ class OrdersSettings(BaseSettings):
     close_after_h: float = Field(
         default=60 * 24, gt=0, description="A delivered, cancelled or returned order is closed after this silence."
     )
+    answer_s: float = Field(
+        default=60, gt=0, description="Inventory is silent for this long: the demand is sent again."
+    )
+    hold_grace_s: float = Field(
+        default=60, gt=0, description="Money on its way when the hold of an own sale ends has this long to arrive."
+    )
+    mapping_h: float = Field(default=4, gt=0, description="A line or a status without mapping is urgent after this.")
+    cancel_request_h: float = Field(
+        default=24, gt=0, description="A request to cancel that nobody answers: cancelled, or shipped if it is packed."
+    )
+    short_h: float = Field(default=48, gt=0, description="Stock is missing for this long: `short_default` is done.")
+    short_default: Literal["wait", "cancel"] = Field(
+        default="wait", description="What becomes of a marketplace's order whose stock does not come."
+    )
+    invoice_h: float = Field(default=24, gt=0, description="An invoice is missing for this long: a person is told.")
+    ship_margin_h: float = Field(
+        default=4, gt=0, description="So long before the order must ship a missing invoice is told of at the latest."
+    )
+    prepare_h: float = Field(default=24, gt=0, description="From ready to packed; then parcels are asked for again.")
+    dispatch_h: float = Field(default=24, gt=0, description="From packed to collected; then a person is told.")
+    delivery_h: float = Field(default=30 * 24, gt=0, description="From collected to delivered; then a person is told.")
+    lost_h: float = Field(
+        default=72, gt=0, description="A person's time for a parcel that its carrier lost; then it is refunded."
+    )
+    compensate_s: float = Field(
+        default=300, gt=0, description="A parcel is not stopped or money not given back: it is asked for again."
+    )
+    usual_s: float = Field(
+        default=900, gt=0, description="An order that is confirmed this long after its placing gets its deadline."
+    )
     poll_interval_s: float = Field(default=15, gt=0, description="Pause between two looks at the deadlines.")
     recent: int = Field(
         default=5_000, ge=0, description="Orders waiting for an answer that a process keeps in memory, 12 KB each."
     )
     page: int = Field(default=200, gt=0, le=1000, description="Orders handled in one transaction of a loop.")
 
+    @cached_property
+    def lengths(self) -> Mapping[str, timedelta]:
+        """Every length of time by the name of its setting."""
+        units = {"h": 3600, "s": 1}
+        return {
+            name: timedelta(seconds=value * units[name[-1]])
+            for name, value in self
+            if name.endswith(("_h", "_s")) and isinstance(value, float | int)
+        }
+
     @property
     def payment_margin(self) -> timedelta:
         """`payment_margin_s` as a duration."""
         return timedelta(seconds=self.payment_margin_s)
-
-    @property
-    def payment_default(self) -> timedelta:
-        """`payment_default_h` as a duration."""
-        return timedelta(hours=self.payment_default_h)
 
     @property
     def payment_interval(self) -> timedelta:

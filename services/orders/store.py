@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import asyncpg
 from pydantic import TypeAdapter
@@ -12,16 +12,20 @@ from contracts.channels.v1 import ConnectionChanged, SaleStatus
 from contracts.envelope import Message
 from services.bus import array, columns
 from services.orders.domain import Order, standing
+from services.orders.process import NOTHING, Process, deadline
 from services.orders.recent import Key, Known
+from services.orders.wanted import paid_by_us
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 _order = TypeAdapter(Order)
-_APART: Final = {"sale", "demand"}
+_process = TypeAdapter(Process)
+_APART: Final = {"sale", "demand", "process"}
 
 
 def read(row: asyncpg.Record) -> Order:
-    """An order from its row (sale, demand, body), written by this build or an older one."""
-    parts = f'{{"sale":{row["sale"]},"demand":{row["demand"] or "null"},{row["body"][1:]}'
+    """An order from its row (sale, demand, process, body), written by this build or an older one."""
+    process = f'"process":{row["process"]},' if row["process"] else ""
+    parts = f'{{"sale":{row["sale"]},"demand":{row["demand"] or "null"},{process}{row["body"][1:]}'
     return _order.validate_json(parts, extra="ignore")
 
 
@@ -33,6 +37,7 @@ LOCK_ORDERS: Final = """
     SELECT tenant, order_id,
         CASE WHEN stamp <> known THEN sale END AS sale,
         CASE WHEN stamp <> known THEN demand END AS demand,
+        CASE WHEN stamp <> known THEN process END AS process,
         CASE WHEN stamp <> known THEN body END AS body
     FROM orders JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[])
         AS wanted (tenant, order_id, known) USING (tenant, order_id)
@@ -54,21 +59,31 @@ async def lock_orders(connection: Connection, keys: Iterable[Key], known: Mappin
 _units: Final = attrgetter("ordered", "cancelled", "reserved", "short", "open")
 _COLUMNS = (
     "tenant", "order_id", "state", "version", "sale_revision", "units_ordered", "units_cancelled", "units_reserved",
-    "units_short", "units_open", "payment_due", "sale", "demand", "body", "changed_at", "stamp", "connection_id",
-    "external_id", "sold_at",
+    "units_short", "units_open", "payment_due", "sale", "demand", "body", "process", "deadline_at", "changed_at",
+    "stamp", "connection_id", "external_id", "sold_at", "placed_at", "traceparent",
 )  # fmt: skip
 
 
+class Written(NamedTuple):
+    """What the rows of one write have in common: their stamp, their moment, and the lengths of deadlines by name."""
+
+    stamp: str
+    now: datetime
+    lengths: Mapping[str, timedelta]
+
+
 def _rows(
-    orders: Mapping[Key, Order], before: Mapping[Key, Order], stamp: str, now: datetime, payment_default: timedelta
+    orders: Mapping[Key, Order], before: Mapping[Key, Order], written: Written, traceparents: Mapping[Key, str]
 ) -> list[Sequence[object]]:
-    """The rows of `orders`, without the sale and the demand where they are those of `before`: most answers change
-    neither."""
+    """The rows of `orders`, without the sale, the demand and the process where they are those of `before`: most answers
+    change none."""
     rows: list[Sequence[object]] = []
-    for (tenant, order_id), order in orders.items():
-        sale, demand, was = order.sale, order.demand, before.get((tenant, order_id))
+    now, lengths = written.now, written.lengths
+    for key, order in orders.items():
+        tenant, order_id = key
+        sale, demand, process, was = order.sale, order.demand, order.process, before.get(key)
         units = map(sum, zip(*map(_units, standing(order)), strict=True)) if sale.lines else (0,) * 5
-        waits = order.status is SaleStatus.AWAITING_PAYMENT
+        waits = order.status is SaleStatus.AWAITING_PAYMENT and not paid_by_us(sale)
         rows.append(
             (
                 tenant,
@@ -77,60 +92,62 @@ def _rows(
                 order.version,
                 sale.revision,
                 *units,
-                (sale.payment_due or sale.sold_at + payment_default) if waits else None,
+                (sale.payment_due or sale.sold_at + lengths["payment_default_h"]) if waits else None,
                 None if was and was.sale is sale else _json(sale),
                 None if demand is None or (was and was.demand is demand) else _json(demand),
                 _order.serializer.to_json(order, exclude=_APART).decode(),
+                None
+                if process is NOTHING or (was and was.process is process)
+                else _process.dump_json(process).decode(),
+                None if process is NOTHING else deadline(process, sale, lengths),
                 now,
-                stamp,
+                written.stamp,
                 sale.connection_id,
                 sale.external_id,
                 sale.sold_at,
+                now,
+                traceparents.get(key, ""),
             )
         )
     return rows
 
 
 async def insert_orders(
-    connection: Connection, orders: Mapping[Key, Order], stamp: str, now: datetime, payment_default: timedelta
+    connection: Connection, orders: Mapping[Key, Order], written: Written, traceparents: Mapping[Key, str]
 ) -> None:
     """Write orders heard of for the first time. One that exists after all is a unique violation, never overwritten."""
-    await connection.copy_records_to_table(
-        "orders", records=_rows(orders, {}, stamp, now, payment_default), columns=_COLUMNS
-    )
+    await connection.copy_records_to_table("orders", records=_rows(orders, {}, written, traceparents), columns=_COLUMNS)
 
 
 async def update_orders(
-    connection: Connection,
-    orders: Mapping[Key, Order],
-    before: Mapping[Key, Order],
-    stamp: str,
-    now: datetime,
-    payment_default: timedelta,
+    connection: Connection, orders: Mapping[Key, Order], before: Mapping[Key, Order], written: Written
 ) -> None:
     """Write orders whose rows are locked and were `before`."""
-    written = list(zip(*_rows(orders, before, stamp, now, payment_default), strict=True))
+    rows = list(zip(*_rows(orders, before, written, {}), strict=True))
     await connection.execute(
         """
         UPDATE orders SET state = new.state, version = new.version, sale_revision = new.sale_revision,
             units_ordered = new.units_ordered, units_cancelled = new.units_cancelled,
             units_reserved = new.units_reserved, units_short = new.units_short, units_open = new.units_open,
             payment_due = new.payment_due, sale = coalesce(new.sale, orders.sale),
-            demand = coalesce(new.demand, orders.demand), body = new.body, changed_at = $15, stamp = $16
+            demand = coalesce(new.demand, orders.demand), body = new.body,
+            process = coalesce(new.process, orders.process), deadline_at = new.deadline_at,
+            changed_at = $17, stamp = $18
         FROM unnest(
             $1::text::text[], $2::text::text[], $3::text::text[], $4::text::int[], $5::text::int[],
             $6::text::bigint[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::bigint[],
-            $11::text::timestamptz[], $12::text[], $13::text[], $14::text[]
+            $11::text::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text::timestamptz[]
         ) AS new (
             tenant, order_id, state, version, sale_revision, units_ordered, units_cancelled, units_reserved,
-            units_short, units_open, payment_due, sale, demand, body
+            units_short, units_open, payment_due, sale, demand, body, process, deadline_at
         )
         WHERE orders.tenant = new.tenant AND orders.order_id = new.order_id
         """,
-        *map(array, written[:11]),
-        *written[11:14],
-        now,
-        stamp,
+        *map(array, rows[:11]),
+        *rows[11:15],
+        array(rows[15]),
+        written.now,
+        written.stamp,
     )
 
 
@@ -164,7 +181,7 @@ async def claim_unpaid(
 ) -> list[asyncpg.Record]:
     """Mark and return orders unpaid past their deadline plus `margin` that were not asked about within `interval`.
 
-    Rows of tenant, order_id, payment_due; they stay locked until the transaction ends.
+    Rows of tenant, order_id, payment_due, traceparent; they stay locked until the transaction ends.
     """
     return await connection.fetch(
         """
@@ -175,7 +192,7 @@ async def claim_unpaid(
             ORDER BY tenant, order_id LIMIT $4 FOR UPDATE SKIP LOCKED
         ) AS due
         WHERE orders.tenant = due.tenant AND orders.order_id = due.order_id
-        RETURNING orders.tenant, orders.order_id, orders.payment_due
+        RETURNING orders.tenant, orders.order_id, orders.payment_due, orders.traceparent
         """,
         now,
         margin,
@@ -184,18 +201,85 @@ async def claim_unpaid(
     )
 
 
-async def lock_finished(connection: Connection, before: datetime, limit: int) -> dict[Key, Order]:
-    """Lock and read finished orders that nothing has happened to since `before`."""
-    rows = await connection.fetch(
+async def lock_finished(connection: Connection, before: datetime, limit: int) -> list[asyncpg.Record]:
+    """Lock and read finished orders that nothing has happened to since `before`: as `lock_due`."""
+    return await connection.fetch(
         """
-        SELECT tenant, order_id, sale, demand, body FROM orders
+        SELECT tenant, order_id, sale, demand, process, body, traceparent FROM orders
         WHERE finished_at < $1
         ORDER BY tenant, order_id LIMIT $2 FOR UPDATE SKIP LOCKED
         """,
         before,
         limit,
     )
-    return {(row["tenant"], row["order_id"]): read(row) for row in rows}
+
+
+async def lock_due(connection: Connection, now: datetime, limit: int) -> list[asyncpg.Record]:
+    """Lock and read orders whose stage has lasted too long: rows that `read` takes, with key and trace context."""
+    return await connection.fetch(
+        """
+        SELECT tenant, order_id, sale, demand, process, body, traceparent FROM orders
+        WHERE deadline_at <= $1
+        ORDER BY tenant, order_id LIMIT $2 FOR UPDATE SKIP LOCKED
+        """,
+        now,
+        limit,
+    )
+
+
+async def lock_looked(connection: Connection, state: str, since: datetime) -> datetime | None:
+    """Up to when orders in `state` were looked through, `since` if never; None while another process does it."""
+    await connection.execute("INSERT INTO looked VALUES ($1, $2) ON CONFLICT DO NOTHING", state, since)
+    upto: datetime | None = await connection.fetchval(
+        "SELECT upto FROM looked WHERE state = $1 FOR UPDATE SKIP LOCKED", state
+    )
+    return upto
+
+
+async def put_looked(connection: Connection, state: str, upto: datetime) -> None:
+    """Orders in `state` were looked through up to this moment of their placing."""
+    await connection.execute("UPDATE looked SET upto = $2 WHERE state = $1", state, upto)
+
+
+async def lock_staying(
+    connection: Connection, state: str, after: datetime, before: datetime, limit: int
+) -> list[asyncpg.Record]:
+    """Lock and read orders placed within (after, before] that are still in `state` with no deadline: as `lock_due`."""
+    return await connection.fetch(
+        """
+        SELECT tenant, order_id, sale, demand, process, body, traceparent FROM orders
+        WHERE placed_at > $2 AND placed_at <= $3 AND state = $1 AND deadline_at IS NULL
+        LIMIT $4 FOR UPDATE SKIP LOCKED
+        """,
+        state,
+        after,
+        before,
+        limit,
+    )
+
+
+async def insert_story(connection: Connection, rows: Iterable[Sequence[object]]) -> None:
+    """Add what happened: (tenant, order id, version, what, at, detail as JSON, traceparent)."""
+    await connection.execute(
+        """
+        INSERT INTO story
+        SELECT * FROM unnest(
+            $1::text::text[], $2::text::text[], $3::text::int[], $4::text::text[], $5::text::timestamptz[],
+            $6::text::text[], $7::text::text[]
+        ) ON CONFLICT DO NOTHING
+        """,
+        *columns(rows, 7),
+    )
+
+
+async def read_story(connection: Connection, tenant: str, order_id: str) -> list[asyncpg.Record]:
+    """What happened to an order, oldest first."""
+    return await connection.fetch(
+        "SELECT version, what, at, detail, traceparent FROM story WHERE tenant = $1 AND order_id = $2 "
+        "ORDER BY at, version, what",
+        tenant,
+        order_id,
+    )
 
 
 async def put_connections(connection: Connection, changes: Mapping[Key, ConnectionChanged]) -> None:
@@ -235,7 +319,8 @@ async def list_orders(
     """Orders by id from `after` on, with their connection's connector and account where known."""
     return await connection.fetch(
         """
-        SELECT orders.order_id, orders.version, orders.changed_at, sale, demand, body, connector, account
+        SELECT orders.order_id, orders.version, changed_at, placed_at, traceparent, deadline_at,
+            sale, demand, process, body, connector, account
         FROM orders LEFT JOIN connections USING (tenant, connection_id)
         WHERE tenant = $1 AND ($2::text IS NULL OR orders.state = $2) AND orders.order_id > $3
         ORDER BY orders.order_id LIMIT $4
@@ -253,7 +338,8 @@ async def find_orders(
     """Orders with this order id, or with this external id on `connection_id` (on any, where it is None)."""
     return await connection.fetch(
         """
-        SELECT orders.order_id, orders.version, orders.changed_at, sale, demand, body, connector, account
+        SELECT orders.order_id, orders.version, changed_at, placed_at, traceparent, deadline_at,
+            sale, demand, process, body, connector, account
         FROM orders LEFT JOIN connections USING (tenant, connection_id)
         WHERE tenant = $1 AND (orders.order_id = $2 OR orders.external_id = $2)
             AND ($3::text IS NULL OR connection_id = $3)

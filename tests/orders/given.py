@@ -1,10 +1,19 @@
 """Sales and answers to begin a test with, and an inventory as simple as a contract allows."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
+from contracts.channels.v1 import Checkout, SaleLine, SaleReported, SaleStatus
+from contracts.erp.v1 import InvoiceIssued
+from contracts.fulfillment.v1 import (
+    LabelCreated,
+    ParcelFact,
+    PrepareShipment,
+    ShipmentDelivered,
+    ShipmentDispatched,
+)
 from contracts.inventory.v1 import DemandMet, DemandShort, LineOutcome, OrderDemand, ShippedQuantity
+from contracts.payments.v1 import PaymentMethod
 from services.orders.domain import Order, decide
 
 NOW = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
@@ -63,3 +72,69 @@ def settle(order: Order | None, stock: dict[str, int] | None = None) -> Order:
         order = decide(order, answer(order.demand, stock), NOW).order
         assert order
     return order
+
+
+def checkout(attempt: int = 0, method: PaymentMethod | None = None, hold_min: int = 15) -> Checkout:
+    """What a buyer of the own shop has chosen."""
+    gateway = {PaymentMethod.CARD: "stripe", PaymentMethod.PIX: "pix"}.get(method) if method else None
+    token = "tok-once" if method is PaymentMethod.CARD else ""
+    hold_until = NOW + timedelta(minutes=hold_min)
+    return Checkout(
+        hold_until=hold_until, method=method, gateway=gateway, token=token, attempt=attempt, carrier="table"
+    )
+
+
+def basket(revision: int = 1, attempt: int = 0, method: PaymentMethod | None = None, **fields: Any) -> SaleReported:
+    """A basket of the own shop: two mugs of 50.00 and 10.00 freight."""
+    given = {"total_minor": 11_000, "freight_minor": 1_000, "checkout": checkout(attempt, method)}
+    lines = fields.pop("lines", (line(unit_price_minor=5_000),))
+    return sale(revision, fields.pop("status", SaleStatus.AWAITING_PAYMENT), *lines, **(given | fields))
+
+
+def payment(kind: Any, version: int, authorized: int = 0, captured: int = 0, refunded: int = 0, **fields: Any) -> Any:
+    """A fact about the first attempt to pay a basket, 110.00 by card unless said otherwise."""
+    given = {
+        "order_id": "order-a",
+        "payment_id": "order-a:p1",
+        "version": version,
+        "connection_id": "connection-a",
+        "method": PaymentMethod.CARD,
+        "gateway": "stripe",
+        "currency": "BRL",
+        "amount_minor": 11_000,
+        "authorized_minor": authorized,
+        "captured_minor": captured,
+        "refunded_minor": refunded,
+        "at": NOW,
+    }
+    return kind(**(given | fields))
+
+
+def invoice(number: int = 1, order_id: str = "order-a") -> InvoiceIssued:
+    """The invoice of an order; a later one of a higher number takes its place."""
+    return InvoiceIssued(
+        order_id=order_id, document_id=f"document-{number}", invoice_no=str(number), series="1",
+        invoice_key=f"{number:044}", issued_at=NOW + timedelta(minutes=number), total_minor=11_000, currency="BRL",
+    )  # fmt: skip
+
+
+def shipment(kind: Any, asked: PrepareShipment, version: int, **fields: Any) -> Any:
+    """A fact about the shipment that `asked` is about."""
+    given = {
+        "order_id": asked.order_id,
+        "shipment_id": asked.shipment_id,
+        "version": version,
+        "revision": asked.revision,
+        "location": asked.location,
+        "lines": asked.lines,
+        "at": NOW,
+    }
+    if issubclass(kind, ParcelFact):
+        given |= {"carrier": "table", "service": "standard", "tracking_code": "SD1"}
+    if kind is LabelCreated:
+        given |= {"label_id": "label-1"}
+    if kind is ShipmentDispatched:
+        given |= {"dispatched_at": NOW}
+    if kind is ShipmentDelivered:
+        given |= {"delivered_at": NOW}
+    return kind(**(given | fields))

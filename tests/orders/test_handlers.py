@@ -19,16 +19,26 @@ from contracts.channels.v1 import (
     SaleStatus,
 )
 from contracts.envelope import Envelope, Message
+from contracts.fulfillment.v1 import (
+    LabelCreated,
+    PrepareShipment,
+    ShipmentCancelled,
+    ShipmentDelivered,
+    ShipmentDispatched,
+    ShipmentLine,
+)
 from contracts.inventory.v1 import DemandMet, HoldExpired, OrderDemand
+from contracts.payments.v1 import AuthorizePayment, PaymentCaptured, PaymentMethod
 from services.bus import Received, Transaction
 from services.bus.work import SESSION
 from services.orders import store
-from services.orders.deadlines import ask_again, close_finished
+from services.orders.deadlines import ask_again, close_finished, find_silent, find_waiting, go_on
 from services.orders.domain import Cancelled, Closed, Confirmed, Shipped, standing
 from services.orders.handlers import advance, know_connections
+from services.orders.process import NOTHING
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
-from tests.orders.given import NOW, answer, line, sale
+from tests.orders.given import NOW, answer, basket, invoice, line, payment, sale, shipment
 
 SETTINGS = OrdersSettings()
 DATABASE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -72,7 +82,7 @@ async def known(connection: Connection, order_id: str = "order-a", tenant: str =
 async def tables(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     return {
         table: [dict(row) for row in await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2, 3")]
-        for table in ("orders", "alerts", "connections")
+        for table in ("orders", "alerts", "connections", "story")
     }
 
 
@@ -134,9 +144,31 @@ def deliveries() -> st.SearchStrategy[list[tuple[str, Message]]]:
                     names, st.integers(1, 5))  # fmt: skip
     short = st.builds(lambda name, units: answer(_demand(name), {"MUG": units}), names, st.integers(0, 2))
     expired = st.builds(lambda name: HoldExpired(order_id=name, revision=1, expired_at=NOW), names)
-    return st.lists(
-        st.tuples(st.sampled_from(["acme", "globex"]), st.one_of(sales, sales, met, short, expired)), max_size=14
-    )
+    baskets = st.builds(
+        lambda name, revision, method: basket(revision, revision - 1, method, order_id=name, external_id=name),
+        names, st.integers(1, 4), st.sampled_from([PaymentMethod.CARD, PaymentMethod.PIX]),
+    )  # fmt: skip
+    money = st.builds(
+        lambda name, version, captured: payment(
+            PaymentCaptured, version, captured=captured, order_id=name, payment_id=f"{name}:p1"
+        ),
+        names, st.integers(1, 4), st.integers(1, 11_000),
+    )  # fmt: skip
+    invoices = st.builds(invoice, st.integers(1, 3), names)
+    parcels = st.builds(
+        lambda name, kind, version: shipment(kind, _preparation(name), version),
+        names, st.sampled_from([LabelCreated, ShipmentDispatched, ShipmentDelivered, ShipmentCancelled]),
+        st.integers(1, 4),
+    )  # fmt: skip
+    heard = st.one_of(sales, sales, met, short, expired, baskets, money, invoices, parcels)
+    return st.lists(st.tuples(st.sampled_from(["acme", "globex"]), heard), max_size=14)
+
+
+def _preparation(name: str) -> PrepareShipment:
+    return PrepareShipment(
+        order_id=name, shipment_id=f"{name}:s1", revision=1, connection_id="connection-a", location="main",
+        lines=(ShipmentLine(line_id="1", sku="MUG", quantity=2),), currency="BRL", invoice_required=False,
+    )  # fmt: skip
 
 
 def _demand(name: str) -> OrderDemand:
@@ -249,7 +281,10 @@ async def test_a_channel_without_a_deadline_gets_the_default_one(connection: Con
     unpaid = sale(1, SaleStatus.AWAITING_PAYMENT)
     await hear(connection, unpaid)
 
-    assert await connection.fetchval("SELECT payment_due FROM orders") == unpaid.sold_at + SETTINGS.payment_default
+    assert (
+        await connection.fetchval("SELECT payment_due FROM orders")
+        == unpaid.sold_at + SETTINGS.lengths["payment_default_h"]
+    )
 
 
 @pytest.mark.asyncio
@@ -428,3 +463,106 @@ async def test_an_order_is_found_by_its_key_from_the_first_plan(database: str, c
     await service.close()
 
     assert "Index Cond: ((tenant = (wanted.tenant)::text) AND (order_id = (wanted.order_id)::text))" in str(plan)
+
+
+async def look(connection: Connection, loop: Any, now: Any) -> list[Message]:
+    """What one look of a loop at the deadlines publishes."""
+    tx = opened(connection, now)
+    async with connection.transaction():
+        await loop(tx, SETTINGS)
+    return [published.message for published in tx.publications]
+
+
+@pytest.mark.asyncio
+async def test_a_sale_on_its_usual_way_leaves_no_process_no_story_and_no_deadline(connection: Connection) -> None:
+    [demand, *_] = await hear(connection, sale())
+    assert isinstance(demand, OrderDemand)
+    await hear(connection, answer(demand))
+
+    row = await connection.fetchrow("SELECT process, deadline_at, (SELECT count(*) FROM story) AS told FROM orders")
+    assert tuple(row) == (None, None, 0)
+    assert (await known(connection)).process is NOTHING
+
+
+@pytest.mark.asyncio
+async def test_what_a_process_stores_reads_back_as_it_was(connection: Connection) -> None:
+    [demand, *_] = await hear(connection, basket(1, 1, PaymentMethod.PIX))
+    assert isinstance(demand, OrderDemand)
+    [asked, *_] = await hear(connection, answer(demand))
+    [paid, *_] = await hear(connection, payment(PaymentCaptured, 1, captured=11_000))
+    assert isinstance(paid, OrderDemand)
+    await hear(connection, answer(paid))
+    published = await hear(connection, invoice())
+
+    assert isinstance(asked, AuthorizePayment)
+    [preparation] = [message for message in published if isinstance(message, PrepareShipment)]
+    await hear(connection, shipment(ShipmentDispatched, preparation, 1))
+    order = await known(connection)
+    assert [one.captured_minor for one in order.process.payments] == [11_000]
+    assert [one.dispatched_at for one in order.process.parcels] == [NOW]
+    assert order.process.invoice.invoice_key == invoice().invoice_key
+
+
+@pytest.mark.asyncio
+async def test_the_story_tells_every_step_and_no_token(connection: Connection) -> None:
+    [demand, *_] = await hear(connection, basket(1, 1, PaymentMethod.CARD))
+    assert isinstance(demand, OrderDemand)
+    await hear(connection, answer(demand))
+
+    rows = await store.read_story(connection, "acme", "order-a")
+    assert {row["what"].split(" ")[0] for row in rows} == {"OrderHeld", "AuthorizePayment", "OrderProgress"}
+    assert "tok-once" not in str([tuple(row) for row in rows])
+    assert "tok-once" not in await connection.fetchval("SELECT sale FROM orders")
+
+
+@pytest.mark.asyncio
+async def test_a_demand_that_nobody_answers_is_sent_again(connection: Connection) -> None:
+    later = NOW + SETTINGS.lengths["answer_s"] + timedelta(seconds=1)
+    assert await look(connection, find_silent, NOW) == []
+    await hear(connection, sale())
+
+    assert await look(connection, find_silent, NOW + timedelta(seconds=1)) == []
+    [again] = await look(connection, find_silent, later)
+    assert isinstance(again, OrderDemand)
+    assert again.revision == 2
+    assert await look(connection, find_silent, later + timedelta(seconds=30)) == []
+    [alert] = await store.list_alerts(connection, "acme", 10)
+    assert alert["kind"] == "silent"
+
+    [third] = await look(connection, go_on, later + 2 * SETTINGS.lengths["answer_s"])
+    assert isinstance(third, OrderDemand)
+    assert third.revision == 3
+
+
+@pytest.mark.asyncio
+async def test_a_confirmed_order_without_invoice_gets_its_deadline_and_then_a_person(connection: Connection) -> None:
+    assert await look(connection, find_waiting, NOW) == []
+    [demand, *_] = await hear(connection, sale())
+    assert isinstance(demand, OrderDemand)
+    await hear(connection, answer(demand))
+    later = NOW + SETTINGS.lengths["usual_s"] + timedelta(seconds=1)
+
+    assert await look(connection, find_waiting, later) == []
+    due = await connection.fetchval("SELECT deadline_at FROM orders")
+    assert due == later + SETTINGS.lengths["invoice_h"]
+    [held] = await look(connection, go_on, due)
+    assert type(held).__name__ == "OrderHeld"
+    await look(connection, go_on, due + SETTINGS.lengths["invoice_h"])
+    [alert] = await store.list_alerts(connection, "acme", 10)
+    assert (alert["kind"], alert["times"]) == ("invoice", 2)
+
+
+@pytest.mark.asyncio
+async def test_what_a_timer_sends_is_in_the_trace_of_its_sale(connection: Connection) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    first = received(sale())
+    first = first._replace(envelope=first.envelope._replace(traceparent=trace))
+    assert await look(connection, find_silent, NOW) == []
+    async with connection.transaction():
+        await advance([first], opened(connection), settings=SETTINGS, recent=Recent(0))
+
+    tx = opened(connection, NOW + timedelta(hours=1))
+    async with connection.transaction():
+        await find_silent(tx, SETTINGS)
+
+    assert [published.causes[0].traceparent for published in tx.publications] == [trace]
