@@ -1,16 +1,19 @@
 """Publications become packs in the outbox: checked here, where a bad one fails its own handler and nobody else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, NamedTuple, final
 from zlib import crc32
 
 from cramjam import lz4
+from opentelemetry.trace import Span
 
 from contracts.catalogue import Catalogue, MessageType
 from contracts.envelope import HEADERS, Envelope, Message, is_tenant
 from services.bus.failures import Poison
 from services.bus.tracing import Tracing
-from services.bus.transaction import Publication, Transaction
+from services.bus.transaction import Connection, Publication
 
 RECORD_LIMIT_BYTES: Final = 900_000
 """Below the broker's default `message.max.bytes` (1,048,588): one record that the broker refuses would make the
@@ -49,45 +52,56 @@ class _Pack:
 
 @final
 class Outbox:
-    """Writes publications of one service."""
+    """What one transaction publishes, encoded as it is published: nothing but bytes waits for the end.
 
-    def __init__(self, source: str, catalogue: Catalogue, tracing: Tracing) -> None:
+    `spans` are the open ones of the events that are being handled, by event id.
+    """
+
+    def __init__(
+        self, source: str, catalogue: Catalogue, tracing: Tracing, now: datetime, spans: Mapping[str, Span]
+    ) -> None:
         self._source, self._catalogue, self._tracing = source, catalogue, tracing
+        self._now, self._spans = now, spans
+        self._packs: list[_Pack] = []
+        self._open_packs: dict[tuple[str, int], _Pack] = {}
 
-    async def write(self, tx: Transaction) -> int:
-        """One COPY for everything that was published in `tx`; returns the number of rows.
+    def append(self, publication: Publication) -> None:
+        """Put a publication behind the others, in every major that is published.
+
+        Raises `Poison` for one that no broker would take, `KeyError` for one that is not in the catalogue.
+        """
+        for entry, message in self._catalogue.publications(publication.message):
+            record = self._encoded(publication, entry, message)
+            place = entry.stream.name, crc32(record.key) % SLOTS
+            size = len(record.head) + len(record.payload)
+            pack = self._open_packs.get(place)
+            if pack is None or pack.size + size > RECORD_LIMIT_BYTES:
+                pack = self._open_packs[place] = _Pack(*place, entry.stream.personal)
+                self._packs.append(pack)
+            pack.size += size
+            pack.records.append(b"%b\0%b" % record[1:])
+
+    async def write(self, connection: Connection) -> int:
+        """One COPY for everything that was published; returns the number of rows.
 
         A row is a pack: the records of one topic and slot, in order, so that a batch of a thousand costs a few rows.
-        Raises `Poison` for a publication that no broker would take, `KeyError` for one that is not in the catalogue.
         """
-        packs: list[_Pack] = []
-        open_packs: dict[tuple[str, int], _Pack] = {}
-        for publication in tx.publications:
-            for entry, message in self._catalogue.publications(publication.message):
-                record = self._encoded(publication, entry, message, tx)
-                place = entry.stream.name, crc32(record.key) % SLOTS
-                size = len(record.head) + len(record.payload)
-                pack = open_packs.get(place)
-                if pack is None or pack.size + size > RECORD_LIMIT_BYTES:
-                    pack = open_packs[place] = _Pack(*place, entry.stream.personal)
-                    packs.append(pack)
-                pack.size += size
-                pack.records.append(b"%b\0%b" % record[1:])
-        if packs:
-            await tx.connection.copy_records_to_table(
+        if self._packs:
+            await connection.copy_records_to_table(
                 "outbox",
                 records=[
-                    (pack.topic, pack.slot, pack.personal, len(pack.records), packed(pack.records)) for pack in packs
+                    (pack.topic, pack.slot, pack.personal, len(pack.records), packed(pack.records))
+                    for pack in self._packs
                 ],
                 columns=_COLUMNS,
             )
-        return len(packs)
+        return len(self._packs)
 
-    def _encoded(self, publication: Publication, entry: MessageType, message: Message, tx: Transaction) -> Encoded:
+    def _encoded(self, publication: Publication, entry: MessageType, message: Message) -> Encoded:
         _, tenant, causes, flow, event_id = publication
-        traceparent = self._tracing.created(entry.stream.name, entry.name, event_id, flow, causes, tx.spans)
+        traceparent = self._tracing.created(entry.stream.name, entry.name, event_id, flow, causes, self._spans)
         envelope = Envelope(
-            event_id, entry.name, self._source, tx.now, entry.aggregate(message), tenant, flow,
+            event_id, entry.name, self._source, self._now, entry.aggregate(message), tenant, flow,
             causes[0].event_id if causes else "", traceparent,
         )  # fmt: skip
         return encoded(envelope, message)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, NamedTuple, TypeVar, final
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar, final
 
 import asyncpg
 from opentelemetry.trace import Span
@@ -11,6 +11,7 @@ from opentelemetry.trace import Span
 from contracts.envelope import Envelope, Message
 
 E_co = TypeVar("E_co", bound=Message, covariant=True)
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 
 
 @final
@@ -46,7 +47,7 @@ class Received(NamedTuple, Generic[E_co]):
 
 @final
 class Publication(NamedTuple):
-    """A message waiting for its row in the outbox."""
+    """A message on its way to the outbox."""
 
     message: Message
     tenant: str
@@ -55,21 +56,28 @@ class Publication(NamedTuple):
     event_id: str
 
 
+class Publications(Protocol):
+    """What takes publications, in order: the outbox, which encodes each of them at once, or a list."""
+
+    def append(self, publication: Publication, /) -> None:
+        """Take one more."""
+
+
 @final
 @dataclass(slots=True)
 class Transaction:
     """An open database transaction and what will be published with it.
 
-    `publish` only remembers; the bus writes the outbox rows as the last statement before the commit, in the order of
+    `publish` only encodes; the bus writes the outbox rows as the last statement before the commit, in the order of
     the calls, while the row locks of the handler are held. That is what makes order of rows = order of commits per key.
     `now` is the one reading of the clock that everything in this transaction uses. `spans` are those of the events that
     are being handled, by event id; they end with the commit.
     """
 
-    connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+    connection: Connection
     now: datetime
     new_id: Callable[[], str]
-    publications: list[Publication] = field(default_factory=list)
+    publications: Publications = field(default_factory=list[Publication])
     spans: dict[str, Span] = field(default_factory=dict)
     committed: list[Callable[[], None]] = field(default_factory=list)
 
@@ -89,10 +97,10 @@ class Transaction:
         """Publish `message` when the transaction commits; returns its event id (UUIDv7, made here unless given).
 
         Of several causes the first sampled one becomes the parent in the trace, the others become links. The
-        correlation id is the first cause's unless given.
+        correlation id is the first cause's unless given. Raises as the outbox does for a message that cannot be sent.
         """
         causes = (cause,) if isinstance(cause, Cause) else tuple(cause)
         flow = correlation_id or (causes[0].correlation_id if causes else "")
-        publication = Publication(message, tenant, causes, flow, event_id or self.new_id())
-        self.publications.append(publication)
-        return publication.event_id
+        event_id = event_id or self.new_id()
+        self.publications.append(Publication(message, tenant, causes, flow, event_id))
+        return event_id

@@ -7,6 +7,7 @@ from typing import Any, Final, final
 
 import asyncpg
 import uuid_utils
+from opentelemetry.trace import Span
 
 from contracts.catalogue import Catalogue
 from services.bus.failures import DATABASE_ERRORS
@@ -77,7 +78,6 @@ class Work:
         self.faults = Faults(settings.faults, settings.environment)
         self.seal = Seal(service, streams, catalogue, settings)
         self.metrics = Metrics()
-        self._outbox = Outbox(service, catalogue, tracing)
         retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)
         self.horizon = timedelta(hours=retention_h) + INBOX_MARGIN
         """As old as an event may be when it comes; the inbox remembers for as long."""
@@ -106,10 +106,12 @@ class Work:
             raise ConnectionError(str(failure)) from failure
         try:
             async with acquired.transaction():
-                tx = Transaction(acquired, self.clock(), uuid7)
+                now, spans = self.clock(), dict[str, Span]()
+                outbox = Outbox(self.service, self.catalogue, self.tracing, now, spans)
+                tx = Transaction(acquired, now, uuid7, outbox, spans)
                 yield tx
                 self.faults.point("outbox.before")
-                written = await self._outbox.write(tx)
+                written = await outbox.write(acquired)
                 self.faults.point("outbox.after")
                 self.faults.point("commit.before")
             self.faults.point("commit.after")

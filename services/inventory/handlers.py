@@ -4,14 +4,16 @@ A batch is a handful of statements however many orders it has. The orders that s
 part of what is locked: who misses units of a SKU that this batch may free, and for a count, who holds units there.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, final
+from typing import Final, TypeAlias, final
 
 import asyncpg
 
 from contracts.channels.v1 import ConnectionChanged
+from contracts.envelope import Message
 from contracts.inventory.v1 import (
     AdjustStock,
     CountStock,
@@ -42,6 +44,9 @@ Command: TypeAlias = (
 Row: TypeAlias = tuple[object, ...]
 Concerned: TypeAlias = Callable[[], Awaitable[set[Key]]]
 """Orders that may be given or lose units, as of now."""
+
+MESSAGES_A_TURN: Final = 32
+"""Messages built before the statement under way is looked after: half a millisecond's worth."""
 
 
 @final
@@ -202,40 +207,51 @@ async def gather(
 
 
 async def apply(tx: Transaction, gathered: Gathered, causes: Sequence[Cause]) -> None:
-    """Tell what was decided, first the levels, which other channels wait for, and write it."""
-    connection, ledgers = tx.connection, gathered.ledgers
+    """Tell what was decided and write it. PostgreSQL is busy with the rows while the messages are built."""
     movements = [
         (_movement_id(tenant, movement), tenant, movement)
-        for tenant, ledger in ledgers.items()
+        for tenant, ledger in gathered.ledgers.items()
         for movement in ledger.movements
     ]
-    _tell(tx, gathered, causes, movements)
-    await _write_orders(tx, gathered)
-    if stock := [row for tenant, ledger in ledgers.items() for row in _stock_rows(tenant, ledger)]:
-        await store.write_stock(connection, stock)
+    writing = asyncio.create_task(_write(tx, gathered, movements))
+    try:
+        for number, (message, tenant, cause, correlation_id) in enumerate(_told(tx, gathered, causes, movements)):
+            tx.publish(message, tenant=tenant, cause=cause, correlation_id=correlation_id)
+            if number % MESSAGES_A_TURN == 0:
+                await asyncio.sleep(0)
+    finally:
+        await writing
+
+
+def _told(
+    tx: Transaction, gathered: Gathered, causes: Sequence[Cause], movements: Sequence[tuple[str, str, Movement]]
+) -> Iterator[tuple[Message, str, Sequence[Cause], str]]:
+    """Message, tenant, causes and correlation id of what there is to tell, first the levels: other channels wait."""
+    for tenant, ledger in gathered.ledgers.items():
+        for code, level in ledger.levels.items():
+            message = level_message(ledger.skus[code], ledger.locations, level.causes)
+            yield message, tenant, [causes[trigger] for trigger in level.triggers], ""
+        for report in ledger.reports:
+            own = Cause(*report.order.cause)
+            filled = isinstance(report, Outcome) and report.filled
+            cause = [own, causes[report.trigger]] if filled else [causes[report.trigger]]
+            yield report_message(report, tx), tenant, cause, own.correlation_id
+    for movement_id, tenant, movement in movements:
+        yield movement_message(movement, movement_id, tx), tenant, [causes[movement.trigger]], ""
+
+
+async def _write(tx: Transaction, gathered: Gathered, movements: Sequence[tuple[str, str, Movement]]) -> None:
+    connection, ledgers = tx.connection, gathered.ledgers
     versions = [
         (tenant, code, ledger.skus[code].version) for tenant, ledger in ledgers.items() for code in ledger.levels
     ]
     if versions:
         await store.write_versions(connection, versions)
+    if stock := [row for tenant, ledger in ledgers.items() for row in _stock_rows(tenant, ledger)]:
+        await store.write_stock(connection, stock)
+    await _write_orders(tx, gathered)
     if movements:
         await store.insert_movements(connection, movements, tx.now)
-
-
-def _tell(
-    tx: Transaction, gathered: Gathered, causes: Sequence[Cause], movements: Sequence[tuple[str, str, Movement]]
-) -> None:
-    for tenant, ledger in gathered.ledgers.items():
-        for code, level in ledger.levels.items():
-            message = level_message(ledger.skus[code], ledger.locations, level.causes)
-            tx.publish(message, tenant=tenant, cause=[causes[trigger] for trigger in level.triggers])
-        for report in ledger.reports:
-            own = Cause(*report.order.cause)
-            filled = isinstance(report, Outcome) and report.filled
-            cause = [own, causes[report.trigger]] if filled else [causes[report.trigger]]
-            tx.publish(report_message(report, tx), tenant=tenant, cause=cause, correlation_id=own.correlation_id)
-    for movement_id, tenant, movement in movements:
-        tx.publish(movement_message(movement, movement_id, tx), tenant=tenant, cause=causes[movement.trigger])
 
 
 async def _write_orders(tx: Transaction, gathered: Gathered) -> None:

@@ -23,7 +23,7 @@ from contracts.inventory.v1 import (
     StockCommandRefused,
     StockLevelChanged,
 )
-from services.inventory import queries, store
+from services.inventory import handlers, queries, store
 from services.inventory.announce import CAUSES_MAX, announce_items, announce_levels
 from services.inventory.handlers import allocate, know_connections
 from tests.inventory.given import NOW, ask, command, demand, expire_due, furnish, line, opened, received
@@ -304,3 +304,35 @@ async def test_an_order_that_came_in_between_is_locked_without_waiting(
     finally:
         await other.close()
         await third.close()
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_told_is_not_written_and_the_connection_is_free_again(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are written while messages are built: the one that fails waits for the other."""
+    await furnish(connection, {"MUG": 5})
+
+    def cannot(*_: object) -> None:
+        raise ValueError("no such message")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(handlers, "movement_message", cannot)
+        with pytest.raises(ValueError, match="no such message"):
+            await ask(connection, demand("a"))
+    assert await connection.fetchval("SELECT available FROM stock") == 5
+    assert of(DemandMet, await ask(connection, demand("a")))
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_written_is_the_failure_of_the_batch(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await furnish(connection, {"MUG": 5})
+
+    async def cannot(*_: object) -> None:
+        raise asyncpg.CheckViolationError("below zero")
+
+    monkeypatch.setattr(store, "write_stock", cannot)
+    with pytest.raises(asyncpg.CheckViolationError, match="below zero"):
+        await ask(connection, demand("a"))
