@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ from services.channels.intake import store as intake_store
 from services.channels.intake.absorb import INTAKE_STREAM
 from services.channels.intake.context import Intake
 from services.channels.linking import found_row, keep_listings, link
+from services.channels.report import store as report_store
 from services.channels.stock import listings, upkeep
 from services.channels.stock.listings import LinkConflict, ListingRow
 from services.runtime import Service
@@ -76,6 +77,14 @@ class LinkListing(_Body):
     pack: Annotated[int, Field(ge=1, le=PACK_MAX)] = 1
 
 
+class ChannelWord(_Body):
+    """How a channel calls a carrier or service of ours, when it is told of a parcel."""
+
+    kind: Literal["carrier", "service"]
+    ours: Annotated[str, Field(min_length=1, max_length=TEXT_MAX)]
+    theirs: Annotated[str, Field(min_length=1, max_length=TEXT_MAX)]
+
+
 class EraseOrder(_Body):
     """The order whose bodies and buyer are to be erased."""
 
@@ -93,6 +102,7 @@ class Channels:
         self._listings()
         self._stock()
         self._bodies()
+        self._progress()
 
     def serve(self, service: Service) -> None:
         """Answer for this service, which is made after its routes."""
@@ -227,6 +237,34 @@ class Channels:
         finally:
             await session.http.aclose()
         return found
+
+    # -- what channels are told --------------------------------------------------------------------------------------
+
+    def _progress(self) -> None:
+        router = self.router
+
+        @router.get("/progress/{order_id}")
+        async def shown(order_id: str, tenant: Tenant = None) -> dict[str, Any]:
+            async with self.service.pool.acquire() as database:
+                found = await report_store.shown(database, tenant, order_id)
+            if found is None:
+                raise HTTPException(404, f"no channel has to be told of order {order_id}")
+            return found
+
+        @router.post("/progress/{order_id}/retry")
+        async def retry(order_id: str, tenant: Tenant = None) -> dict[str, Any]:
+            async with self.service.transaction() as tx:
+                if not await report_store.retry(tx.connection, tenant, order_id, tx.now):
+                    raise HTTPException(404, f"no channel has to be told of order {order_id}")
+            self._intake.telling.set()
+            return {"order_id": order_id, "due": True}
+
+        @router.post("/connections/{connection_id}/words")
+        async def name(connection_id: str, body: ChannelWord, tenant: Tenant = None) -> dict[str, Any]:
+            found = await self._found(connection_id, tenant)
+            async with self.service.pool.acquire() as database:
+                await report_store.put_mapping(database, found.connection_id, body.kind, body.ours, body.theirs)
+            return body.model_dump()
 
     # -- stock records, alerts -----------------------------------------------------------------------------------------
 

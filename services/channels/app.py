@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from contracts.channels.v1 import RefetchSale, ResendBuyer
+from contracts.channels.v1 import OrderProgress, RefetchSale, ResendBuyer
 from contracts.inventory.v1 import ItemChanged, StockLevelChanged
 from services.border.vault import Vault
 from services.bus import BusSettings, Subscription
@@ -16,6 +16,8 @@ from services.channels.intake.context import Intake
 from services.channels.intake.door import Door
 from services.channels.intake.pull import keep_loop, pull_loop
 from services.channels.linking import link_loop
+from services.channels.report.documents import Documents
+from services.channels.report.loop import report_loop, warn_loop
 from services.channels.settings import ChannelsSettings
 from services.channels.stock.handlers import take_items, take_levels
 from services.channels.stock.metrics import StockMetrics
@@ -28,7 +30,7 @@ from services.runtime import Service
 def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) -> Service:
     """The channels service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
-    registry = Registry(vault)
+    registry = Registry(vault, document=Documents(settings).read)
     intake = Intake(settings, registry, vault)
     channels = Channels(intake)
     metrics = StockMetrics()
@@ -45,7 +47,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
         subscriptions=[
             Subscription(
                 stream="channels.commands.v1",
-                handles=(ResendBuyer, RefetchSale),
+                handles=(ResendBuyer, RefetchSale, OrderProgress),
                 handler=partial(handlers.obey, intake=intake),
             ),
             Subscription(
@@ -64,6 +66,8 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             partial(pull_loop, intake=intake),
             partial(keep_loop, intake=intake),
             partial(link_loop, intake=intake),
+            partial(report_loop, intake=intake),
+            warn_loop,
             sender.run,
             reconciler.run,
         ],

@@ -1,29 +1,37 @@
 """What channels is asked to do about an order: `channels.commands.v1`."""
 
 from collections.abc import Sequence
+from typing import TypeAlias, cast
 
 import structlog
 
-from contracts.channels.v1 import BuyerReported, RefetchSale, ResendBuyer
+from contracts.channels.v1 import BuyerReported, OrderProgress, RefetchSale, ResendBuyer
 from services.bus import Received, Transaction
 from services.channels.alerts import Alert, raise_alerts
 from services.channels.intake import store
 from services.channels.intake.context import Intake
+from services.channels.report.handlers import take_progress
 
 _log = structlog.get_logger(__name__)
 
 
-async def obey(events: Sequence[Received[ResendBuyer | RefetchSale]], tx: Transaction, intake: Intake) -> None:
-    """Report buyers once more and have orders read again, in the order of the commands."""
+Command: TypeAlias = ResendBuyer | RefetchSale | OrderProgress
+
+
+async def obey(events: Sequence[Received[Command]], tx: Transaction, intake: Intake) -> None:
+    """Report buyers once more, have orders read again and channels told, in the order of the commands."""
     buyers = [event for event in events if isinstance(event.message, ResendBuyer)]
     fetches = [event for event in events if isinstance(event.message, RefetchSale)]
+    told = [cast("Received[OrderProgress]", event) for event in events if isinstance(event.message, OrderProgress)]
     if fetches:
         await _refetch(fetches, tx, intake)
     if buyers:
         await _resend(buyers, tx, intake)
+    if told:
+        await take_progress(told, tx, intake)
 
 
-async def _refetch(events: Sequence[Received[ResendBuyer | RefetchSale]], tx: Transaction, intake: Intake) -> None:
+async def _refetch(events: Sequence[Received[Command]], tx: Transaction, intake: Intake) -> None:
     wanted = {event.message.order_id: event for event in events}
     known = await store.ask_fetch(tx.connection, sorted(wanted), tx.now)
     alerts = [
@@ -41,11 +49,11 @@ async def _refetch(events: Sequence[Received[ResendBuyer | RefetchSale]], tx: Tr
     intake.wanted.set()
 
 
-def _reason(event: Received[ResendBuyer | RefetchSale]) -> str:
+def _reason(event: Received[Command]) -> str:
     return event.message.reason if isinstance(event.message, RefetchSale) else ""
 
 
-async def _resend(events: Sequence[Received[ResendBuyer | RefetchSale]], tx: Transaction, intake: Intake) -> None:
+async def _resend(events: Sequence[Received[Command]], tx: Transaction, intake: Intake) -> None:
     rows = await store.buyers_of(tx.connection, sorted({event.message.order_id for event in events}))
     kept = {(buyer.tenant, buyer.order_id): buyer for buyer in rows}
     if rows:

@@ -10,6 +10,7 @@ class ChannelsSettings(BaseSettings):
     """The door, the key and the paces of intake (`SALDO_*`).
 
     `secrets_key`: 32 random bytes as base64 or hex; several with commas, newest first, while old rows still need them.
+    `documents_url` is erp's admin listener and `documents_token` its token, for channels that want an invoice's file.
     `door_url` is how marketplaces reach the door from outside; without it the listener's own address is told.
     """
 
@@ -26,6 +27,8 @@ class ChannelsSettings(BaseSettings):
     absorb_idle_s: Annotated[float, Field(gt=0)] = 0.25
     intake_keep_days: Annotated[int, Field(gt=0)] = 30
     buyer_keep_days: Annotated[int, Field(ge=0)] = 30
+    documents_url: str = ""
+    documents_token: SecretStr = SecretStr("")
 
     @property
     def public_door_url(self) -> str:

@@ -5,7 +5,7 @@ Shared by the door, the intake loops and the stock sender, so that all of them t
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +50,7 @@ def open_session(
     vault: Vault,
     clock: Callable[[], float] = time.monotonic,
     reach: Callable[[str], None] = lambda _: None,
+    document: Callable[[str], Awaitable[bytes]] | None = None,
 ) -> Session:
     """A way to a connection's account; the caller closes `session.http`. `reach` is told of fault points."""
     connector = CONNECTORS[connection.connector]
@@ -62,6 +63,7 @@ def open_session(
         settings=connection.settings,
         http=client.open_client(public_only=connection.environment != "sandbox", timeout_s=traits.write_timeout_s),
         limiter=Limiter(limits_of(traits, connection.settings), clock),
+        document=document,
         database=pool if traits.local else None,
     )
     if not isinstance(connector, Refreshes):
@@ -77,8 +79,14 @@ def _same_way(session: Session, row: Connection, credentials: Mapping[str, str])
 class Registry:
     """The open connections of this process. `refresh` follows the table; `changed` tells loops to look again."""
 
-    def __init__(self, vault: Vault, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        clock: Callable[[], float] = time.monotonic,
+        document: Callable[[str], Awaitable[bytes]] | None = None,
+    ) -> None:
         self._vault = vault
+        self._document = document
         self._clock = clock
         self._open: dict[str, Open] = {}
         self._turn = asyncio.Lock()
@@ -142,7 +150,9 @@ class Registry:
             if known and _same_way(known.session, row, credentials):
                 # A call under way must not be cut off because the connection was paused or renamed its pool.
                 return Open(row, connector, known.session)
-            session = open_session(row, credentials, pool, self._vault, self._clock, self._reach)
+            session = open_session(
+                row, credentials, pool, self._vault, self._clock, self._reach, document=self._document
+            )
         except (SealBroken, Refused) as error:
             _log.error("connection cannot be opened", connection=row.connection_id, reason=str(error))
             return None

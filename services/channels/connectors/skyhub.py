@@ -14,7 +14,15 @@ from urllib.parse import quote
 
 import httpx
 
-from contracts.channels.v1 import BuyerAddress, BuyerReported, QuantityTrait, SaleStatus
+from contracts.channels.v1 import (
+    BuyerAddress,
+    BuyerReported,
+    InvoiceTold,
+    ParcelTold,
+    QuantityTrait,
+    SaleStatus,
+    TrackingTold,
+)
 from services.channels.connectors import wire
 from services.channels.connectors.connector import (
     ChannelLine,
@@ -28,6 +36,7 @@ from services.channels.connectors.connector import (
     SignatureInvalid,
     StockWrite,
     Throttled,
+    Told,
     Traits,
     WriteOutcome,
     WriteStatus,
@@ -43,6 +52,19 @@ _STATUS: Final = {
     "SHIPMENT_EXCEPTION": SaleStatus.SHIPPED,
     "DELIVERED": SaleStatus.DELIVERED,
     "CANCELED": SaleStatus.CANCELLED,
+}
+_TOLD: Final = {
+    "INVOICED": frozenset({"invoice"}),
+    "SHIPPED": frozenset({"invoice", "shipment"}),
+    "SHIPMENT_EXCEPTION": frozenset({"invoice", "shipment"}),
+    "DELIVERED": frozenset({"invoice", "shipment", "delivery"}),
+    "CANCELED": frozenset({"cancel"}),
+}
+_STATUS_TOLD: Final = {
+    "invoice": "order_invoiced",
+    "shipments": "order_shipped",
+    "delivery": "complete",
+    "cancel": "order_canceled",
 }
 _GIVEN_BACK: Final = frozenset({SaleStatus.CANCELLED})
 # Documented are 9 and 1 requests a second, counted in windows per endpoint and method. A bucket lets rate + burst pass
@@ -75,9 +97,14 @@ class Skyhub:
             "store_batch": _FAST,
             "order_read": _SLOW,
             "order_list": _SLOW,
+            "order_invoice": _FAST,
+            "order_shipments": _FAST,
+            "order_delivery": _FAST,
+            "order_cancel": _FAST,
         },
         credentials=("user_email", "api_key", "accountmanager_key"),
         settings=("store", "unpaid_deadline_h"),
+        reports=frozenset({"invoice", "shipment", "delivery", "cancel"}),
     )
 
     # -- in ----------------------------------------------------------------------------------------------------------
@@ -114,6 +141,7 @@ class Skyhub:
             buyer_id=wire.text(customer.get("vat_number")),
             buyer=_buyer(order, customer),
             unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
+            told=_TOLD.get(kind, frozenset()),
         )
 
     async def receive(self, session: Session) -> AsyncIterator[Sequence[Fetched]]:
@@ -200,6 +228,39 @@ class Skyhub:
                 found[item, location] = wire.count(product.get("qty"), "qty")
         return found
 
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    async def report_invoice(self, session: Session, order: Told, invoice: InvoiceTold) -> str:
+        """POST /orders/{code}/invoice with the key of 44 digits."""
+        return await _tell(session, order, "invoice", {"invoice": {"key": invoice.invoice_key}})
+
+    async def report_shipment(self, session: Session, order: Told, parcel: ParcelTold) -> str:
+        """POST /orders/{code}/shipments: what is in the parcel and where it can be followed."""
+        items = [{"sku": line.line_id.partition("#")[0], "qty": line.quantity} for line in parcel.lines]
+        track = {
+            "code": parcel.tracking_code,
+            "carrier": parcel.carrier,
+            "method": parcel.service,
+            "url": parcel.tracking_url,
+        }
+        shipment = {"code": parcel.shipment_id, "items": items, "track": track}
+        return await _tell(session, order, "shipments", {"shipment": shipment})
+
+    async def report_tracking(self, session: Session, order: Told, parcel: ParcelTold, scan: TrackingTold) -> str:
+        """Nothing: the channel takes no single scans, and is not told of them (`reports`)."""
+        del session, order, parcel, scan
+        return ""
+
+    async def report_delivery(self, session: Session, order: Told, parcel: ParcelTold) -> str:
+        """POST /orders/{code}/delivery"""
+        assert parcel.delivered_at
+        return await _tell(session, order, "delivery", {"delivered_date": parcel.delivered_at.date().isoformat()})
+
+    async def cancel(self, session: Session, order: Told, reason: str) -> str:
+        """POST /orders/{code}/cancel"""
+        del reason
+        return await _tell(session, order, "cancel", {})
+
     # -- the account -------------------------------------------------------------------------------------------------
 
     async def check(self, session: Session, door_url: str) -> Sequence[str]:
@@ -250,6 +311,14 @@ def _request(session: Session, method: str, path: str, body: Mapping[str, Any] |
     }
     content = None if body is None else json.dumps(body).encode()
     return session.http.build_request(method, session.base_url + path, content=content, headers=headers)
+
+
+async def _tell(session: Session, order: Told, what: str, body: Mapping[str, Any]) -> str:
+    """Tell the status that the step ends in, as each of these calls wants it beside what it is about."""
+    path = f"/orders/{quote(order.external_id, safe='')}/{what}"
+    request = _request(session, "POST", path, {"status": _STATUS_TOLD[what], **body})
+    response = await wire.send(session, f"order_{what}", request, writes=True)
+    return str(response.headers.get("x-request-id", ""))
 
 
 def _code(body: bytes) -> str:

@@ -22,7 +22,8 @@ from services.channels.stock.wake import Wake
 class Intake:
     """Made once by `app.py`.
 
-    `arrived` wakes the absorber, `wanted` the loops that read orders again, `stock` the senders of stock.
+    `arrived` wakes the absorber, `wanted` the loops that read orders again, `telling` the loop that tells
+    channels of their orders, `stock` the senders of stock.
     """
 
     settings: ChannelsSettings
@@ -30,6 +31,7 @@ class Intake:
     vault: Vault
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    telling: asyncio.Event = field(default_factory=asyncio.Event)
     stock: Wake = field(default_factory=Wake)
     customer_keys: dict[str, bytes] = field(default_factory=dict, repr=False)
 

@@ -1,0 +1,1 @@
+"""Telling channels what became of their orders: invoice, parcels, deliveries, cancels of ours."""

@@ -1,0 +1,247 @@
+"""Rows of what channels are told. The connection comes first."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from contracts.channels.v1 import OrderProgress
+from services.bus import Cause, array
+from services.channels.alerts import Database
+from services.channels.report.domain import State
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The order that a progress is about, as the channel knows it."""
+
+    tenant: str
+    connection_id: str
+    connector: str
+    external_id: str
+    reference: str
+
+
+async def known_orders(connection: Database, order_ids: Sequence[str]) -> dict[str, Known]:
+    """Orders by id; those never taken in here are left out."""
+    rows = await connection.fetch(
+        """
+        SELECT order_id, o.tenant, connection_id, connector, external_id,
+            coalesce(snapshot->>'reference', '') AS reference
+        FROM intake_orders o JOIN connections USING (connection_id) WHERE order_id = ANY($1::text::text[])
+        """,
+        array(order_ids),
+    )
+    return {row["order_id"]: Known(*list(row.values())[1:]) for row in rows}
+
+
+async def put(connection: Database, new: Sequence[tuple[Known, OrderProgress, Cause]], now: datetime) -> None:
+    """Keep what is newest and make it due; what was refused of an older revision is tried again."""
+    await connection.execute(
+        """
+        WITH kept AS (
+            INSERT INTO progress (order_id, tenant, connection_id, revision, wanted, due_at, tell_by, event_id,
+                correlation_id, traceparent)
+            SELECT n.order_id, n.tenant, n.connection_id, n.revision, n.wanted::jsonb, $10, n.tell_by, n.event_id,
+                n.correlation_id, n.traceparent
+            FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::int[], $5::text::text[],
+                    $6::text::timestamptz[], $7::text::text[], $8::text::text[], $9::text::text[])
+                AS n (order_id, tenant, connection_id, revision, wanted, tell_by, event_id, correlation_id, traceparent)
+            ORDER BY n.order_id
+            ON CONFLICT (order_id) DO UPDATE SET revision = excluded.revision, wanted = excluded.wanted,
+                due_at = excluded.due_at, tries = 0, tell_by = excluded.tell_by, event_id = excluded.event_id,
+                correlation_id = excluded.correlation_id, traceparent = excluded.traceparent
+            WHERE progress.revision < excluded.revision
+            RETURNING order_id
+        )
+        DELETE FROM progress_steps USING kept WHERE progress_steps.order_id = kept.order_id AND state = 'refused'
+        """,
+        array([progress.order_id for _, progress, _ in new]),
+        array([known.tenant for known, _, _ in new]),
+        array([known.connection_id for known, _, _ in new]),
+        array([progress.revision for _, progress, _ in new]),
+        array([progress.model_dump_json() for _, progress, _ in new]),
+        array([progress.tell_by for _, progress, _ in new]),
+        array([cause.event_id for _, _, cause in new]),
+        array([cause.correlation_id for _, _, cause in new]),
+        array([cause.traceparent for _, _, cause in new]),
+        now,
+    )
+
+
+@dataclass(slots=True)
+class Claim:
+    """An order whose channel is told by this process alone until `until`, also its fence, which `renew` moves."""
+
+    order_id: str
+    connection_id: str
+    tenant: str
+    wanted: OrderProgress
+    tries: int
+    cause: Cause
+    until: datetime
+
+
+async def claim(connection: Database, connections: Mapping[str, int], lease: timedelta, now: datetime) -> list[Claim]:
+    """Claim orders that are due, the longest due first, at most so many of each connection."""
+    rows = await connection.fetch(
+        """
+        WITH due AS (
+            SELECT p.order_id FROM unnest($1::text::text[], $2::text::int[]) AS c (connection_id, most)
+                CROSS JOIN LATERAL (
+                    SELECT order_id FROM progress WHERE connection_id = c.connection_id AND due_at <= $4
+                        AND (claimed_until IS NULL OR claimed_until < $4)
+                    ORDER BY due_at LIMIT c.most FOR UPDATE SKIP LOCKED) AS p
+        )
+        UPDATE progress SET claimed_until = $3 FROM due WHERE progress.order_id = due.order_id
+        RETURNING progress.order_id, connection_id, tenant, wanted, tries, event_id, correlation_id, traceparent
+        """,
+        array(list(connections)),
+        array(list(connections.values())),
+        now + lease,
+        now,
+    )
+    return [
+        Claim(
+            row["order_id"],
+            row["connection_id"],
+            row["tenant"],
+            OrderProgress.model_validate_json(row["wanted"]),
+            row["tries"],
+            Cause(row["event_id"], row["correlation_id"], row["traceparent"]),
+            now + lease,
+        )
+        for row in rows
+    ]
+
+
+async def renew(connection: Database, claimed: Claim, until: datetime) -> bool:
+    """Hold a claim for longer; False where another process has taken the order over."""
+    status = await connection.execute(
+        "UPDATE progress SET claimed_until = $3 WHERE order_id = $1 AND claimed_until = $2",
+        claimed.order_id,
+        claimed.until,
+        until,
+    )
+    if held := status.endswith(" 1"):
+        claimed.until = until
+    return held
+
+
+async def release(connection: Database, claimed: Claim, due_at: datetime | None, tries: int) -> None:
+    """Give an order back, due later or not at all; news that came meanwhile stays due."""
+    await connection.execute(
+        """
+        UPDATE progress SET claimed_until = NULL, tries = CASE WHEN revision = $3 THEN $5 ELSE tries END,
+            due_at = CASE WHEN revision = $3 THEN $4 ELSE due_at END
+        WHERE order_id = $1 AND claimed_until = $2
+        """,
+        claimed.order_id,
+        claimed.until,
+        claimed.wanted.revision,
+        due_at,
+        tries,
+    )
+
+
+async def steps_of(connection: Database, order_id: str) -> dict[str, State]:
+    """How far each step that was begun got."""
+    rows = await connection.fetch("SELECT step, state FROM progress_steps WHERE order_id = $1", order_id)
+    return {row["step"]: State(row["state"]) for row in rows}
+
+
+async def put_step(
+    connection: Database,
+    order_id: str,
+    step: str,
+    state: State,
+    now: datetime,
+    *,
+    request_id: str = "",
+    reason: str = "",
+) -> None:
+    """Note how far a step got; what is accepted stays so."""
+    await connection.execute(
+        """
+        INSERT INTO progress_steps (order_id, step, state, request_id, reason, at) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (order_id, step) DO UPDATE SET state = excluded.state, request_id = excluded.request_id,
+            reason = excluded.reason, at = excluded.at
+        WHERE progress_steps.state <> 'accepted'
+        """,
+        order_id,
+        step,
+        state.value,
+        request_id,
+        reason,
+        now,
+    )
+
+
+async def drop_step(connection: Database, order_id: str, step: str) -> None:
+    """The call never reached the channel."""
+    await connection.execute(
+        "DELETE FROM progress_steps WHERE order_id = $1 AND step = $2 AND state = 'going'", order_id, step
+    )
+
+
+async def retry(connection: Database, tenant: str | None, order_id: str, now: datetime) -> bool:
+    """Have what was refused tried again; False where nothing is to be told of this order."""
+    status = await connection.execute(
+        "UPDATE progress SET due_at = $3, tries = 0 WHERE order_id = $1 AND ($2::text IS NULL OR tenant = $2)",
+        order_id,
+        tenant,
+        now,
+    )
+    await connection.execute("DELETE FROM progress_steps WHERE order_id = $1 AND state = 'refused'", order_id)
+    return status.endswith(" 1")
+
+
+async def late(connection: Database, before: datetime) -> list[tuple[str, str, str, datetime]]:
+    """(tenant, connection, order, deadline) of what is not told and should be before this moment."""
+    rows = await connection.fetch(
+        """
+        SELECT tenant, connection_id, order_id, tell_by FROM progress
+        WHERE tell_by < $1 AND (due_at IS NOT NULL
+            OR EXISTS (SELECT FROM progress_steps s WHERE s.order_id = progress.order_id AND s.state = 'refused'))
+        ORDER BY tell_by LIMIT 1000
+        """,
+        before,
+    )
+    return [tuple(row) for row in rows]
+
+
+async def shown(connection: Database, tenant: str | None, order_id: str) -> dict[str, Any] | None:
+    """What a channel is told of an order and how far that got, for a person."""
+    row = await connection.fetchrow(
+        """
+        SELECT p.order_id, p.connection_id, p.revision, p.due_at, p.tries, p.tell_by,
+            coalesce((SELECT jsonb_agg(jsonb_build_object('step', s.step, 'state', s.state, 'request_id', s.request_id,
+                'reason', s.reason, 'at', s.at) ORDER BY s.at, s.step) FROM progress_steps s
+                WHERE s.order_id = p.order_id), '[]') AS steps
+        FROM progress p WHERE p.order_id = $1 AND ($2::text IS NULL OR p.tenant = $2)
+        """,
+        order_id,
+        tenant,
+    )
+    return {**row, "steps": json.loads(row["steps"])} if row else None
+
+
+async def put_mapping(connection: Database, connection_id: str, kind: str, ours: str, theirs: str) -> None:
+    """Our code of a carrier or service is this word at the channel."""
+    await connection.execute(
+        """
+        INSERT INTO mappings_out VALUES ($1, $2, $3, $4)
+        ON CONFLICT (connection_id, kind, ours) DO UPDATE SET theirs = excluded.theirs
+        """,
+        connection_id,
+        kind,
+        ours,
+        theirs,
+    )
+
+
+async def mappings_of(connection: Database, connection_id: str) -> dict[tuple[str, str], str]:
+    """The channel's own words by (kind, our code)."""
+    rows = await connection.fetch("SELECT kind, ours, theirs FROM mappings_out WHERE connection_id = $1", connection_id)
+    return {(row["kind"], row["ours"]): row["theirs"] for row in rows}
