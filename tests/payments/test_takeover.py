@@ -22,7 +22,7 @@ from contracts.orders.v1 import (
 from contracts.payments.v1 import PaymentTakenOver
 from services.bus import Received, Transaction
 from services.payments.handlers import take_over
-from services.payments.ledger import balances
+from services.payments.ledger import Movement, balances
 from services.payments.takeover import OrderHeard, Taken, booked, heard, told
 from tests.payments.given import NOW, ORDER
 
@@ -65,7 +65,7 @@ def histories(draw: st.DrawFn) -> list[Any]:
 @given(histories())
 def test_any_order_of_facts_keeps_what_is_due(history: list[Any]) -> None:
     taken: Taken | None = None
-    movements = []
+    movements: list[Movement] = []
     for one in history:
         before = taken
         taken = heard(before, one)

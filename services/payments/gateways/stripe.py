@@ -236,7 +236,9 @@ def _version(session: Session) -> str:
 async def _post(
     session: Session, path: str, form: Mapping[str, str], key: str = "", *answers: int
 ) -> Mapping[str, Any]:
-    headers = _headers(session) | ({"idempotency-key": key} if key else {})
+    # Named here, because a form without a field would go without it, which Stripe's own mock refuses.
+    headers = _headers(session) | {"content-type": "application/x-www-form-urlencoded"}
+    headers |= {"idempotency-key": key} if key else {}
     request = session.http.build_request("POST", session.base_url + path, data=dict(form), headers=headers)
     answer = await send(session.http, session.limiter, "stripe", request, writes=True, answers=(_IN_USE, *answers))
     if answer.status_code == _IN_USE:
