@@ -46,7 +46,8 @@ def allowed(module: str, imported: str) -> bool:
     if own == "bus":
         reach = {"services.bus", "contracts"}
     if own == "runtime":
-        reach = {"services.runtime", "services.bus", "contracts"}
+        # Of the border only what is pure and knows nobody: card numbers are taken out of every line that is logged.
+        reach = {"services.runtime", "services.bus", "services.border.cards", "contracts"}
     if own in {"border", "sandbox"}:
         reach = {f"services.{own}"}
     if own == "console":

@@ -15,8 +15,11 @@ from typing import Final
 _DIGITS_MIN: Final = 13
 _DIGITS_MAX: Final = 19
 _ENOUGH: Final = re.compile(r"[0-9](?:[ -]?[0-9]){12}")
-# The letter of an escape in JSON, as in \n4242, touches nothing.
-_CHAIN: Final = re.compile(r"(?:(?<![^\W_])|(?<=\\[bfnrt]))[0-9]++(?![^\W_])(?:[ -][0-9]++(?![^\W_]))*+")
+# The letter of an escape in JSON, as in \n4242, touches nothing, nor does that of a terminal's colour.
+_CHAIN: Final = re.compile(
+    r"(?:(?<![^\W_])|(?<=\\[bfnrt])|(?<=\x1b\[[0-9]m)|(?<=\x1b\[[0-9]{2}m))"
+    r"[0-9]++(?![^\W_])(?:[ -][0-9]++(?![^\W_]))*+"
+)
 _GROUP: Final = re.compile(r"[0-9]++")
 _NONE: Final = re.compile(
     r"((?<![0-9A-Za-z])(?:"

@@ -2,21 +2,29 @@
 
 from collections.abc import Sequence
 
+import structlog
+
 from contracts.payments.v1 import AuthorizePayment
+from services.border.cards import contains_card
 from services.border.vault import Vault
 from services.bus import Received, Transaction
 from services.payments import store, takeover
-from services.payments.domain import Command, command, due
+from services.payments.domain import Close, Command, close, command, due
 from services.payments.ledger import Movement
 from services.payments.settings import PaymentsSettings
 from services.payments.store import Key, Stored
 from services.payments.takeover import OrderHeard, Taken
 
+_log = structlog.get_logger("saldo.payments")
+
 
 async def obey(
     events: Sequence[Received[Command]], tx: Transaction, *, vault: Vault, settings: PaymentsSettings
 ) -> None:
-    """Keep what is wanted of payments; whoever works on the due ones does it."""
+    """Keep what is wanted of payments; whoever works on the due ones does it.
+
+    A token that holds a card's number is not kept, nor sent to anybody: the payment fails, and the buyer chooses again.
+    """
     keys = {(event.tenant, event.message.payment_id) for event in events}
     before = await store.lock_payments(tx.connection, keys)
     accounts = await store.live_accounts(tx.connection, {tenant for tenant, _ in keys})
@@ -31,8 +39,16 @@ async def obey(
             continue
         token_sealed = stored.token_sealed if stored else None
         if isinstance(message, AuthorizePayment) and pay.choice and pay.choice.revision == message.revision:
-            token, owner = message.token.encode(), message.payment_id
-            token_sealed = vault.seal(token, tenant=tenant, owner=owner, field="token") if token else None
+            if contains_card(message.token):
+                _log.error("a card's number came as a token: refused", tenant=tenant, payment_id=message.payment_id)
+                token_sealed = None
+                if pay.seen is None:
+                    decision = close(pay, Close("card_number", voided=False), tx.now)
+                    pay = decision.pay
+                    for fact in decision.facts:
+                        tx.publish(fact, tenant=tenant, cause=event.cause)
+            else:
+                token_sealed = _sealed(vault, tenant, message)
         now[key] = Stored(pay, token_sealed, event.cause, stored.claim if stored else None)
     changed = {
         key: (stored, due(stored.pay, tx.now, settings.look_every))
@@ -40,6 +56,12 @@ async def obey(
         if stored is not before.get(key)
     }
     await store.put_payments(tx.connection, changed)
+
+
+def _sealed(vault: Vault, tenant: str, message: AuthorizePayment) -> bytes | None:
+    if not message.token:
+        return None
+    return vault.seal(message.token.encode(), tenant=tenant, owner=message.payment_id, field="token")
 
 
 async def take_over(events: Sequence[Received[OrderHeard]], tx: Transaction) -> None:

@@ -1,10 +1,12 @@
-"""What a service says: lines on stdout, never a payload."""
+"""What a service says: lines on stdout, never a payload, nor what looks like a card's number."""
 
 import logging
 import sys
 from typing import Any, Literal
 
 import structlog
+
+from services.border.cards import redact
 
 
 def configure_logging(log_format: Literal["json", "text"], service: str) -> None:
@@ -16,10 +18,20 @@ def configure_logging(log_format: Literal["json", "text"], service: str) -> None
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            renderer,
+            lambda logger, method, event: redact(str(renderer(logger, method, event))),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
     )
     structlog.contextvars.bind_contextvars(service=service)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(logging.BASIC_FORMAT))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class _Formatter(logging.Formatter):
+    """For what libraries say, exceptions and their texts included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line without card numbers."""
+        return redact(super().format(record))

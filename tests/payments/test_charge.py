@@ -342,3 +342,30 @@ async def test_a_reference_belongs_to_one_payment(connection: Connection) -> Non
     await till.hear(authorize(payment_id="order-a:p2"))
     with pytest.raises(asyncpg.UniqueViolationError):
         await connection.execute(f"UPDATE payments SET reference = 'ref-{PAYMENT}', account_id = 'account-1'")
+
+
+@pytest.mark.parametrize("token", ["4242424242424242", "card 4242 4242 4242 4242 12/34", "pm_1;4242-4242-4242-4242"])
+async def test_a_card_s_number_is_no_token(connection: Connection, token: str) -> None:
+    """It is neither kept nor sent nor told, and the payment ends."""
+    till = Till(connection)
+    await till.account()
+    with structlog.testing.capture_logs() as logged:
+        await till.hear(authorize(token=token), authorize(token=token))
+    await till.work()
+    assert names(till) == ["Failed"]
+    assert till.published[0][1].reason == "card_number"
+    assert till.asked.tokens == []
+    assert len(logged) == 1
+    kept = [str(await till.rows("payments")), str(till.published), str(logged)]
+    assert not any("4242" in one for one in kept)
+
+
+async def test_a_card_s_number_after_the_gateway_was_asked_lets_the_payment_go(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    till.asked.misbehave[Kind.CHARGE] = ["throttled"]
+    await till.hear(authorize())
+    await till.work(rounds=1)
+    await till.hear(authorize(2, token="4242424242424242"))
+    await till.work()
+    assert not any("4242" in token for token in till.asked.tokens)

@@ -142,6 +142,7 @@ class Till:
             tx = Transaction(self.connection, self.now, lambda: "id")
             received: list[Received[Command]] = [Received(message, envelope, "key") for message in commands]
             await obey(received, tx, vault=VAULT, settings=SETTINGS)
+        self.published += [(one.tenant, one.message) for one in tx.publications]
 
     async def work(self, *, rounds: int = 60) -> None:
         """Work until nothing is due, the clock moving on by seconds."""

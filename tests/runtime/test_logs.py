@@ -1,0 +1,61 @@
+"""Card numbers are in no line that is logged, wherever in it they came."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+
+from services.border.cards import contains_card
+from services.runtime.logs import _Formatter, configure_logging
+from tests.border.test_cards import cards, words
+
+
+@pytest.fixture(autouse=True)
+def afterwards() -> Iterator[None]:
+    yield
+    structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(card=cards(), before=words)
+def test_what_a_service_says_holds_no_card(
+    capsys: pytest.CaptureFixture[str], log_format: Literal["json", "text"], card: str, before: str
+) -> None:
+    configure_logging(log_format, "test")
+    log = structlog.get_logger("test")
+    log.warning("refused", value=card, nested={"token": [f"{before} {card}"]})
+    try:
+        raise ValueError(f"cannot read {card}")
+    except ValueError:
+        log.exception("failed")
+    printed = capsys.readouterr().out
+    assert "refused" in printed
+    assert "cannot read" in printed
+    assert "[card]" in printed
+    assert not contains_card(printed)
+    assert card not in printed
+
+
+@given(card=cards())
+def test_what_a_library_says_holds_no_card(card: str) -> None:
+    try:
+        raise ValueError(card)
+    except ValueError:
+        record = logging.makeLogRecord({"msg": "failed for %s", "args": (card,), "exc_info": sys.exc_info()})
+    line = _Formatter(logging.BASIC_FORMAT).format(record)
+    assert line.count("[card]") == 2
+    assert card not in line
+
+
+def test_libraries_speak_by_that_formatter(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    configure_logging("json", "test")
+    assert [type(handler.formatter) for handler in root.handlers] == [_Formatter]
