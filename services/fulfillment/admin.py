@@ -1,8 +1,8 @@
 """What people do at the packing table, and what they ask. Nothing here shows a recipient but the label itself."""
 
+import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import asyncpg
 from fastapi import APIRouter, HTTPException, Query, Response
@@ -14,6 +14,9 @@ from contracts.inventory.v1 import AccountState
 from services.border.vault import Vault
 from services.bus import Cause, Transaction
 from services.fulfillment import store
+from services.fulfillment.accounts import AccountInvalid, Carriers
+from services.fulfillment.book import Form, printed
+from services.fulfillment.carriers.carrier import Account
 from services.fulfillment.domain import (
     Dispatched,
     Event,
@@ -25,14 +28,12 @@ from services.fulfillment.domain import (
     State,
     TryAgain,
 )
-from services.fulfillment.handlers import name, open_desk, try_again
+from services.fulfillment.handlers import Opens, name, open_desk, try_again
 from services.fulfillment.labels import Place
 from services.fulfillment.mapping import SEEDS, NameMapping
 from services.fulfillment.rates import Rate, postcode
 from services.fulfillment.settings import FulfillmentSettings
 
-Opens: TypeAlias = Callable[[], AbstractAsyncContextManager[Transaction]]
-Form: TypeAlias = Literal["pdf", "zpl"]
 Millimetres = Annotated[int, Field(gt=0)]
 
 
@@ -91,12 +92,23 @@ class Priced(_Body):
     days_max: Annotated[int, Field(ge=0)]
 
 
-def admin_router(opens: Opens, vault: Vault, settings: FulfillmentSettings) -> APIRouter:
+class AccountGiven(_Body):
+    """An account at a carrier outside."""
+
+    carrier: str
+    environment: Literal["sandbox", "production"]
+    base_url: str = Field(pattern="^https?://[^/]")
+    settings: dict[str, str] = {}
+    credentials: dict[str, str] = Field(repr=False)
+
+
+def admin_router(opens: Opens, carriers: Carriers, vault: Vault, settings: FulfillmentSettings) -> APIRouter:
     """The routes of fulfillment under `/admin`; `opens` begins a transaction."""
     router = APIRouter()
     _add_questions(router, opens, vault)
     _add_steps(router, opens, settings)
     _add_tables(router, opens, settings)
+    _add_accounts(router, opens, carriers, settings)
     return router
 
 
@@ -126,10 +138,14 @@ def _add_questions(router: APIRouter, opens: Opens, vault: Vault) -> None:
         """The label, for the printer."""
         async with opens() as tx:
             made = store.read(await _found(tx, tenant, shipment_id)).label
-            sealed = await store.read_label(tx.connection, tenant, made.label_id, form) if made else None
-        if made is None or sealed is None:
+            kept = await store.read_label(tx.connection, tenant, made.label_id) if made else None
+        if made is None or kept is None:
             raise HTTPException(404, f"{shipment_id} has no label: it is not bought yet, or was erased with the buyer")
-        content = vault.open(sealed, tenant=tenant, owner=made.label_id, field=form)
+        content = vault.open(kept[1], tenant=tenant, owner=made.label_id, field=kept[0])
+        if kept[0] == "fields":
+            content = await asyncio.to_thread(printed, content, form)
+        elif kept[0] != form:
+            raise HTTPException(404, f"the carrier's label of {shipment_id} is there as {kept[0]} only")
         return Response(content, media_type="application/pdf" if form == "pdf" else "text/plain; charset=utf-8")
 
 
@@ -232,6 +248,29 @@ def _add_tables(router: APIRouter, opens: Opens, settings: FulfillmentSettings) 
         async with opens() as tx:
             await store.put_origin(tx.connection, tenant, location, place)
             return {"released": await try_again(tx, tenant, settings)}
+
+
+def _add_accounts(router: APIRouter, opens: Opens, carriers: Carriers, settings: FulfillmentSettings) -> None:
+    @router.put("/carriers")
+    async def put_account(tenant: str, given: AccountGiven) -> dict[str, str]:
+        """Keep an account; answers its id, and the address that the carrier's webhooks are to be sent to."""
+        account = Account(tenant, **given.model_dump())
+        try:
+            async with opens() as tx:
+                await carriers.put(tx.connection, account)
+                await store.follow(tx.connection, tenant, account.carrier, tx.now)
+        except AccountInvalid as invalid:
+            raise HTTPException(422, str(invalid)) from None
+        return {
+            "account_id": account.account_id,
+            "door_url": f"{settings.public_door_url}/hooks/{account.account_id}",
+        }
+
+    @router.get("/carriers")
+    async def accounts(tenant: str) -> dict[str, Any]:
+        """The company's accounts, without what is secret."""
+        async with opens() as tx:
+            return {"carriers": [dict(row) for row in await store.list_accounts(tx.connection, tenant)]}
 
 
 def _rate(number: int, one: Priced) -> Rate:

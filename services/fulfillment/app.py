@@ -6,20 +6,24 @@ from pathlib import Path
 
 from contracts.channels.v1 import BuyerReported
 from contracts.crm.v1 import CustomerErased
-from contracts.fulfillment.v1 import CancelShipment, ChangeAddress, PrepareShipment
+from contracts.fulfillment.v1 import CancelShipment, ChangeAddress, PrepareShipment, QuoteDelivery
 from contracts.inventory.v1 import ItemChanged
 from services.border.vault import Vault
 from services.bus import BusSettings, Subscription, Transaction
-from services.fulfillment import book, deadlines
+from services.fulfillment import book, deadlines, door, quote, track
+from services.fulfillment.accounts import Carriers
 from services.fulfillment.admin import admin_router
 from services.fulfillment.handlers import forget, measure, meet, obey
 from services.fulfillment.settings import FulfillmentSettings
+from services.fulfillment.wake import Wake
 from services.runtime import Service
 
 
 def build(bus: BusSettings, settings: FulfillmentSettings) -> Service:
     """The fulfillment service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
+    carriers = Carriers(lambda: service.pool, vault, settings)
+    quotes, looks = Wake(), Wake()
 
     def transaction() -> AbstractAsyncContextManager[Transaction]:
         return service.transaction()
@@ -31,19 +35,25 @@ def build(bus: BusSettings, settings: FulfillmentSettings) -> Service:
         subscriptions=[
             Subscription(
                 stream="fulfillment.commands.v1",
-                handles=(PrepareShipment, CancelShipment, ChangeAddress),
-                handler=partial(obey, settings=settings),
+                handles=(PrepareShipment, CancelShipment, ChangeAddress, QuoteDelivery),
+                handler=partial(obey, settings=settings, quotes=quotes),
             ),
             Subscription(
                 stream="channels.buyers.v1",
                 handles=(BuyerReported,),
-                handler=partial(meet, settings=settings, vault=vault),
+                handler=partial(meet, settings=settings, vault=vault, quotes=quotes),
             ),
             Subscription(stream="crm.customers.v1", handles=(CustomerErased,), handler=forget),
             Subscription(stream="inventory.items.v1", handles=(ItemChanged,), handler=measure),
         ],
-        loops=[partial(book.run, vault=vault, settings=settings), partial(deadlines.watch, settings=settings)],
-        routers=[admin_router(transaction, vault, settings)],
+        loops=[
+            partial(book.run, carriers=carriers, vault=vault, settings=settings),
+            partial(quote.run, carriers=carriers, vault=vault, settings=settings, wake=quotes),
+            partial(track.run, carriers=carriers, settings=settings, wake=looks),
+            partial(door.run, carriers=carriers, settings=settings, wake=looks),
+            partial(deadlines.watch, settings=settings),
+        ],
+        routers=[admin_router(transaction, carriers, vault, settings)],
     )
     return service
 

@@ -5,31 +5,42 @@ again, so that a parcel is paid for once whatever dies in between.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, final
+from typing import Final, Literal, TypeAlias, final
 
 import asyncpg
+import structlog
+from pydantic import TypeAdapter
 
 from contracts.channels.v1 import BuyerReported
 from services.border.errors import OutcomeUnknown, Rejected, Throttled
 from services.border.vault import Vault
 from services.bus import Cause, Transaction
+from services.bus.failures import describe
 from services.fulfillment import store
+from services.fulfillment.accounts import CALL_TIMEOUT_S, Carriers
 from services.fulfillment.carriers.carrier import Bought, Carrier, Parcel, Purchase
-from services.fulfillment.carriers.table import TableCarrier
 from services.fulfillment.domain import Buying, CarrierRefused, Event, LabelMade, Shipment, Stopped
-from services.fulfillment.handlers import open_desk
-from services.fulfillment.labels import Label, Place, pdf, zpl
-from services.fulfillment.rates import Quote, Rate, postcode
+from services.fulfillment.handlers import Opens, open_desk
+from services.fulfillment.labels import Label, pdf, zpl
+from services.fulfillment.mapping import NameMapping
+from services.fulfillment.quote import offers
+from services.fulfillment.rates import Quote
+from services.fulfillment.recipient import recipient
 from services.fulfillment.settings import FulfillmentSettings
 from services.fulfillment.store import Key
 from services.runtime import Service
 
-DELIVERY: Final = ("delivery", "shipping")
-"""What channels call the address that a parcel goes to; where they name none so, the first one is it."""
+Form: TypeAlias = Literal["pdf", "zpl"]
+
+_ASK_AGAIN_S: Final = 5.0
+_UNANSWERED_S: Final = 60.0
+"""For a carrier that is gone, or whose answer makes no sense: a person has to look."""
+
+_label: Final = TypeAdapter(Label)
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class Job:
     parcel: Parcel | None
     has_origin: bool
     call: asyncpg.Record | None
+    names: Sequence[NameMapping]
 
     @property
     def key(self) -> Key:
@@ -54,30 +66,14 @@ class Job:
         return self.call is not None and self.call["state"] == "going"
 
 
-def recipient(buyer: BuyerReported) -> Place | None:
-    """Where the parcel goes; None where the buyer has no address, or one that no label can show."""
-    chosen = [one for one in buyer.addresses if one.kind in DELIVERY] or list(buyer.addresses)
-    if not chosen or not chosen[0].postal_code:
-        return None
-    to = chosen[0]
-    country = to.country or "BR"
-    try:
-        code = postcode(to.postal_code) if country == "BR" else to.postal_code
-    except ValueError:
-        return None
-    return Place(
-        buyer.name, to.street, to.number, to.complement, to.district, to.city, to.region, code, country
-    )  # fmt: skip
-
-
 @final
 class Book:
     """Asks carriers for what shipments wait for. `point` is where a test lets the process die."""
 
     def __init__(
         self,
-        transaction: Callable[[], AbstractAsyncContextManager[Transaction]],
-        carriers: Mapping[str, Carrier],
+        transaction: Opens,
+        carriers: Callable[[str], Awaitable[Mapping[str, Carrier]]],
         vault: Vault,
         settings: FulfillmentSettings,
         point: Callable[[str], None] = lambda _: None,
@@ -97,16 +93,20 @@ class Book:
 
     async def _one(self, row: asyncpg.Record) -> None:
         job = await self._read(row)
+        carriers = await self._carriers(job.tenant)
         try:
             if job.shipment.state == "stopping":
-                await self._stop(job)
+                await self._stop(job, carriers)
             elif job.shipment.awaits_label or job.shipment.state == "buying":
-                await self._buy(job)
+                await self._buy(job, carriers)
         except OutcomeUnknown:
-            late_s = max((one.traits.late_s for one in self._carriers.values()), default=0.0)
+            late_s = max(one.traits.late_s for one in carriers.values())
             await self._later(job, late_s)
         except Throttled as wait:
             await self._later(job, wait.retry_after_s)
+        except (KeyError, ValueError) as failure:
+            _log.error("a label waits for its carrier", shipment=job.shipment.shipment_id, error=describe(failure))
+            await self._later(job, _UNANSWERED_S)
 
     async def _later(self, job: Job, wait_s: float) -> None:
         async with self._transaction() as tx:
@@ -121,84 +121,85 @@ class Book:
             sealed = await store.read_buyer(connection, (tenant, order_id))
             asked, packed = shipment.prepare, shipment.packed
             origin = asked and await store.read_origin(connection, tenant, asked.location)
+            names = (await store.read_mappings(connection, [tenant])).get(tenant, [])
         parcel = None
         if sealed and asked and packed and origin:
             opened = self._vault.open(sealed, tenant=tenant, owner=order_id, field="buyer")
-            place = recipient(BuyerReported.model_validate_json(opened))
+            buyer = BuyerReported.model_validate_json(opened)
+            place = recipient(buyer)
             if place:
                 parcel = Parcel(
                     tenant, packed.weight_g, packed.dimensions_mm, asked.declared_minor, asked.currency, origin, place,
-                    asked.invoice_key or "",
+                    asked.invoice_key or "", buyer.document, next(iter(buyer.phones), ""),
                 )  # fmt: skip
-        return Job(tenant, shipment, Cause(*row["cause"]), parcel, origin is not None, call)
+        return Job(tenant, shipment, Cause(*row["cause"]), parcel, origin is not None, call, names)
 
-    async def _buy(self, job: Job) -> None:
+    async def _buy(self, job: Job, carriers: Mapping[str, Carrier]) -> None:
         if job.parcel is None:
             await self._refuse(job, "no_address" if job.has_origin else "no_service")
             return
-        if job.is_going:
-            call = job.call
-        else:
-            chosen = await self._choose(job.shipment, job.parcel)
-            if chosen is None:
-                await self._refuse(job, "no_service")
-                return
-            call = await self._begin(job, *chosen)
+        call = job.call if job.is_going else await self._choose(job, job.parcel, carriers)
         if call is None:
-            await self._later(job, 0)
             return
         self._point("book.saved")
-        carrier = self._carriers[call["provider"]]
-        purchase = _purchase(call)
+        carrier, purchase = carriers[call["provider"]], _purchase(call)
         try:
-            bought = await carrier.find(purchase) if job.is_going else None
-            bought = bought or await carrier.buy(job.parcel, purchase)
+            bought = await (carrier.resume if job.is_going else carrier.buy)(job.parcel, purchase)
         except Rejected:
             await self._refuse(job, "refused_by_carrier")
             return
         self._point("book.answered")
-        await self._finish(job, job.parcel, purchase, bought)
+        await self._finish(job, job.parcel, call["provider"], purchase, bought)
         self._point("book.settled")
 
-    async def _choose(self, shipment: Shipment, parcel: Parcel) -> tuple[str, Quote] | None:
-        """The cheapest service that is what the sale asks for, and who provides it."""
-        found: list[tuple[str, Quote]] = []
-        for provider, carrier in self._carriers.items():
-            found += [(provider, quote) for quote in await carrier.quote(parcel)]
-        fitting = [
+    async def _choose(self, job: Job, parcel: Parcel, carriers: Mapping[str, Carrier]) -> asyncpg.Record | None:
+        """Begin to buy the cheapest service that is what the sale asks for; None where there is none to begin."""
+        shipment = job.shipment
+        found, failures = await offers(carriers, parcel, job.names, CALL_TIMEOUT_S)
+        fitting = (
             (provider, quote)
             for provider, quote in found
             if shipment.carrier in ("", quote.carrier) and shipment.service in ("", quote.service)
-        ]
-        return min(fitting, key=lambda one: (one[1].price_minor, one[1].days_max, one[0]), default=None)
+        )
+        chosen = next(fitting, None)
+        if chosen is None:
+            if failures:
+                await self._later(job, _ASK_AGAIN_S)
+            else:
+                await self._refuse(job, "no_service")
+            return None
+        call = await self._begin(job, *chosen)
+        if call is None:
+            await self._later(job, 0)
+        return call
 
     async def _begin(self, job: Job, provider: str, quote: Quote) -> asyncpg.Record | None:
         """Commit that the label is bought now; None where the shipment has changed meanwhile."""
         async with self._transaction() as tx:
             if not await self._decide(tx, job, Buying(), only_as_read=True):
                 return None
-            return await store.begin_call(tx.connection, job.key, provider, quote.carrier, quote.service, tx.now)
+            return await store.begin_call(tx.connection, job.key, provider, quote, tx.now)
 
-    async def _finish(self, job: Job, parcel: Parcel, purchase: Purchase, bought: Bought) -> None:
-        label = Label(
-            job.shipment.shipment_id, bought.tracking_code, purchase.carrier, purchase.service, parcel.weight_g,
-            parcel.destination, parcel.origin, parcel.invoice_key,
-        )  # fmt: skip
-        page, commands = await asyncio.to_thread(lambda: (pdf.draw(label), zpl.draw(label)))
+    async def _finish(self, job: Job, parcel: Parcel, provider: str, purchase: Purchase, bought: Bought) -> None:
+        form, content = "pdf", bought.label_pdf
+        if content is None:
+            assert parcel.origin is not None
+            label = Label(
+                job.shipment.shipment_id, bought.tracking_code, purchase.carrier, purchase.service, parcel.weight_g,
+                parcel.destination, parcel.origin, parcel.invoice_key,
+            )  # fmt: skip
+            form, content = "fields", _label.dump_json(label)
         async with self._transaction() as tx:
             label_id = tx.new_id()
             made = LabelMade(
                 label_id, purchase.carrier, purchase.service, bought.reference, bought.tracking_code,
-                bought.tracking_url, bought.price_minor, bought.currency,
+                bought.tracking_url, bought.price_minor, bought.currency, provider,
             )  # fmt: skip
             await store.end_call(tx.connection, job.key, "done", tx.now)
             if await self._decide(tx, job, made):
-                formats = {
-                    form: self._vault.seal(content, tenant=job.tenant, owner=label_id, field=form)
-                    for form, content in (("pdf", page), ("zpl", commands.encode()))
-                }
+                sealed = self._vault.seal(content, tenant=job.tenant, owner=label_id, field=form)
                 order_id = job.shipment.order_id
-                await store.put_label(tx.connection, job.tenant, label_id, order_id, formats, tx.now)
+                await store.put_label(tx.connection, job.tenant, label_id, order_id, form, sealed, tx.now)
 
     async def _refuse(self, job: Job, reason: str) -> None:
         async with self._transaction() as tx:
@@ -207,10 +208,10 @@ class Book:
             await store.end_call(tx.connection, job.key, "refused", tx.now)
             await self._decide(tx, job, CarrierRefused(reason))
 
-    async def _stop(self, job: Job) -> None:
+    async def _stop(self, job: Job, carriers: Mapping[str, Carrier]) -> None:
         assert job.call is not None
         assert job.shipment.label is not None
-        carrier = self._carriers[job.call["provider"]]
+        carrier = carriers[job.call["provider"]]
         try:
             done = await carrier.cancel(_purchase(job.call), job.shipment.label.reference)
         except Rejected:
@@ -232,18 +233,19 @@ class Book:
 
 
 def _purchase(call: asyncpg.Record) -> Purchase:
-    return Purchase(f"{call['shipment_id']}:{call['n']}", call["serial"], call["carrier"], call["service"])
+    key = f"{call['shipment_id']}:{call['n']}"
+    return Purchase(key, call["serial"], call["carrier"], call["service"], call["option"])
 
 
-async def run(service: Service, *, vault: Vault, settings: FulfillmentSettings) -> None:
+def printed(fields: bytes, form: Form) -> bytes:
+    """A label of ours as it is printed, from what is kept of it."""
+    label = _label.validate_json(fields)
+    return pdf.draw(label) if form == "pdf" else zpl.draw(label).encode()
+
+
+async def run(service: Service, *, carriers: Carriers, vault: Vault, settings: FulfillmentSettings) -> None:
     """Buy and give back labels for ever, pausing when nothing is due."""
-
-    async def rates(tenant: str) -> Sequence[Rate]:
-        async with service.pool.acquire() as connection:
-            return await store.read_rates(connection, tenant)
-
-    table = TableCarrier(rates, cubic_divisor=settings.cubic_divisor)
-    book = Book(service.transaction, {table.traits.name: table}, vault, settings, service.faults.point)
+    book = Book(service.transaction, carriers.of, vault, settings, service.faults.point)
     while True:
         if not await book.work_off():
             await asyncio.sleep(settings.poll_interval_s)

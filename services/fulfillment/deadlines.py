@@ -1,6 +1,7 @@
 """What only the clock notices: a buyer that does not come, and one whose time to be forgotten has come."""
 
 import asyncio
+from datetime import timedelta
 
 from services.fulfillment import store
 from services.fulfillment.handlers import ask_for_buyers
@@ -15,5 +16,6 @@ async def watch(service: Service, *, settings: FulfillmentSettings) -> None:
             asked = await ask_for_buyers(tx, settings)
         async with service.transaction() as tx:
             erased = await store.erase_due(tx.connection, tx.now, settings.page)
+            await store.forget_quotes(tx.connection, tx.now - timedelta(days=settings.quote_keep_days))
         if max(asked, erased) < settings.page:
             await asyncio.sleep(settings.poll_interval_s)

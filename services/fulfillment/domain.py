@@ -102,7 +102,7 @@ class Buying:
 
 @dataclass(frozen=True, slots=True)
 class LabelMade:
-    """The label is bought and drawn."""
+    """The label is bought and kept. `reference` is how `provider`, who was asked for it, names the parcel."""
 
     label_id: str
     carrier: str
@@ -112,6 +112,7 @@ class LabelMade:
     tracking_url: str = ""
     price_minor: int | None = None
     currency: str | None = None
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)

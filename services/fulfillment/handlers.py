@@ -1,12 +1,14 @@
 """What fulfillment does with what it hears: gather, decide in order of arrival, apply."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final, TypeAlias
 
 from contracts.channels.v1 import BuyerReported, ResendBuyer
 from contracts.crm.v1 import CustomerErased
-from contracts.fulfillment.v1 import CancelShipment, ChangeAddress, PrepareShipment
+from contracts.fulfillment.v1 import CancelShipment, ChangeAddress, PrepareShipment, QuoteDelivery, ShipmentLine
 from contracts.inventory.v1 import ItemChanged
 from services.border.vault import Vault
 from services.bus import Cause, Received, Transaction
@@ -28,7 +30,11 @@ from services.fulfillment.packing import Item, pack
 from services.fulfillment.settings import FulfillmentSettings
 from services.fulfillment.store import Buyer, Key
 
-Commanded: TypeAlias = Received[PrepareShipment] | Received[CancelShipment] | Received[ChangeAddress]
+Opens: TypeAlias = Callable[[], AbstractAsyncContextManager[Transaction]]
+"""Begins a transaction."""
+Commanded: TypeAlias = (
+    Received[PrepareShipment] | Received[CancelShipment] | Received[ChangeAddress] | Received[QuoteDelivery]
+)
 
 FINISHED: Final = frozenset({"lost", "delivered", "returned", "cancelled"})
 """States in which nobody needs the recipient any more."""
@@ -44,6 +50,7 @@ class Desk:
     shipments: dict[Key, Shipment]
     mappings: dict[str, list[NameMapping]]
     items: dict[Key, Item]
+    offered: dict[Key, set[tuple[str, str]]]
     changed: dict[Key, Cause] = field(default_factory=dict)
 
     def decide(self, tenant: str, order_id: str, shipment_id: str, event: Event, cause: Cause) -> Decision:
@@ -81,6 +88,8 @@ class Desk:
         asked = shipment.prepare
         if asked is None or shipment.is_named:
             return None
+        if (asked.carrier, asked.service) in self.offered.get((tenant, shipment.order_id), ()):
+            return Named(asked.carrier or "", asked.service or "")  # The buyer's choice, in our own words.
         known = [*SEEDS, *self.mappings.get(tenant, [])]
         carrier = asked.carrier and translated(known, "carrier", asked.connection_id, asked.carrier)
         service = asked.service and translated(known, "service", asked.connection_id, asked.service)
@@ -98,27 +107,16 @@ class Desk:
 
     def proposal(self, tenant: str, shipment: Shipment) -> Packed | None:
         """The parcel as the items' own measures make it; None for a shipment that is not prepared yet."""
-        if shipment.prepare is None:
-            return None
-        lines: dict[str, int] = {}
-        for line in shipment.prepare.lines:
-            lines[line.sku] = lines.get(line.sku, 0) + line.quantity
-        items = {sku: item for (owner, sku), item in self.items.items() if owner == tenant}
-        parcel = pack(
-            lines,
-            items,
-            self.settings.boxes,
-            item_weight_g=self.settings.item_weight_g,
-            item_dimensions_mm=self.settings.item_dimensions_mm,
-        )
-        return Packed(max(1, parcel.weight_g), parcel.dimensions_mm)
+        asked = shipment.prepare
+        return None if asked is None else packed(tenant, asked.lines, self.items, self.settings)
 
     async def save(self) -> None:
         """Write what changed, and when the buyers of its orders are asked for or go."""
         if not self.changed:
             return
         changed = {key: self.shipments[key] for key in self.changed}
-        await store.save_shipments(self.tx.connection, changed, self.changed, self.tx.now)
+        look_at = self.tx.now + timedelta(seconds=self.settings.track_every_s)
+        await store.save_shipments(self.tx.connection, changed, self.changed, self.tx.now, look_at)
         causes = {
             (tenant, self.shipments[tenant, one].order_id): cause for (tenant, one), cause in self.changed.items()
         }
@@ -131,6 +129,23 @@ class Desk:
             erase_at = self.tx.now + self.settings.erase_after if states <= FINISHED else None
             reminders.append((tenant, order_id, ask_at, erase_at, list(cause)))
         await store.set_reminders(self.tx.connection, reminders)
+
+
+def packed(
+    tenant: str, lines: Sequence[ShipmentLine], items: Mapping[Key, Item], settings: FulfillmentSettings
+) -> Packed:
+    """The parcel that these lines make, by their items' own measures."""
+    units: dict[str, int] = {}
+    for line in lines:
+        units[line.sku] = units.get(line.sku, 0) + line.quantity
+    parcel = pack(
+        units,
+        {sku: item for (owner, sku), item in items.items() if owner == tenant},
+        settings.boxes,
+        item_weight_g=settings.item_weight_g,
+        item_dimensions_mm=settings.item_dimensions_mm,
+    )
+    return Packed(max(1, parcel.weight_g), parcel.dimensions_mm)
 
 
 async def open_desk(
@@ -146,11 +161,13 @@ async def open_desk(
         if shipment.prepare:
             wanted |= {(tenant, line.sku) for line in shipment.prepare.lines}
     items = await store.read_items(connection, wanted)
-    return Desk(tx, settings, buyers, shipments, mappings, items)
+    return Desk(tx, settings, buyers, shipments, mappings, items, await store.offered(connection, orders))
 
 
-async def obey(events: Sequence[Commanded], tx: Transaction, *, settings: FulfillmentSettings) -> None:
-    """Take commands to their shipments."""
+async def obey(
+    events: Sequence[Commanded], tx: Transaction, *, settings: FulfillmentSettings, quotes: Callable[[], None]
+) -> None:
+    """Take commands to their shipments; keep what is to be quoted, which `quotes` wakes the loop for."""
     orders = {(event.tenant, event.message.order_id) for event in events}
     skus = {
         (event.tenant, line.sku)
@@ -159,16 +176,29 @@ async def obey(events: Sequence[Commanded], tx: Transaction, *, settings: Fulfil
         for line in event.message.lines
     }
     desk = await open_desk(tx, orders, settings, skus)
+    asked = []
     for event in events:
         command = event.message
-        desk.decide(event.tenant, command.order_id, command.shipment_id, command, event.cause)
+        if isinstance(command, QuoteDelivery):
+            buyer = desk.buyers[event.tenant, command.order_id]
+            is_there = buyer.sale_revision is not None and buyer.sale_revision >= command.sale_revision
+            asked.append((event.tenant, command, event.cause, tx.now if is_there else None))
+        else:
+            desk.decide(event.tenant, command.order_id, command.shipment_id, command, event.cause)
+    await store.put_quotes(tx.connection, asked, tx.now)
     await desk.save()
+    tx.after_commit(quotes)
 
 
 async def meet(
-    events: Sequence[Received[BuyerReported]], tx: Transaction, *, settings: FulfillmentSettings, vault: Vault
+    events: Sequence[Received[BuyerReported]],
+    tx: Transaction,
+    *,
+    settings: FulfillmentSettings,
+    vault: Vault,
+    quotes: Callable[[], None],
 ) -> None:
-    """Keep the newest buyer of each order, sealed, and let what waited for it go on.
+    """Keep the newest buyer of each order, sealed, and let what waited for it go on; `quotes` wakes the loop of those.
 
     The newest is the one of the highest revision of the sale, and of one revision the latest; what was said before an
     erasure does not come back.
@@ -191,7 +221,9 @@ async def meet(
                     desk.decide(tenant, shipment.order_id, shipment_id, TryAgain(), event.cause)
                 desk.carry_on(tenant, shipment_id, event.cause)
     await store.put_buyers(tx.connection, list(rows.values()))
+    await store.quote_now(tx.connection, rows, tx.now)
     await desk.save()
+    tx.after_commit(quotes)
 
 
 async def forget(events: Sequence[Received[CustomerErased]], tx: Transaction) -> None:

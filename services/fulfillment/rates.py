@@ -30,7 +30,8 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """What a service asks for a parcel, and within how many working days it promises to deliver."""
+    """What a service asks for a parcel, and within how many working days it promises to deliver. `option` is the
+    service's own id at a carrier outside."""
 
     carrier: str
     service: str
@@ -38,6 +39,7 @@ class Quote:
     currency: str
     days_min: int
     days_max: int
+    option: str = ""
 
 
 def postcode(given: str) -> str:

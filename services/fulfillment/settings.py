@@ -30,8 +30,18 @@ class FulfillmentSettings(BaseSettings):
     erase_days: float = Field(default=90, gt=0, description="The buyer goes so long after an order's last parcel.")
     cubic_divisor: int = Field(default=CUBIC_DIVISOR, gt=0, description="Cubic centimetres of a kilogram, own rates.")
     book_lease_s: float = Field(default=60, gt=0, description="A label that is not bought by then is tried again.")
-    book_parallel: int = Field(default=4, gt=0, le=32, description="Labels that are bought at the same time.")
-    poll_interval_s: float = Field(default=1, gt=0, description="Pause between two looks at what is due.")
+    book_parallel: int = Field(default=8, gt=0, le=32, description="Labels that are bought at the same time.")
+    poll_interval_s: float = Field(default=0.25, gt=0, description="Pause between two looks at what is due.")
+    quote_timeout_s: float = Field(
+        default=0.45, gt=0, description="A carrier that has not answered by then is left out."
+    )
+    quote_keep_days: float = Field(default=30, gt=0, description="What was offered to a buyer is known for so long.")
+    track_every_s: float = Field(default=300, gt=0, description="Parcels under way are asked about as often.")
+    track_days: float = Field(default=60, gt=0, description="Until nothing has changed for so long.")
+    door_host: str = "127.0.0.1"
+    door_port: int = Field(default=0, ge=0, le=65535)
+    door_url: str = Field(default="", description="How carriers reach the door; else the listener's own address.")
+    door_body_max_bytes: int = Field(default=200_000, gt=0)
     page: int = Field(default=100, gt=0, le=1000, description="Rows handled in one transaction of a loop.")
 
     @property
@@ -48,3 +58,8 @@ class FulfillmentSettings(BaseSettings):
     def erase_after(self) -> timedelta:
         """`erase_days` as a duration."""
         return timedelta(days=self.erase_days)
+
+    @property
+    def public_door_url(self) -> str:
+        """The door's address as a carrier has to call it, without a slash at the end."""
+        return (self.door_url or f"http://{self.door_host}:{self.door_port}").rstrip("/")

@@ -9,20 +9,27 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 from pydantic import TypeAdapter
 
+from contracts.fulfillment.v1 import DeliveryOption, DeliveryQuoted, QuoteDelivery
 from contracts.inventory.v1 import ItemChanged
 from services.bus import Cause, columns
+from services.fulfillment.carriers.carrier import Account
 from services.fulfillment.domain import Shipment
 from services.fulfillment.labels import Place
 from services.fulfillment.mapping import NameMapping, folded
 from services.fulfillment.packing import Item
-from services.fulfillment.rates import Rate
+from services.fulfillment.rates import Quote, Rate
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Reader: TypeAlias = "Connection | asyncpg.Pool[asyncpg.Record]"
 Key: TypeAlias = tuple[str, str]
 """Tenant and id."""
 
+FOLLOWED: Final = ("labelled", "dispatched", "in_transit", "lost", "returning")
+"""States in which the carrier may have news."""
+
 _shipment: Final = TypeAdapter(Shipment)
 _place: Final = TypeAdapter(Place)
+_options: Final = TypeAdapter(tuple[DeliveryOption, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +87,14 @@ def _work(shipment: Shipment) -> str | None:
 
 
 async def save_shipments(
-    connection: Connection, shipments: Mapping[Key, Shipment], causes: Mapping[Key, Cause], now: datetime
+    connection: Connection,
+    shipments: Mapping[Key, Shipment],
+    causes: Mapping[Key, Cause],
+    now: datetime,
+    look_at: datetime,
 ) -> None:
-    """Write these shipments, each with the newest cause of what is done for it later."""
+    """Write these shipments, each with the newest cause of what is done for it later; those that are under way are
+    looked for at `look_at`, if not sooner."""
     rows = []
     for (tenant, shipment_id), one in sorted(shipments.items()):
         label, prepare, work = one.label, one.prepare, _work(one)
@@ -104,20 +116,25 @@ async def save_shipments(
                 list(causes[tenant, shipment_id]),
                 _shipment.dump_json(one).decode(),
                 now,
+                label.provider if label else "",
+                label.reference if label else "",
+                look_at if one.state in FOLLOWED else None,
             )
         )
     await connection.executemany(
         """
         INSERT INTO shipments (tenant, shipment_id, order_id, state, version, invoice_required, invoice_key, carrier,
-            tracking_code, unmapped, blocked, work, due_at, cause, body, changed_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+            tracking_code, unmapped, blocked, work, due_at, cause, body, changed_at, provider, reference, look_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
         ON CONFLICT (tenant, shipment_id) DO UPDATE SET
             state = excluded.state, version = excluded.version, invoice_required = excluded.invoice_required,
             invoice_key = excluded.invoice_key, carrier = excluded.carrier, tracking_code = excluded.tracking_code,
             unmapped = excluded.unmapped, blocked = excluded.blocked, work = excluded.work,
             -- Work that is under way keeps its time, which is also the claim on it.
             due_at = CASE WHEN shipments.work = excluded.work THEN shipments.due_at ELSE excluded.due_at END,
-            cause = excluded.cause, body = excluded.body, changed_at = excluded.changed_at
+            cause = excluded.cause, body = excluded.body, changed_at = excluded.changed_at,
+            provider = excluded.provider, reference = excluded.reference,
+            look_at = coalesce(shipments.look_at, excluded.look_at)
         """,
         rows,
     )
@@ -309,21 +326,20 @@ async def last_call(connection: Connection, key: Key) -> asyncpg.Record | None:
     )
 
 
-async def begin_call(
-    connection: Connection, key: Key, provider: str, carrier: str, service: str, now: datetime
-) -> asyncpg.Record:
+async def begin_call(connection: Connection, key: Key, provider: str, quote: Quote, now: datetime) -> asyncpg.Record:
     """A new call about this shipment, under way from now on."""
     row = await connection.fetchrow(
         """
-        INSERT INTO carrier_calls (tenant, shipment_id, n, provider, carrier, service, state, begun_at)
-        SELECT $1, $2, coalesce(max(n), 0) + 1, $3, $4, $5, 'going', $6 FROM carrier_calls
+        INSERT INTO carrier_calls (tenant, shipment_id, n, provider, carrier, service, option, state, begun_at)
+        SELECT $1, $2, coalesce(max(n), 0) + 1, $3, $4, $5, $6, 'going', $7 FROM carrier_calls
         WHERE tenant = $1 AND shipment_id = $2
         RETURNING *
         """,
         *key,
         provider,
-        carrier,
-        service,
+        quote.carrier,
+        quote.service,
+        quote.option,
         now,
     )
     assert row is not None
@@ -341,21 +357,26 @@ async def end_call(connection: Connection, key: Key, state: str, now: datetime) 
 
 
 async def put_label(
-    connection: Connection, tenant: str, label_id: str, order_id: str, formats: Mapping[str, bytes], now: datetime
+    connection: Connection, tenant: str, label_id: str, order_id: str, form: str, sealed: bytes, now: datetime
 ) -> None:
-    """Keep a label, sealed, in each of its formats."""
-    await connection.executemany(
+    """Keep a label, sealed: the `fields` of one of ours, or the `pdf` of a carrier's."""
+    await connection.execute(
         "INSERT INTO labels (tenant, label_id, format, order_id, sealed, made_at) VALUES ($1, $2, $3, $4, $5, $6)",
-        [(tenant, label_id, form, order_id, sealed, now) for form, sealed in formats.items()],
+        tenant,
+        label_id,
+        form,
+        order_id,
+        sealed,
+        now,
     )
 
 
-async def read_label(connection: Connection, tenant: str, label_id: str, form: str) -> bytes | None:
-    """A label as it is kept, sealed; None where there is none any more."""
-    found: bytes | None = await connection.fetchval(
-        "SELECT sealed FROM labels WHERE tenant = $1 AND label_id = $2 AND format = $3", tenant, label_id, form
+async def read_label(connection: Connection, tenant: str, label_id: str) -> tuple[str, bytes] | None:
+    """A label as it is kept, its format and itself sealed; None where there is none any more."""
+    row = await connection.fetchrow(
+        "SELECT format, sealed FROM labels WHERE tenant = $1 AND label_id = $2", tenant, label_id
     )
-    return found
+    return None if row is None else (row["format"], row["sealed"])
 
 
 async def read_buyer(connection: Connection, key: Key) -> bytes | None:
@@ -369,6 +390,12 @@ async def read_buyer(connection: Connection, key: Key) -> bytes | None:
 async def read_origin(connection: Connection, tenant: str, location: str) -> Place | None:
     """The company's own address of a location."""
     found = await connection.fetchval("SELECT place FROM origins WHERE tenant = $1 AND location = $2", tenant, location)
+    return None if found is None else _place.validate_json(found)
+
+
+async def first_origin(connection: Connection, tenant: str) -> Place | None:
+    """Where a parcel leaves from while nobody knows which location has the goods: the first by name."""
+    found = await connection.fetchval("SELECT place FROM origins WHERE tenant = $1 ORDER BY location LIMIT 1", tenant)
     return None if found is None else _place.validate_json(found)
 
 
@@ -435,3 +462,215 @@ async def find_shipment(connection: Connection, tenant: str, shipment_id: str) -
         tenant,
         shipment_id,
     )
+
+
+async def put_quotes(
+    connection: Connection, asked: Sequence[tuple[str, QuoteDelivery, Cause, datetime | None]], now: datetime
+) -> None:
+    """Keep these questions: company, question, cause, and when it can be worked on (None: once the buyer is there)."""
+    await connection.executemany(
+        "INSERT INTO quotes (tenant, quote_id, order_id, body, cause, asked_at, due_at)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+        [
+            (tenant, one.quote_id, one.order_id, one.model_dump_json(), list(cause), now, due_at)
+            for tenant, one, cause, due_at in asked
+        ],
+    )
+
+
+async def quote_now(connection: Connection, orders: Collection[Key], now: datetime) -> None:
+    """The buyers of these orders are known: their open questions can be worked on, unless they wait for a newer one."""
+    await connection.execute(
+        """
+        UPDATE quotes SET due_at = $3 FROM buyers
+        JOIN unnest($1::text::text[], $2::text::text[]) AS known (tenant, order_id) USING (tenant, order_id)
+        WHERE quotes.tenant = buyers.tenant AND quotes.order_id = buyers.order_id AND options IS NULL
+            AND due_at IS NULL AND sale_revision >= (body ->> 'sale_revision')::integer
+        """,
+        *_columns(orders),
+        now,
+    )
+
+
+async def claim_quotes(connection: Connection, now: datetime, until: datetime, page: int) -> list[asyncpg.Record]:
+    """Questions that can be answered now, claimed `until` then."""
+    return await connection.fetch(
+        """
+        UPDATE quotes SET due_at = $2
+        WHERE (tenant, quote_id) IN (
+            SELECT tenant, quote_id FROM quotes WHERE due_at <= $1 ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
+        )
+        RETURNING tenant, body, cause
+        """,
+        now,
+        until,
+        page,
+    )
+
+
+async def answer_quote(connection: Connection, tenant: str, quoted: DeliveryQuoted) -> bool:
+    """Keep the answer; False where there is one already."""
+    status = await connection.execute(
+        "UPDATE quotes SET options = $3, due_at = NULL WHERE tenant = $1 AND quote_id = $2 AND options IS NULL",
+        tenant,
+        quoted.quote_id,
+        _options.dump_json(quoted.options).decode(),
+    )
+    return status == "UPDATE 1"
+
+
+async def offered(connection: Connection, orders: Collection[Key]) -> dict[Key, set[tuple[str, str]]]:
+    """Carriers and services that were offered to the buyers of these orders, in our words."""
+    rows = await connection.fetch(
+        "SELECT tenant, order_id, options FROM quotes"
+        " JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)"
+        " WHERE options IS NOT NULL",
+        *_columns(orders),
+    )
+    found: dict[Key, set[tuple[str, str]]] = {}
+    for row in rows:
+        words = {(one.carrier, one.service) for one in _options.validate_json(row["options"])}
+        found.setdefault((row["tenant"], row["order_id"]), set()).update(words)
+    return found
+
+
+async def forget_quotes(connection: Connection, before: datetime) -> None:
+    """Delete questions from before then."""
+    await connection.execute("DELETE FROM quotes WHERE asked_at < $1", before)
+
+
+async def claim_looks(connection: Connection, now: datetime, until: datetime, page: int) -> list[asyncpg.Record]:
+    """Parcels that their carriers are to be asked about now, claimed `until` then."""
+    return await connection.fetch(
+        """
+        UPDATE shipments SET look_at = $2
+        WHERE (tenant, shipment_id) IN (
+            SELECT tenant, shipment_id FROM shipments WHERE look_at <= $1 ORDER BY look_at LIMIT $3
+            FOR UPDATE SKIP LOCKED
+        )
+        RETURNING tenant, order_id, shipment_id, provider, reference, cause, look_at
+        """,
+        now,
+        until,
+        page,
+    )
+
+
+async def looked(
+    connection: Connection, tenant: str, rows: Sequence[asyncpg.Record], again: datetime | None, oldest: datetime
+) -> None:
+    """These parcels were asked about: `again` while they are under way and something has changed since `oldest`.
+
+    One of which news came while it was asked about is asked about at once.
+    """
+    await connection.execute(
+        """
+        UPDATE shipments SET look_at = CASE WHEN state = ANY($5::text[]) AND changed_at >= $6 THEN $4::timestamptz END
+        FROM unnest($2::text[], $3::timestamptz[]) AS asked (shipment_id, claimed)
+        WHERE tenant = $1 AND shipments.shipment_id = asked.shipment_id AND look_at = claimed
+        """,
+        tenant,
+        [row["shipment_id"] for row in rows],
+        [row["look_at"] for row in rows],
+        again,
+        list(FOLLOWED),
+        oldest,
+    )
+
+
+async def hint(connection: Connection, tenant: str, provider: str, reference: str, now: datetime) -> bool:
+    """There is news of a parcel; False where nobody knows it."""
+    status = await connection.execute(
+        "UPDATE shipments SET look_at = $4 WHERE tenant = $1 AND provider = $2 AND reference = $3",
+        tenant,
+        provider,
+        reference,
+        now,
+    )
+    return status != "UPDATE 0"
+
+
+async def follow(connection: Connection, tenant: str, provider: str, now: datetime) -> None:
+    """Every parcel that is under way with this carrier is asked about: there is a new account."""
+    await connection.execute(
+        "UPDATE shipments SET look_at = $3 WHERE tenant = $1 AND provider = $2 AND state = ANY($4::text[])",
+        tenant,
+        provider,
+        now,
+        list(FOLLOWED),
+    )
+
+
+async def live_accounts(reader: Reader, tenant: str) -> list[asyncpg.Record]:
+    """The accounts of a company that are in use."""
+    return await reader.fetch("SELECT * FROM carrier_accounts WHERE tenant = $1 AND state = 'live'", tenant)
+
+
+async def read_account(reader: Reader, account_id: str) -> asyncpg.Record | None:
+    """One account."""
+    return await reader.fetchrow("SELECT * FROM carrier_accounts WHERE account_id = $1", account_id)
+
+
+async def list_accounts(connection: Connection, tenant: str) -> list[asyncpg.Record]:
+    """What may be shown of a company's accounts."""
+    return await connection.fetch(
+        "SELECT account_id, carrier, environment, base_url, state FROM carrier_accounts WHERE tenant = $1"
+        " ORDER BY carrier, account_id",
+        tenant,
+    )
+
+
+async def put_account(connection: Connection, account: Account) -> None:
+    """Keep an account as the one of its company that is in use at its carrier."""
+    await connection.execute(
+        "UPDATE carrier_accounts SET state = 'paused' WHERE tenant = $1 AND carrier = $2 AND account_id <> $3",
+        account.tenant,
+        account.carrier,
+        account.account_id,
+    )
+    await connection.execute(
+        """
+        INSERT INTO carrier_accounts (account_id, tenant, carrier, environment, base_url, settings)
+        VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (account_id) DO UPDATE SET settings = excluded.settings, state = 'live', renewing_until = NULL
+        """,
+        account.account_id,
+        account.tenant,
+        account.carrier,
+        account.environment,
+        account.base_url.rstrip("/"),
+        json.dumps(dict(account.settings)),
+    )
+
+
+async def read_credentials(reader: Reader, account_id: str) -> dict[str, bytes]:
+    """An account's credentials, sealed."""
+    rows = await reader.fetch(
+        "SELECT field, sealed FROM carrier_credentials WHERE account_id = $1 ORDER BY field", account_id
+    )
+    return {row["field"]: row["sealed"] for row in rows}
+
+
+async def put_credentials(connection: Connection, account_id: str, sealed: Mapping[str, bytes]) -> None:
+    """Keep these credentials of an account; others stay."""
+    await connection.executemany(
+        "INSERT INTO carrier_credentials (account_id, field, sealed) VALUES ($1, $2, $3)"
+        " ON CONFLICT (account_id, field) DO UPDATE SET sealed = excluded.sealed",
+        [(account_id, name, value) for name, value in sealed.items()],
+    )
+
+
+async def claim_renewal(reader: Reader, account_id: str, lease_s: float) -> bool:
+    """Whether it is ours to ask for new tokens now."""
+    status = await reader.execute(
+        "UPDATE carrier_accounts SET renewing_until = now() + make_interval(secs => $2)"
+        " WHERE account_id = $1 AND (renewing_until IS NULL OR renewing_until < now())",
+        account_id,
+        lease_s,
+    )
+    return status == "UPDATE 1"
+
+
+async def end_renewal(reader: Reader, account_id: str) -> None:
+    """The new tokens are kept."""
+    await reader.execute("UPDATE carrier_accounts SET renewing_until = NULL WHERE account_id = $1", account_id)

@@ -13,10 +13,9 @@ from fastapi import FastAPI
 from contracts.envelope import Message
 from contracts.fulfillment.v1 import ReturnReceived, ShipmentDelivered, ShipmentDispatched
 from services.bus import Transaction
-from services.fulfillment import store
+from services.fulfillment.accounts import Carriers
 from services.fulfillment.admin import admin_router
 from services.fulfillment.book import Book
-from services.fulfillment.carriers.table import TableCarrier
 from tests.fulfillment.bench import SETTINGS, VAULT, Connection, hear
 from tests.fulfillment.given import NOW, SHIPMENT, buyer, prepare
 
@@ -45,14 +44,12 @@ class Table:
                 yield tx
             self.told += [one.message for one in tx.publications]
 
-        async def rates(tenant: str) -> Any:
-            return await store.read_rates(pool, tenant)  # type: ignore[arg-type]
-
-        app.include_router(admin_router(opens, VAULT, SETTINGS), prefix="/admin")
+        carriers = Carriers(lambda: pool, VAULT, SETTINGS)
+        app.include_router(admin_router(opens, carriers, VAULT, SETTINGS), prefix="/admin")
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://f/admin", params={"tenant": "acme"}
         )
-        self.book = Book(opens, {"table": TableCarrier(rates)}, VAULT, SETTINGS)
+        self.book = Book(opens, carriers.of, VAULT, SETTINGS)
 
     async def step(self, step: str, **body: Any) -> httpx.Response:
         return await self.client.post(f"/parcels/{SHIPMENT}/{step}", json=body)

@@ -1,0 +1,199 @@
+"""Accounts of companies at carriers: kept with sealed credentials, opened as carriers that can be asked."""
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, final
+
+import asyncpg
+import httpx
+import structlog
+
+from services.border.client import AddressRefused, open_client, require_public_url
+from services.border.errors import Limit, OutcomeUnknown, Rejected, Throttled, Unreachable
+from services.border.limiter import Limiter
+from services.border.vault import Vault
+from services.fulfillment import store
+from services.fulfillment.carriers import melhorenvio, table
+from services.fulfillment.carriers.carrier import Account, Carrier, Session
+from services.fulfillment.carriers.melhorenvio import MelhorEnvio
+from services.fulfillment.carriers.table import TableCarrier
+from services.fulfillment.rates import Rate
+from services.fulfillment.settings import FulfillmentSettings
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+CALL_TIMEOUT_S: Final = 15.0
+_AUTHORISE_S: Final = 60.0
+_BUSY_S: Final = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+class AccountInvalid(ValueError):
+    """The account cannot be kept; the text says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an account at this carrier has: credentials and settings that it needs, and how fast it may be asked."""
+
+    credentials: tuple[str, ...]
+    settings: tuple[str, ...]
+    limits: Callable[[Mapping[str, str]], Mapping[str, Limit]]
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "melhorenvio": Kind(melhorenvio.CREDENTIALS, melhorenvio.REQUIRED, melhorenvio.limits),
+    "table": Kind(table.CREDENTIALS, (), lambda _: {}),
+}
+
+
+@dataclass(slots=True)
+class _Open:
+    state: str
+    tenant: str
+    carrier: Carrier
+    http: httpx.AsyncClient
+
+
+@final
+class Carriers:
+    """Who can be asked to carry a company's parcels: the company's own rates, and whom it has an account with."""
+
+    def __init__(self, pool: Callable[[], Pool], vault: Vault, settings: FulfillmentSettings) -> None:
+        self._pool, self._vault, self._settings = pool, vault, settings
+        self._open: dict[str, _Open] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def of(self, tenant: str) -> Mapping[str, Carrier]:
+        """Every carrier of a company, by name."""
+        carriers: dict[str, Carrier] = {"table": self._table()}
+        for row in await store.live_accounts(self._pool(), tenant):
+            carriers[row["carrier"]] = (await self._opened(row)).carrier
+        return carriers
+
+    async def at(self, account_id: str) -> tuple[str, Carrier] | None:
+        """The company and the carrier of a live account; None where there is none."""
+        row = await store.read_account(self._pool(), account_id)
+        if row is None or row["state"] != "live":
+            return None
+        opened = await self._opened(row)
+        return opened.tenant, opened.carrier
+
+    async def put(self, connection: store.Connection, account: Account) -> None:
+        """Keep an account as the company's live one at its carrier. Raises `AccountInvalid`."""
+        _check(account)
+        await store.put_account(connection, account)
+        await store.put_credentials(connection, account.account_id, self._sealed(account, account.credentials))
+
+    async def close(self) -> None:
+        """Close every client."""
+        for one in self._open.values():
+            await one.http.aclose()
+        self._open.clear()
+
+    def _sealed(self, account: Account, credentials: Mapping[str, str]) -> dict[str, bytes]:
+        return {
+            name: self._vault.seal(value.encode(), tenant=account.tenant, owner=account.account_id, field=name)
+            for name, value in credentials.items()
+        }
+
+    async def _rates(self, tenant: str) -> Sequence[Rate]:
+        async with self._pool().acquire() as connection:
+            return await store.read_rates(connection, tenant)
+
+    def _table(self, session: Session | None = None) -> TableCarrier:
+        return TableCarrier(self._rates, session, cubic_divisor=self._settings.cubic_divisor)
+
+    async def _credentials(self, row: asyncpg.Record) -> dict[str, str]:
+        kept = await store.read_credentials(self._pool(), row["account_id"])
+        return {
+            name: self._vault.open(sealed, tenant=row["tenant"], owner=row["account_id"], field=name).decode()
+            for name, sealed in kept.items()
+        }
+
+    async def _opened(self, row: asyncpg.Record) -> _Open:
+        account_id, credentials = row["account_id"], await self._credentials(row)
+        account = Account(
+            row["tenant"], row["carrier"], row["environment"], row["base_url"], json.loads(row["settings"]), credentials
+        )
+        state = repr((account, sorted(credentials.items())))
+        async with self._turns[account_id]:
+            known = self._open.get(account_id)
+            if known and known.state == state:
+                return known
+            http = known.http if known else self._client(account)
+            limiter = Limiter(KINDS[account.carrier].limits(account.settings), time.monotonic)
+            token = self._token_of(account)
+            session = Session(http, limiter, account.base_url.rstrip("/"), credentials, account.settings, token)
+            carrier: Carrier = self._table(session) if account.carrier == "table" else MelhorEnvio(session)
+            self._open[account_id] = _Open(state, account.tenant, carrier, http)
+            return self._open[account_id]
+
+    def _client(self, account: Account) -> httpx.AsyncClient:
+        return open_client(public_only=account.environment != "sandbox", timeout_s=CALL_TIMEOUT_S)
+
+    def _token_of(self, account: Account) -> Callable[[str | None], Awaitable[str]]:
+        async def token(refused: str | None) -> str:
+            return account.credentials["access_token"] if refused is None else await self._renewed(account, refused)
+
+        return token
+
+    async def _renewed(self, account: Account, refused: str) -> str:
+        """Another access token than the one that was refused; one process asks for it, once.
+
+        Raises `Throttled` while another one does, `Unreachable` where it cannot be had: what waits for it waits on.
+        """
+        account_id = account.account_id
+        if not await store.claim_renewal(self._pool(), account_id, CALL_TIMEOUT_S * 2):
+            raise Throttled(_BUSY_S)
+        # Read now that nobody else renews: whoever did so a moment ago has left new ones.
+        row = await store.read_account(self._pool(), account_id)
+        assert row is not None
+        credentials = await self._credentials(row)
+        if credentials["access_token"] != refused:
+            await store.end_renewal(self._pool(), account_id)
+            return credentials["access_token"]
+        opened = self._open[account_id]
+        limiter = Limiter({}, time.monotonic)
+        session = Session(
+            opened.http, limiter, account.base_url.rstrip("/"), credentials, account.settings, self._token_of(account)
+        )
+        try:
+            fresh = await melhorenvio.renewed(session)
+        except (Rejected, OutcomeUnknown, ValueError):
+            _log.error("a carrier gives no new token: authorise the account again", account=account_id)
+            raise Unreachable(_AUTHORISE_S) from None
+        async with self._pool().acquire() as connection, connection.transaction():
+            await store.put_credentials(connection, account_id, self._sealed(account, fresh))
+            await store.end_renewal(connection, account_id)
+        return fresh["access_token"]
+
+
+def _check(account: Account) -> None:
+    kind = KINDS.get(account.carrier)
+    if kind is None:
+        raise AccountInvalid(f"there is no carrier of that name: one of {', '.join(sorted(KINDS))}")
+    if missing := set(kind.credentials) - set(account.credentials):
+        raise AccountInvalid(f"credentials are missing: {', '.join(sorted(missing))}")
+    if surplus := set(account.credentials) - set(kind.credentials):
+        raise AccountInvalid(f"{len(surplus)} credentials are unknown: give {', '.join(kind.credentials)}")
+    if missing := {name for name in kind.settings if not account.settings.get(name)}:
+        raise AccountInvalid(f"settings are missing: {', '.join(sorted(missing))}")
+    try:
+        kind.limits(account.settings)
+        float(account.settings.get("late_s", "0"))
+    except (ValueError, ZeroDivisionError):
+        raise AccountInvalid("late_s and requests_per_minute are numbers") from None
+    try:
+        url = httpx.URL(account.base_url)
+        if account.environment != "sandbox":
+            require_public_url(url)
+    except AddressRefused as refused:
+        raise AccountInvalid(f"base_url: {refused}") from None
+    except httpx.InvalidURL:
+        raise AccountInvalid("base_url is no URL: give one as https://host or https://host/path") from None

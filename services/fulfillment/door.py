@@ -1,0 +1,77 @@
+"""The door for carriers' webhooks. What comes in is a hint that there is news of a parcel, and no more: the carrier is
+asked what it is, so a webhook that is replayed, late or out of order cannot tell anything wrong."""
+
+import re
+from typing import Final, final
+
+import asyncpg
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.border import door
+from services.border.errors import SignatureInvalid
+from services.bus.failures import describe
+from services.fulfillment import store
+from services.fulfillment.accounts import Carriers
+from services.fulfillment.handlers import Opens
+from services.fulfillment.settings import FulfillmentSettings
+from services.fulfillment.wake import Wake
+from services.runtime import Service
+
+_ID: Final = re.compile(r"[0-9a-f-]{36}")
+_REFERENCE_MAX: Final = 200
+
+_log = structlog.get_logger(__name__)
+
+
+@final
+class Door:
+    """What carriers call, at `/hooks/<account>`; `wake` begins the look at the parcel."""
+
+    def __init__(self, opens: Opens, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
+        self._opens, self._carriers, self._settings, self._wake = opens, carriers, settings, wake
+        self.app = Starlette(routes=[Route("/hooks/{account_id}", self._deliver, methods=["POST"])])
+
+    async def _deliver(self, request: Request) -> Response:
+        try:
+            return await self._take(request, request.path_params["account_id"])
+        except door.Refused as refused:
+            return refused.answer
+        except SignatureInvalid:
+            _log.warning("a webhook with a wrong signature was refused", account=request.path_params["account_id"])
+            return door.problem(401, "the signature does not fit")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
+            _log.error("a webhook could not be taken", error=describe(failure))
+            return door.later()
+
+    async def _take(self, request: Request, account_id: str) -> Response:
+        found = await self._carriers.at(account_id) if _ID.fullmatch(account_id) else None
+        if found is None:
+            return door.problem(404, "there is no such door")
+        tenant, carrier = found
+        raw = await door.read(request, self._settings.door_body_max_bytes)
+        carrier.verify(request.headers, raw)
+        door.require_shallow(raw)
+        try:
+            reference = carrier.named(raw)
+        except ValueError:
+            return door.problem(400, "the body names no parcel")
+        if len(reference) > _REFERENCE_MAX or "\0" in reference:
+            return door.problem(400, "the body names no parcel")
+        async with self._opens() as tx:
+            is_known = await store.hint(tx.connection, tenant, carrier.traits.name, reference, tx.now)
+        if is_known:
+            self._wake()
+        else:
+            # Of a parcel of someone else, or of one whose label is not kept yet: that one is asked about anyway.
+            _log.info("a webhook is about an unknown parcel", account=account_id)
+        return Response(status_code=200)
+
+
+async def run(service: Service, *, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
+    """Listen until cancelled."""
+    app = Door(service.transaction, carriers, settings, wake).app
+    await door.listen(app, host=settings.door_host, port=settings.door_port)

@@ -1,0 +1,102 @@
+"""What a delivery would cost: answered once, in time, in our words."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from contracts.fulfillment.v1 import DeliveryQuoted, QuoteDelivery
+from services.fulfillment import store
+from tests.fulfillment.bench import hear, known
+from tests.fulfillment.given import LINE, ORDER, buyer, prepare
+from tests.fulfillment.office import AUTO, PAC, Office, sender
+from tests.sandbox.running import Sandbox
+
+
+def asks(quote_id: str = "quote-1", **fields: Any) -> QuoteDelivery:
+    shown = {"order_id": ORDER, "quote_id": quote_id, "connection_id": "shop", "lines": (LINE,), "currency": "BRL"}
+    return QuoteDelivery(**(shown | fields))
+
+
+def quoted(office: Office) -> list[tuple[str, list[str], bool]]:
+    return [
+        (one.quote_id, [option.option_id for option in one.options], one.incomplete)
+        for one in office.of(DeliveryQuoted)
+    ]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("buyer_first", [True, False])
+async def test_a_question_and_its_buyer_meet_in_either_order(office: Office, buyer_first: bool) -> None:
+    for message in (buyer(), asks()) if buyer_first else (asks(), buyer()):
+        assert await office.quoter.work_off() == 0
+        await hear(office.connection, message)
+    assert await office.quoter.work_off() == 1
+
+    [answer] = office.of(DeliveryQuoted)
+    [option] = answer.options
+    assert (option.carrier, option.service, option.price_minor, option.days_max) == ("ECT", "pac", 1990, 7)
+    assert "01001" not in answer.model_dump_json()
+
+
+@pytest.mark.asyncio
+async def test_a_quote_is_answered_once(office: Office) -> None:
+    await hear(office.connection, buyer())
+    await hear(office.connection, asks(), asks())
+    await hear(office.connection, asks())
+    await asyncio.gather(office.quoter.work_off(), office.quoter.work_off())
+
+    assert quoted(office) == [("quote-1", ["ECT/pac"], False)]
+
+
+@pytest.mark.asyncio
+async def test_a_new_address_is_waited_for(office: Office) -> None:
+    await hear(office.connection, buyer(sale_revision=1))
+    await hear(office.connection, asks(sale_revision=2))
+    assert await office.quoter.work_off() == 0
+
+    await hear(office.connection, buyer(sale_revision=2))
+    assert await office.quoter.work_off() == 1
+
+
+@pytest.mark.asyncio
+async def test_where_nobody_delivers_the_answer_is_empty(office: Office) -> None:
+    nowhere = buyer().addresses[0].model_copy(update={"postal_code": "99999-000"})
+    await hear(office.connection, buyer().model_copy(update={"addresses": (nowhere,)}))
+    await hear(office.connection, asks())
+    await office.quoter.work_off()
+
+    assert quoted(office) == [("quote-1", [], False)]
+
+
+@pytest.mark.asyncio
+async def test_a_carrier_that_is_slow_is_left_out(office: Office, carrier_process: Sandbox) -> None:
+    slow = {"quote_slow": {"probability": 1.0, "min_ms": 3000, "max_ms": 3000}}
+    async with sender(carrier_process) as account:
+        await office.put("melhorenvio", account.told)
+        await hear(office.connection, buyer())
+        await hear(office.connection, asks("quote-1"))
+        await office.quoter.work_off()
+        await account.control.put_vices(account.name, **slow)
+        await hear(office.connection, asks("quote-2"))
+        await office.quoter.work_off()
+
+    first, second = quoted(office)
+    # Correios is ECT; its PAC is dearer at the broker than by the company's own rates.
+    assert first == ("quote-1", ["ECT/pac", "jadlog/.package", "ECT/sedex"], False)
+    assert second == ("quote-2", ["ECT/pac"], True)
+
+
+@pytest.mark.asyncio
+async def test_what_was_offered_needs_no_translation(office: Office) -> None:
+    await store.put_rates(office.connection, "acme", [replace(PAC, carrier="loggi", service="express")])
+    await hear(office.connection, buyer())
+    await hear(office.connection, prepare(carrier="loggi", service="express"), settings=AUTO)
+    assert not (await known(office.connection)).is_named
+
+    await hear(office.connection, asks())
+    await office.quoter.work_off()
+    await hear(office.connection, prepare(2, carrier="loggi", service="express"), settings=AUTO)
+
+    assert (await known(office.connection)).awaits_label
