@@ -19,6 +19,7 @@ from services.console.commands import (
     items,
     listings,
     orders,
+    payments,
     running,
     sandbox,
     stock,
@@ -49,6 +50,7 @@ app.add_typer(orders.app, name="order")
 app.add_typer(invoices.companies, name="company")
 app.add_typer(exports.app, name="export")
 app.add_typer(customers.app, name="customer")
+app.add_typer(payments.app, name="payment")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(deadletters.consumers, name="consumer")
 app.add_typer(sandbox.app, name="sandbox")

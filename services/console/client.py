@@ -53,6 +53,10 @@ class Admin:
         """POST `/admin/<path>` of a service."""
         return self._ask("POST", service, path, query, {} if body is None else body)
 
+    def put(self, service: str, path: str, body: Any, **query: Any) -> Any:
+        """PUT `/admin/<path>` of a service."""
+        return self._ask("PUT", service, path, query, body)
+
     def _ask(self, method: str, service: str, path: str, query: Mapping[str, Any], body: Any) -> Any:
         address = self.endpoints.admin.get(service)
         if address is None:

@@ -58,6 +58,7 @@ def _handler(listener: Listener) -> type[BaseHTTPRequestHandler]:
 
         do_GET = answer  # noqa: N815 - the name that http.server calls
         do_POST = answer  # noqa: N815
+        do_PUT = answer  # noqa: N815
 
         def log_message(self, *args: object) -> None:
             pass

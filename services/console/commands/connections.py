@@ -63,7 +63,8 @@ def read_credentials(source: str | None) -> Mapping[str, str]:
     return told
 
 
-def _check_url(text: str) -> None:
+def check_url(text: str) -> None:
+    """Raises `Failed` unless `text` is an address of HTTP; of what may be a password nothing is repeated."""
     try:
         parts = urlsplit(text)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -95,7 +96,7 @@ def add(
     json_wanted: Json = False,
 ) -> None:
     """Add a connection as a draft; adding the same again changes it and doubles nothing."""
-    _check_url(base_url)
+    check_url(base_url)
     body = {
         "connector": connector,
         "environment": environment,
