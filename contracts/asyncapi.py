@@ -31,7 +31,7 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "crm.customers.v1": ("fulfillment",),
     "erp.documents.v1": ("crm", "orders"),
     "fulfillment.commands.v1": ("fulfillment",),
-    "fulfillment.shipments.v1": ("crm", "erp", "orders"),
+    "fulfillment.shipments.v1": ("channels", "crm", "erp", "orders"),
     "inventory.commands.v1": ("inventory",),
     "inventory.items.v1": ("channels", "fulfillment"),
     "inventory.levels.v1": ("channels",),

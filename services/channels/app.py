@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from contracts.channels.v1 import OrderProgress, RefetchSale, ResendBuyer
+from contracts.fulfillment.v1 import DeliveryQuoted
 from contracts.inventory.v1 import ItemChanged, StockLevelChanged
 from services.border.vault import Vault
 from services.bus import BusSettings, Subscription
@@ -19,6 +20,10 @@ from services.channels.linking import link_loop
 from services.channels.report.documents import Documents
 from services.channels.report.loop import report_loop, warn_loop
 from services.channels.settings import ChannelsSettings
+from services.channels.shop.admin import Shops
+from services.channels.shop.handlers import take_quotes
+from services.channels.shop.listener import shop_loop
+from services.channels.shop.shop import Shop
 from services.channels.stock.handlers import take_items, take_levels
 from services.channels.stock.metrics import StockMetrics
 from services.channels.stock.push import Sender
@@ -32,7 +37,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
     vault = Vault(settings.secrets_key.get_secret_value())
     registry = Registry(vault, document=Documents(settings).read)
     intake = Intake(settings, registry, vault)
-    channels = Channels(intake)
+    channels, shops, shop = Channels(intake), Shops(intake), Shop(intake)
     metrics = StockMetrics()
     sender = Sender(registry, intake.stock, stock, metrics)
     reconciler = Reconciler(registry, intake.stock, stock)
@@ -48,7 +53,10 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             Subscription(
                 stream="channels.commands.v1",
                 handles=(ResendBuyer, RefetchSale, OrderProgress),
-                handler=partial(handlers.obey, intake=intake),
+                handler=partial(handlers.obey, intake=intake, shop=shop),
+            ),
+            Subscription(
+                stream="fulfillment.shipments.v1", handles=(DeliveryQuoted,), handler=partial(take_quotes, shop=shop)
             ),
             Subscription(
                 stream="inventory.levels.v1",
@@ -62,6 +70,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
         loops=[
             registry.run,
             door_loop,
+            partial(shop_loop, shop=shop),
             partial(absorb_loop, intake=intake),
             partial(pull_loop, intake=intake),
             partial(keep_loop, intake=intake),
@@ -72,10 +81,11 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             reconciler.run,
         ],
         announcers={"channels.connections.v1": announce_connections},
-        routers=[channels.router],
+        routers=[channels.router, shops.router],
     )
     metrics.register(service.metrics.registry)
     channels.serve(service)
+    shops.serve(service)
     return service
 
 

@@ -11,6 +11,8 @@ from services.channels.alerts import Alert, raise_alerts
 from services.channels.intake import store
 from services.channels.intake.context import Intake
 from services.channels.report.handlers import take_progress
+from services.channels.shop.handlers import hear
+from services.channels.shop.shop import Shop
 
 _log = structlog.get_logger(__name__)
 
@@ -18,11 +20,14 @@ _log = structlog.get_logger(__name__)
 Command: TypeAlias = ResendBuyer | RefetchSale | OrderProgress
 
 
-async def obey(events: Sequence[Received[Command]], tx: Transaction, intake: Intake) -> None:
+async def obey(events: Sequence[Received[Command]], tx: Transaction, intake: Intake, shop: Shop) -> None:
     """Report buyers once more, have orders read again and channels told, in the order of the commands."""
     buyers = [event for event in events if isinstance(event.message, ResendBuyer)]
     fetches = [event for event in events if isinstance(event.message, RefetchSale)]
     told = [cast("Received[OrderProgress]", event) for event in events if isinstance(event.message, OrderProgress)]
+    if told:
+        # Baskets are locked before the rows of orders, as by whoever changes them.
+        await hear(told, tx, shop)
     if fetches:
         await _refetch(fetches, tx, intake)
     if buyers:

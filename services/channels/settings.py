@@ -12,6 +12,7 @@ class ChannelsSettings(BaseSettings):
     `secrets_key`: 32 random bytes as base64 or hex; several with commas, newest first, while old rows still need them.
     `documents_url` is erp's admin listener and `documents_token` its token, for channels that want an invoice's file.
     `door_url` is how marketplaces reach the door from outside; without it the listener's own address is told.
+    `shop_url` is the same for the API of the own shop and its buyers' tracking pages.
     """
 
     model_config = SettingsConfigDict(env_prefix="SALDO_", extra="ignore")
@@ -29,8 +30,16 @@ class ChannelsSettings(BaseSettings):
     buyer_keep_days: Annotated[int, Field(ge=0)] = 30
     documents_url: str = ""
     documents_token: SecretStr = SecretStr("")
+    shop_host: str = "127.0.0.1"
+    shop_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    shop_url: str = ""
 
     @property
     def public_door_url(self) -> str:
         """The door's address as a marketplace has to call it, without a slash at the end."""
         return (self.door_url or f"http://{self.door_host}:{self.door_port}").rstrip("/")
+
+    @property
+    def public_shop_url(self) -> str:
+        """The address of the own shop's API as storefronts and buyers reach it, without a slash at the end."""
+        return (self.shop_url or f"http://{self.shop_host}:{self.shop_port}").rstrip("/")

@@ -97,6 +97,10 @@ class Registry:
         """An open connection in any state but draft."""
         return self._open.get(connection_id)
 
+    def all(self) -> list[Open]:
+        """Every open connection."""
+        return list(self._open.values())
+
     def live(self) -> list[Open]:
         """Every live connection."""
         return [entry for entry in self._open.values() if entry.live]

@@ -11,12 +11,14 @@ from typing import Final
 
 from services.channels.connectors.connector import Connector
 from services.channels.connectors.mercadolivre import MercadoLivre
+from services.channels.connectors.shop import Shop
 from services.channels.connectors.shopify import Shopify
 from services.channels.connectors.skyhub import Skyhub
 
 GROUP: Final = "saldo.connectors"
 _OWN: Final[Mapping[str, Connector]] = {
     "mercadolivre": MercadoLivre(),
+    "shop": Shop(),
     "shopify": Shopify(),
     "skyhub": Skyhub(),
 }

@@ -131,6 +131,17 @@ async def store_and_absorb(service: "Service", intake: Intake, bodies: Sequence[
         intake.arrived.set()
 
 
+async def absorb_with(tx: Transaction, intake: Intake, bodies: Sequence[Body]) -> None:
+    """Store bodies and absorb all that waits, these with it, in a transaction that has the absorb lock already.
+
+    For whoever has to know at once what became of them: where absorbing fails, nothing is stored either.
+    """
+    await store.insert_bodies(tx.connection, bodies)
+    limit = intake.settings.absorb_batch_max
+    while await _absorb_waiting(tx, intake, limit) == limit:
+        pass
+
+
 async def _absorb(service: "Service", intake: Intake, limit: int, only: int | None = None) -> int:
     async with service.transaction() as tx:
         absorbed = await _absorb_waiting(tx, intake, limit, only)
