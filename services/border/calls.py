@@ -19,8 +19,11 @@ async def send(
     cost: float = 1.0,
     writes: bool = False,
     answers: tuple[int, ...] = (),
+    retry_default_s: float = _RETRY_DEFAULT_S,
 ) -> httpx.Response:
     """Send at the endpoint's pace and return a 2xx answer, or one of the statuses in `answers`.
+
+    `retry_default_s` is how long nothing is sent after a 429 that does not say how long to wait.
 
     Raises `Throttled` (429), `Rejected` (any other 4xx or a redirect), `Unreachable` (nothing was done: no connection,
     or no usable answer to what only reads), `OutcomeUnknown` (no usable answer to what `writes`).
@@ -38,7 +41,7 @@ async def send(
     if status < 300 or status in answers:
         return response
     if status == 429:
-        retry_after_s = _retry_after_s(response)
+        retry_after_s = _retry_after_s(response, retry_default_s)
         limiter.throttled(endpoint, retry_after_s)
         raise Throttled(retry_after_s)
     if status >= 500:
@@ -51,8 +54,8 @@ async def send(
     raise Rejected(f"{endpoint}: answered {status} to {request.method} {request.url.path}")
 
 
-def _retry_after_s(response: httpx.Response) -> float:
+def _retry_after_s(response: httpx.Response, default_s: float) -> float:
     try:
         return max(0.05, float(response.headers["retry-after"]))
     except (KeyError, ValueError):
-        return _RETRY_DEFAULT_S
+        return default_s

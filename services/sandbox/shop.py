@@ -76,7 +76,8 @@ class Refund:
 class Order:
     """An accepted sale. `status`: new, approved, handling, invoiced, shipped, delivered, shipment_exception, canceled.
 
-    Orders of one purchase share a `pack`.
+    Orders of one purchase share a `pack`. `handled_ms` is when its seller took over to answer for its units, where the
+    marketplace reserves them.
     """
 
     order_id: str
@@ -93,6 +94,7 @@ class Order:
     shipment: dict[str, Any] | None = None
     synced: bool = False
     pack: str = ""
+    handled_ms: int | None = None
 
     @property
     def total_minor(self) -> int:
@@ -132,13 +134,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class WriteContext:
-    """What the books note beside every number written."""
+    """What the books note beside every number written, and `as_of_ms`, the moment for which a total is meant."""
 
     request_id: str
     client_request_id: str | None = None
     reference: str | None = None
     idempotency_key: str | None = None
     late: bool = False
+    as_of_ms: int | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -363,6 +366,10 @@ class Shop:
         self, order: Order, chosen: Sequence[tuple[Line, int, bool]], now_ms: int, *, cancel: bool
     ) -> list[dict[str, Any]]:
         told = []
+        # Units that a total has left out since are not the marketplace's to give back.
+        chosen = [
+            (line, quantity, restock and (not self.reserves or line.held > 0)) for line, quantity, restock in chosen
+        ]
         for line, quantity, restock in chosen:
             line.returned += quantity
             number_after = None
@@ -388,11 +395,15 @@ class Shop:
             self.products[line.sku].reserved[line.location] -= freed
             self.dirty.add(("product", line.sku))
 
-    def hand_over(self, order: Order) -> None:
-        """The units of an order leave the stock: they are neither reserved nor part of any total from now on."""
-        for line in order.lines:
-            self._release(line, line.held)
-        self.dirty.add(("order", order.order_id))
+    def _forget_handled(self, change: Change, as_of_ms: int) -> None:
+        """A total is meant for a moment: what was handled until then is no part of it, and reserved no more."""
+        for order in self.orders.values():
+            if order.handled_ms is None or order.handled_ms > as_of_ms:
+                continue
+            for line in order.lines:
+                if line.held and (line.sku, line.location) == (change.sku, change.location):
+                    self._release(line, line.held)
+                    self.dirty.add(("order", order.order_id))
 
     def progress(self, order: Order, status: str, *, after: Sequence[str], now_ms: int) -> Refusal | None:
         """Move an order on its way to the buyer: invoiced, shipped, delivered, shipment_exception."""
@@ -504,6 +515,8 @@ class Shop:
                 facts.append(("opened", {"sku": change.sku, "location": change.location, "number": 0}))
             before = product.numbers[change.location]
             if not silent:
+                if context.as_of_ms is not None:
+                    self._forget_handled(change, context.as_of_ms)
                 reserved = product.reserved.get(change.location, 0)
                 product.numbers[change.location] = change.quantity + (before if delta else -reserved)
                 self._moved(product, now_ms)

@@ -1,8 +1,10 @@
 """The VTEX API over HTTP: feed, hook, orders, inventory, and what is reported of an order.
 
 An account is found by `X-VTEX-API-AppKey`, and `X-VTEX-API-AppToken` must fit. VTEX counts the units of open orders
-itself (`reservedQuantity`): what is written is the total, what can be bought is the total less what is reserved. A
-second write to one SKU and warehouse within a moment is discarded with 423. Limits answer 429 without a Retry-After.
+itself (`reservedQuantity`): what is written is the total, what can be bought is the total less what is reserved. It
+never takes units out by itself: an order in handling stays reserved until a total comes that is dated after that
+(`dateUtcOnBalanceSystem`, else the request), and neither invoice nor parcel changes a number. A second write to one
+SKU and warehouse within a moment is discarded with 423. Limits answer 429 without a Retry-After.
 """
 
 import asyncio
@@ -252,6 +254,7 @@ class VtexFace:
         if call.account.shop.progress(order, "handling", after=("approved",), now_ms=now_ms()) is not None:
             message = "Order status should be ready-for-handling to perform this action"
             return self._refuse(call, order, "handling", "transition", message)
+        order.handled_ms = now_ms()
         self._told(call, order, "handling", None)
         return Response(status_code=204)
 
@@ -269,7 +272,6 @@ class VtexFace:
         invoiced = sum(one["invoiceValue"] for one in objects.packages(order) if one["type"] == "Output")
         if invoiced >= order.total_minor and order.status != "invoiced":
             call.account.shop.progress(order, "invoiced", after=("approved", "handling"), now_ms=now_ms())
-            call.account.shop.hand_over(order)
         else:
             call.account.shop.touch(order, now_ms())
         self._told(call, order, "invoice" if package["type"] == "Output" else "return", package["invoiceKey"])
@@ -391,9 +393,9 @@ class VtexFace:
         as_of = body.get("dateUtcOnBalanceSystem") or None
         if unlimited:
             return "this sandbox sells what is counted: unlimitedQuantity must be false"
-        if as_of is not None and not objects.read_moment(as_of):
+        if as_of is not None and objects.read_ms(as_of) is None:
             return "dateUtcOnBalanceSystem is not a date"
-        context = WriteContext(**call.ids, reference=as_of)
+        context = WriteContext(**call.ids, reference=as_of, as_of_ms=objects.read_ms(as_of) if as_of else now_ms())
         change = Change("" if product is None else product.sku, call.request.path_params["warehouse"], quantity)
         return Write(f"{call.request.method} inventory", [change], context, stocked=False)
 
@@ -454,7 +456,7 @@ def _package(account: Account, order: Order, body: dict[str, Any]) -> dict[str, 
         return "type must be Output or Input"
     if not isinstance(number, str) or not number or not value.isdecimal() or int(value) <= 0:
         return "invoiceNumber and invoiceValue (cents, over 0) are needed"
-    if not objects.read_moment(body.get("issuanceDate")):
+    if objects.read_ms(body.get("issuanceDate")) is None:
         return "issuanceDate is not a date"
     places = {objects.sku_id(account.shop.products[line.sku]): place for place, line in enumerate(order.lines)}
     rows = []

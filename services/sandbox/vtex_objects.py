@@ -22,13 +22,13 @@ def moment(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="microseconds")[:-6] + "0+00:00"
 
 
-def read_moment(text: Any) -> bool:
-    """Whether this is a date and time."""
+def read_ms(text: Any) -> int | None:
+    """A date and time, in UTC where it has no offset; None where it is none."""
     try:
-        datetime.fromisoformat(str(text))
-    except ValueError:
-        return False
-    return True
+        at = datetime.fromisoformat(str(text))
+        return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None
 
 
 def sku_id(product: Product) -> str:

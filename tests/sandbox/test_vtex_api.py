@@ -229,7 +229,9 @@ async def test_an_order_is_shown_in_cents_as_described(vtex_shop: Shop) -> None:
 
 
 @pytest.mark.asyncio
-async def test_units_are_reserved_until_the_invoice_and_the_total_is_what_is_written(vtex_shop: Shop) -> None:
+async def test_units_are_reserved_until_a_total_after_the_handling_and_the_total_is_what_is_written(
+    vtex_shop: Shop,
+) -> None:
     shop = vtex_shop
     product = (await shop.put(a=5))["a"]
     first, second = [(await shop.control.buy(shop.name, {"a": 1}))["order_id"] for _ in range(2)]
@@ -238,9 +240,15 @@ async def test_units_are_reserved_until_the_invoice_and_the_total_is_what_is_wri
     assert await shop.control.numbers(shop.name) == {"a": 8}
     await ask(shop, "POST", f"{ORDERS}/{first}/start-handling", 204)
     await ask(shop, "POST", f"{ORDERS}/{first}/invoice", body=invoice(product, 1990))
+    assert await inventory(shop, product) == (10, 2), "VTEX takes nothing out by itself"
+    await ask(shop, "PATCH", f"{place(shop, product)}/quantity", 204, body=number(10))
+    assert await inventory(shop, product) == (10, 2), "this number is meant for a moment before the handling"
+    await ask(shop, "PATCH", f"{place(shop, product)}/quantity", 204, body={"quantity": 9, "unlimitedQuantity": False})
     assert await inventory(shop, product) == (9, 1)
     await shop.control.cancel(shop.name, second)
     assert await inventory(shop, product) == (9, 0)
+    await shop.control.cancel(shop.name, first)
+    assert await inventory(shop, product) == (9, 0), "what a total has left out is not given back"
     # A total below what is reserved leaves nothing to sell, and less than nothing until the orders are gone.
     third = (await shop.control.buy(shop.name, {"a": 3}))["order_id"]
     await ask(shop, "PATCH", f"{place(shop, product)}/quantity", 204, body=number(2))
@@ -250,7 +258,8 @@ async def test_units_are_reserved_until_the_invoice_and_the_total_is_what_is_wri
     assert await inventory(shop, product) == (2, 0)
     assert numbers_by_books(await shop.rows()) == await shop.control.numbers(shop.name) == {"a": 2}
     written = [(row["requested"], row["number_after"], row["reference"]) for row in await shop.rows("write")]
-    assert written == [(10, 8, "2026-01-31T19:12:01.025662+00:00"), (2, -1, "2026-01-31T19:12:01.025662+00:00")]
+    dated = "2026-01-31T19:12:01.025662+00:00"
+    assert written == [(10, 8, dated), (10, 8, dated), (9, 8, None), (2, -1, dated)]
     warehouse = await ask(shop, "GET", place(shop, product).replace("/skus/", "/items/"))
     assert warehouse[0]["availableQuantity"] == 2
     assert [one["id"] for one in await ask(shop, "GET", "/api/logistics/pvt/configuration/warehouses")] == ["1_1"]

@@ -14,6 +14,7 @@ from services.channels.connectors.mercadolivre import MercadoLivre
 from services.channels.connectors.shop import Shop
 from services.channels.connectors.shopify import Shopify
 from services.channels.connectors.skyhub import Skyhub
+from services.channels.connectors.vtex import Vtex
 
 GROUP: Final = "saldo.connectors"
 _OWN: Final[Mapping[str, Connector]] = {
@@ -21,6 +22,7 @@ _OWN: Final[Mapping[str, Connector]] = {
     "shop": Shop(),
     "shopify": Shopify(),
     "skyhub": Skyhub(),
+    "vtex": Vtex(),
 }
 
 

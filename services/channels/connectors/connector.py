@@ -168,7 +168,8 @@ class ChannelOrder:
     `aliases` are other names under which the channel speaks of the order, as `points_to` returns them. `reference` is a
     second id of the order that its reports need. `ship_by` is when the channel wants it on its way. `told` are the
     steps of progress that the channel shows as known to it, in words of `ProgressStep`. `checkout`, `invoice`,
-    `shortfall_policy` and `all_or_nothing` go out with the sale as they are.
+    `shortfall_policy` and `all_or_nothing` go out with the sale as they are. `released_at`, for channels that take
+    totals, is when the channel stopped to answer for the order's units: a number dated after that forgets them.
     """
 
     external_id: str
@@ -192,6 +193,7 @@ class ChannelOrder:
     invoice: InvoiceRule | None = None
     shortfall_policy: ShortfallPolicy = ShortfallPolicy.OTHER_LOCATION
     all_or_nothing: bool = False
+    released_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +214,8 @@ class Fetched:
 class StockWrite:
     """One record to write: the channel's item and location, the number, and what we expect to find (CAS) or None.
 
-    `as_of` is when the newest of the record's own sales was heard that the number takes into account, for channels
-    that take totals.
+    `as_of`, for channels that take totals, dates the number: every order of the record that the channel released until
+    then (`ChannelOrder.released_at`) is known and no part of it, every other one that was decided is.
     """
 
     item: str

@@ -28,9 +28,19 @@ async def send(
     cost: float = 1.0,
     writes: bool = False,
     answers: tuple[int, ...] = (),
+    retry_default_s: float = 1.0,
 ) -> httpx.Response:
     """Send at the endpoint's pace and return a 2xx answer, or one of the statuses in `answers`.
 
     Raises what `services.border.calls.send` does: `Throttled`, `Rejected`, `Unreachable`, `OutcomeUnknown`.
     """
-    return await calls.send(session.http, session.limiter, endpoint, request, cost=cost, writes=writes, answers=answers)
+    return await calls.send(
+        session.http,
+        session.limiter,
+        endpoint,
+        request,
+        cost=cost,
+        writes=writes,
+        answers=answers,
+        retry_default_s=retry_default_s,
+    )

@@ -343,7 +343,8 @@ async def _publish(
         sales.append((row.tenant, sale))
         row.unlinked = domain.unlinked_items(order, linked)
         alerts += [_unknown_sku(row, item) for item in row.unlinked]
-    await facts.note_own_sales(tx.connection, sales, tx.now)
+    released = {row.order_id: order.released_at for row, order, _, _ in snapshots if order.released_at}
+    await facts.note_own_sales(tx.connection, sales, tx.now, released)
     await raise_alerts(tx.connection, alerts, tx.now)
 
 

@@ -60,3 +60,7 @@ CREATE TABLE mappings_out (
     -- Two words for one carrier would be told in turn: test_a_carrier_is_told_in_the_channels_own_word.
     PRIMARY KEY (connection_id, kind, ours)
 );
+
+-- When a channel that takes totals stopped to answer for an order's units: a number dated after that forgets them there.
+ALTER TABLE own_sales ADD COLUMN released_at timestamptz;
+CREATE INDEX own_sales_released ON own_sales (tenant, stock_record, sku, released_at) WHERE released_at IS NOT NULL;

@@ -228,8 +228,10 @@ async def inputs(
             CASE WHEN $4 THEN coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o
                 WHERE o.tenant = s.tenant AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held), 0)
                 ELSE 0 END::bigint AS held,
-            CASE WHEN $4 THEN (SELECT max(o.received_at) FROM own_sales o WHERE o.tenant = s.tenant
-                AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held AND o.decided > 0) END AS as_of,
+            CASE WHEN $4 THEN coalesce((SELECT max(o.released_at) FROM own_sales o WHERE o.tenant = s.tenant
+                    AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.released_at IS NOT NULL),
+                (SELECT min(o.sold_at) FROM own_sales o WHERE o.tenant = s.tenant
+                    AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held)) END AS as_of,
             coalesce((SELECT sum(greatest(0, least(e.unheard, e.unheard_until - e.decided)))
                 FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku
                 AND e.stock_record <> s.stock_record), 0)::bigint AS elsewhere,

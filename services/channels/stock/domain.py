@@ -72,8 +72,8 @@ class Record:
 
     `known` is the number that stands at the channel as far as we know, `attempts` are numbers that may stand there
     because the outcome of writing them is unknown. `risk` is the expected number of own sales not heard of yet.
-    `as_of`, for channels that take totals, is when the newest own sale was heard that inventory has decided and the
-    channel still reserves.
+    `as_of`, for channels that take totals, is when the channel released the newest order that is known to be released
+    (`ChannelOrder.released_at`); where there is none, when the oldest was sold that it still reserves.
     """
 
     stock_record: str

@@ -5,9 +5,10 @@ are taken in one order by everyone, sorted within a kind: stock records, the lev
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from contracts.channels.v1 import SaleReported, SaleStatus
@@ -79,8 +80,8 @@ WITH told AS (
         r.connection_id, r.restores_on_cancel, o.asked AS asked_before, o.asked_max AS max_before
     FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::int[],
             $6::text::int[], $7::text::bool[],
-            $8::text::timestamptz[], $9::text::timestamptz[], $10::text::int[])
-        AS t (tenant, stock_record, order_id, line_id, revision, net, held, sold_at, received_at, gross)
+            $8::text::timestamptz[], $9::text::timestamptz[], $10::text::int[], $14::text::timestamptz[])
+        AS t (tenant, stock_record, order_id, line_id, revision, net, held, sold_at, received_at, gross, released_at)
     JOIN stock_records r USING (tenant, stock_record) JOIN record_skus s USING (tenant, stock_record)
     LEFT JOIN own_sales o
         ON (o.tenant, o.order_id, o.line_id, o.sku) = (t.tenant, t.order_id, t.line_id, s.sku)
@@ -88,11 +89,13 @@ WITH told AS (
     WHERE o.revision < t.revision OR o.revision IS NULL AND t.sold_at > $13
 ), kept AS (
     INSERT INTO own_sales AS o (tenant, order_id, line_id, sku, stock_record, revision, asked, asked_max, held,
-        sold_at, received_at)
+        sold_at, received_at, released_at)
     SELECT tenant, order_id, line_id, sku, stock_record, revision, asked, lowered, held, sold_at,
-        received_at FROM told ORDER BY tenant, order_id, line_id, sku
+        received_at, released_at FROM told ORDER BY tenant, order_id, line_id, sku
     ON CONFLICT (tenant, order_id, line_id, sku) DO UPDATE SET revision = excluded.revision,
-        asked = excluded.asked, asked_max = greatest(o.asked_max, excluded.asked_max), held = excluded.held
+        asked = excluded.asked, asked_max = greatest(o.asked_max, excluded.asked_max), held = excluded.held,
+        -- The first time counts: every change of an order that follows is told with a later one.
+        released_at = coalesce(o.released_at, excluded.released_at)
     RETURNING o.tenant, o.order_id, o.line_id, o.sku
 ), heard AS (
     -- Joined with what was kept, so that the locks of own sales come before those of the tallies.
@@ -113,10 +116,16 @@ SELECT DISTINCT tenant, stock_record, connection_id, 1, false, $11::timestamptz,
 """
 
 
-async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleReported]], now: datetime) -> None:
+async def note_own_sales(
+    connection: Database,
+    sales: Sequence[tuple[str, SaleReported]],
+    now: datetime,
+    released: Mapping[str, datetime] = MappingProxyType({}),
+) -> None:
     """Keep what stands of a channel's own order lines (tenant, snapshot), in the transaction that publishes them.
 
-    Counts what the channel has lowered by itself (net of cancels that it restores), and dirties the records. A revision
+    `released` is by order id when a channel stopped to answer for an order's units (`ChannelOrder.released_at`). Counts
+    what the channel has lowered by itself (net of cancels that it restores), and dirties the records. A revision
     that is not newer than the kept one changes nothing; lines without a stock record are passed over. One call for all
     orders of a transaction takes its locks sorted.
     """
@@ -139,13 +148,14 @@ async def note_own_sales(connection: Database, sales: Sequence[tuple[str, SaleRe
         array(
             [0 if sale.status is SaleStatus.CANCELLED else line.quantity - line.cancelled for _, _, sale, line in rows]
         ),
-        array([sale.status in _STILL_RESERVED for _, _, sale, _ in rows]),
+        array([sale.status in _STILL_RESERVED and sale.order_id not in released for _, _, sale, _ in rows]),
         array([sale.sold_at for _, _, sale, _ in rows]),
         array([sale.received_at for _, _, sale, _ in rows]),
         array([line.quantity for _, _, _, line in rows]),
         now,
         now + _DECIDED_WITHIN,
         now - OWN_SALES_KEPT,
+        array([released.get(sale.order_id) for _, _, sale, _ in rows]),
     )
 
 
