@@ -82,3 +82,9 @@ def problems(method: str, path: str, sent: Any, status: int, answered: Any) -> l
         found += [f"{'.'.join(map(str, one.absolute_path))}: {one.message}" for one in errors]
         found += _strange(answered, schema, "answer")
     return found
+
+
+def example(method: str, path: str) -> Any:
+    """The published example of an operation's answer."""
+    operation, _ = _operation(method, path)
+    return operation["responses"]["200"]["content"]["application/json"]["example"]

@@ -214,8 +214,8 @@ class Fetched:
 class StockWrite:
     """One record to write: the channel's item and location, the number, and what we expect to find (CAS) or None.
 
-    `as_of`, for channels that take totals, dates the number: every order of the record that the channel released until
-    then (`ChannelOrder.released_at`) is known and no part of it, every other one that was decided is.
+    `as_of`, for channels that take totals, dates the number: orders of the record that the channel released until then
+    (`ChannelOrder.released_at`) are no part of it.
     """
 
     item: str

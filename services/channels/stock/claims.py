@@ -108,11 +108,13 @@ def _to_json(baseline: Baseline) -> dict[str, Any]:
     return {
         "x": baseline.number,
         "t": {sku: [t.unheard, t.decided, t.heard, t.pending, t.sold, t.above] for sku, t in baseline.tallies.items()},
+        **({"a": baseline.as_of.isoformat()} if baseline.as_of else {}),
     }
 
 
 def _from_json(value: Mapping[str, Any]) -> Baseline:
-    return Baseline(value["x"], {sku: Tally(*units) for sku, units in value["t"].items()})
+    as_of = datetime.fromisoformat(value["a"]) if "a" in value else None
+    return Baseline(value["x"], {sku: Tally(*units) for sku, units in value["t"].items()}, as_of)
 
 
 async def claim(
@@ -228,10 +230,12 @@ async def inputs(
             CASE WHEN $4 THEN coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o
                 WHERE o.tenant = s.tenant AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held), 0)
                 ELSE 0 END::bigint AS held,
-            CASE WHEN $4 THEN coalesce((SELECT max(o.released_at) FROM own_sales o WHERE o.tenant = s.tenant
+            -- What is released and not decided yet is still among what is available: nothing may forget it before.
+            CASE WHEN $4 THEN coalesce((SELECT least(max(o.released_at),
+                    min(o.released_at) FILTER (WHERE o.asked > o.decided) - interval '1 millisecond')
+                FROM own_sales o WHERE o.tenant = s.tenant
                     AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.released_at IS NOT NULL),
-                (SELECT min(o.sold_at) FROM own_sales o WHERE o.tenant = s.tenant
-                    AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held)) END AS as_of,
+                (SELECT n.validated_at FROM connections n WHERE n.connection_id = r.connection_id)) END AS as_of,
             coalesce((SELECT sum(greatest(0, least(e.unheard, e.unheard_until - e.decided)))
                 FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku
                 AND e.stock_record <> s.stock_record), 0)::bigint AS elsewhere,
@@ -305,7 +309,7 @@ def _record(claimed: Claimed, rows: Sequence[asyncpg.Record], lag_s: float) -> R
         approved=_from_json(json.loads(rows[0]["approved"])) if rows[0]["approved"] else None,
         other_change=rows[0]["other"],
         risk=max(row["recent"] for row in rows) * lag_s / SALES_WINDOW_S,
-        as_of=max((row["as_of"] for row in rows if row["as_of"]), default=None),
+        as_of=min((row["as_of"] for row in rows if row["as_of"]), default=None),
     )
 
 

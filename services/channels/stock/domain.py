@@ -43,10 +43,12 @@ class Baseline:
     """A number at the channel (X) and the tallies by SKU captured with it.
 
     For a channel that takes changes, the number is the sum of what it was ever given: shown then plus decided then.
+    `as_of` is how a total was dated.
     """
 
     number: int
     tallies: Mapping[str, Tally]
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Record:
     `known` is the number that stands at the channel as far as we know, `attempts` are numbers that may stand there
     because the outcome of writing them is unknown. `risk` is the expected number of own sales not heard of yet.
     `as_of`, for channels that take totals, is when the channel released the newest order that is known to be released
-    (`ChannelOrder.released_at`); where there is none, when the oldest was sold that it still reserves.
+    (`ChannelOrder.released_at`), before any that inventory has not decided; else since when orders are heard at all.
     """
 
     stock_record: str
@@ -330,14 +332,22 @@ def _must_look(record: Record, manner: Manner, number: int) -> bool:
 
 
 def _plan_total(record: Record, *, brake: bool) -> Plan:
-    """The channel takes its own reservations off itself: give it those that inventory has decided on top."""
+    """The channel takes its own reservations off itself: give it those that inventory has decided on top.
+
+    The same number is said again where orders were released since: only a number dated after that forgets them.
+    """
     number = _shown(record, {})
     if brake:
         number = braked(record, number)
     number += _held(record)
-    if record.known is not None and not record.attempts and record.known.number == number:
+    known = record.known
+    if known is not None and not record.attempts and known.number == number and _dated(known, record.as_of):
         return Plan(record, Step.NOTHING, number)
-    return Plan(record, Step.WRITE, number, number, after=Baseline(number, capture(record)))
+    return Plan(record, Step.WRITE, number, number, after=Baseline(number, capture(record), record.as_of))
+
+
+def _dated(known: Baseline, as_of: datetime | None) -> bool:
+    return as_of is None or (known.as_of is not None and as_of <= known.as_of)
 
 
 def _plan_delta(record: Record, observed: Observed | None, *, brake: bool) -> Plan:
