@@ -164,7 +164,6 @@ class Vtex:
         shipping = wire.mapping(order.get("shippingData") or {}, "shippingData")
         logistics = wire.objects(shipping.get("logisticsInfo"), "logisticsInfo")
         client = wire.mapping(order.get("clientProfileData") or {}, "clientProfileData")
-        told = {"invoice"} if _output(packages) else set()
         return ChannelOrder(
             external_id=wire.identifier(order.get("orderId"), "orderId"),
             version=wire.version_of(changed_at),
@@ -183,7 +182,7 @@ class Vtex:
             buyer_id=wire.text(client.get("userProfileId")),
             buyer=_buyer(client, shipping),
             unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
-            told=frozenset(told | ({"cancel"} if status is SaleStatus.CANCELLED else set())),
+            told=_told(status, packages),
             released_at=changed_at if name in _RELEASED else None,
         )
 
@@ -520,6 +519,16 @@ def _packages(order: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _output(packages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Invoices of what was sold; the others are of what came back."""
     return [package for package in packages if package.get("type") != "Input"]
+
+
+def _told(status: SaleStatus, packages: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """What VTEX shows that it was told."""
+    steps = {"cancel"} if status is SaleStatus.CANCELLED else set()
+    for package in _output(packages):
+        steps.add("invoice")
+        if number := wire.text(package.get("trackingNumber")):
+            steps.add(f"shipment:{number}")
+    return frozenset(steps | ({"delivery"} if status is SaleStatus.DELIVERED else set()))
 
 
 def _finished(package: Mapping[str, Any]) -> bool:

@@ -150,7 +150,7 @@ async def test_an_order_is_invoiced_shipped_tracked_and_delivered_each_once(acco
         await VTEX.report_shipment(account.session, sold, parcel())
         await VTEX.report_tracking(account.session, sold, parcel(), scan)
     order = VTEX.to_order((await VTEX.fetch(account.session, sold.external_id)).body)
-    assert (order.status, order.told) == (SaleStatus.SHIPPED, {"invoice"})
+    assert (order.status, order.told) == (SaleStatus.SHIPPED, {"invoice", "shipment:SD1"})
     for _ in range(2):
         await VTEX.report_delivery(account.session, sold, parcel(delivered_at=AT))
     key = INVOICE.invoice_key
