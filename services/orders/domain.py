@@ -534,6 +534,12 @@ def owed(order: Order) -> int:
     """What the buyer owes in all: the whole order, less what is cancelled, lost or came back."""
     sale, process = order.sale, order.process
     cancelled = order.status is SaleStatus.CANCELLED
+    if process is NOTHING and not cancelled and sale.total_minor and sale.status is not SaleStatus.RETURNED:
+        for line in sale.lines:
+            if line.cancelled or line.returned:
+                break
+        else:
+            return sale.total_minor  # The usual case.
     if cancelled and not paid_by_us(sale):
         return 0
     received = {line_id: sum(line.quantity for line in lines) for line_id, lines in came_back(process).items()}
@@ -609,7 +615,7 @@ def short_lines(order: Order) -> tuple[ShortLine, ...]:
 
 def returned_lines(order: Order) -> tuple[OrderLine, ...]:
     """What came back, by the channel's word or to our dock, per line and in all."""
-    sale, received = order.sale, came_back(order.process)
+    sale, received = order.sale, came_back(order.process) if order.process.returns else {}
     whole = sale.status is SaleStatus.RETURNED
     back = [
         (line, max(_returned(sale, line), sum(one.quantity for one in received.get(line.line_id, ()))))
@@ -865,7 +871,7 @@ def _facts(
         facts.append(OrderChanged(**owing(), lines=_lines(after)))
     if waits and not (before and waits == hold(before)):
         facts.append(OrderHeld(**head(), reason=waits.reason, until=waits.until))
-    if before and (reason := _waits_for_person(before, after)):
+    if before and after.process is not before.process and (reason := _waits_for_person(before, after)):
         facts.append(OrderHeld(**head(), reason=reason))
     if missing and not (before and missing == short_lines(before)):
         facts.append(OrderShort(**head(), lines=missing))
