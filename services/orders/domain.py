@@ -52,6 +52,7 @@ from services.orders.process import (
     NOTHING,
     STAGES,
     DeadlineDue,
+    Parcel,
     PersonSaid,
     Process,
     ProcessEvent,
@@ -64,13 +65,12 @@ from services.orders.process import (
     held_back,
     overdue,
 )
-from services.orders.wanted import Command, View, ask, money_settled, needs_invoice, paid_by_us, tell
+from services.orders.wanted import US, Command, View, ask, money_settled, needs_invoice, paid_by_us, tell
 
 LEFT = frozenset({SaleStatus.SHIPPED, SaleStatus.DELIVERED, SaleStatus.RETURNED})
 PAID = LEFT | {SaleStatus.PAID}
 UNPAID = frozenset({SaleStatus.PLACED, SaleStatus.AWAITING_PAYMENT, SaleStatus.PAID})
 """What a channel may say of an order whose money is ours to see."""
-US = "us"
 STAGE_OF: Final = {
     "placed": "placed", "short": "short", "invoiced": "prepare", "packed": "dispatch", "cancelling": "cancelling",
 }  # fmt: skip
@@ -465,10 +465,12 @@ def _state_of_process(order: Order, view: View, waits: Held | None, missing: tup
     process, sale = order.process, order.sale
     left = _state_of_parcels(order, view)
     if order.status is SaleStatus.CANCELLED:
-        if any(parcel.open for parcel in process.parcels) or not money_settled(view, process):
-            return Cancelling(process.cancel or "channel")
         # What left in spite of a cancel of ours goes on; of a cancel by its channel nothing does.
-        return left if left and sale.status is not SaleStatus.CANCELLED else Cancelled()
+        if left and sale.status is not SaleStatus.CANCELLED:
+            return left
+        stopped = not any(parcel.open for parcel in process.parcels)
+        done = stopped and money_settled(view, process)
+        return Cancelled() if done else Cancelling(process.cancel or "channel")
     word = FINALS.get(order.status)
     if left and not (word and RANKS[word.kind] > RANKS[left.kind]):
         return left
@@ -485,9 +487,7 @@ def _state_of_process(order: Order, view: View, waits: Held | None, missing: tup
 def _state_of_parcels(order: Order, view: View) -> State | None:
     """Shipped, delivered or returned, once everything that is still wanted has left in our parcels."""
     process, gone = order.process, departed(order.process)
-    sent = [parcel for parcel in process.parcels if parcel.dispatched_at]
-    if process.cancel == "lost":
-        sent = [parcel for parcel in sent if parcel.delivered_at]
+    sent = [one for one in process.parcels if one.dispatched_at and not _is_written_off(process, one)]
     if not sent or any(parcel.open for parcel in process.parcels):
         return None
     if not view.cancelled and any(sum(gone.get(line, {}).values()) < units for line, units in view.asked.items()):
@@ -544,17 +544,23 @@ def owed(order: Order) -> int:
         return 0
     received = {line_id: sum(line.quantity for line in lines) for line_id, lines in came_back(process).items()}
     if cancelled:
-        sent = [one for one in process.parcels if one.dispatched_at and (one.delivered_at or process.cancel != "lost")]
+        # Money follows the goods: what may still leave is owed until its parcel is stopped.
         left = Counter[str]()
-        for parcel in sent:
-            left.update(dict(parcel.lines))
+        for parcel in process.parcels:
+            if parcel.open or (parcel.dispatched_at and not _is_written_off(process, parcel)):
+                left.update(dict(parcel.lines))
         kept = {line.line_id: min(line.quantity, left[line.line_id]) for line in sale.lines}
     else:
         kept = {line.line_id: max(0, line.quantity - line.cancelled) for line in sale.lines}
-    stays = any(kept.values())
+    freight = any(kept.values())
     for line in sale.lines:
         kept[line.line_id] -= min(kept[line.line_id], max(_returned(sale, line), received.get(line.line_id, 0)))
-    return due.due_minor(sale, kept, freight=stays)
+    return due.due_minor(sale, kept, freight=freight)
+
+
+def _is_written_off(process: Process, parcel: Parcel) -> bool:
+    """Whether a parcel that left is taken for lost."""
+    return process.cancel == "lost" and parcel.delivered_at is None
 
 
 def stage_of(order: Order) -> str:
@@ -720,13 +726,15 @@ def _demand_line(
             shipped[at] = shipped.get(at, 0) + taken
             left += taken
     places = sorted(shipped.items())
-    # What lies in a parcel that may still leave is not given back: stock leaves once, whoever is faster.
-    held = sum(held_back(order.process).get(line.line_id, {}).values())
+    if line.line_id in held_back(order.process):
+        # Nothing of a line is given back while a parcel with it may still leave: inventory says which units it frees,
+        # and they might be those in the parcel.
+        cancelled = told.cancelled if told else 0
     return DemandLine(
         line_id=line.line_id,
         sku=sku,
         ordered=line.quantity,
-        cancelled=max(0, min(cancelled, line.quantity - left - held)),
+        cancelled=min(cancelled, line.quantity - left),
         shipped=tuple(ShippedQuantity(location=at, quantity=units) for at, units in places),
         returned=_came_back(order, line, places),
         location=location,

@@ -350,7 +350,7 @@ def departed(process: Process) -> dict[str, dict[str, int]]:
 
 
 def held_back(process: Process) -> dict[str, dict[str, int]]:
-    """Per line and location, units in parcels that may still leave: no cancel reaches them before they are stopped."""
+    """Per line and location, units in parcels that may still leave."""
     return _per_line(parcel for parcel in process.parcels if parcel.open)
 
 
@@ -364,10 +364,11 @@ def _per_line(parcels: Iterable[Parcel]) -> dict[str, dict[str, int]]:
 
 
 def came_back(process: Process) -> dict[str, list[ReceivedLine]]:
-    """Per line, what came back and was looked at."""
+    """Per line, what came back and was looked at, of parcels that are known to have left."""
+    left = {parcel.shipment_id for parcel in process.parcels if parcel.dispatched_at}
     lines: dict[str, list[ReceivedLine]] = {}
     for one in process.returns:
-        for line in one.lines:
+        for line in one.lines if one.shipment_id in left else ():
             lines.setdefault(line.line_id, []).append(line)
     return lines
 
@@ -443,6 +444,8 @@ STAGES: Final[Mapping[str, Stage]] = {
 
 QUIET_ROUNDS: Final = 3
 """A compensation is asked for this often before a person is told."""
+DOUBLINGS_MAX: Final = 8
+"""Of the distance between two tries of a compensation."""
 
 
 def entered(process: Process, stage: str, now: datetime) -> Process:
@@ -465,6 +468,11 @@ def deadline(process: Process, sale: SaleReported, lengths: Mapping[str, timedel
         pending = [one.expires_at for one in process.payments if one.status == "pending" and one.expires_at]
         held = sale.checkout.hold_until if sale.checkout else None
         return max([*pending, held or process.entered_at]) + length * (process.rounds + 1)
+    if STAGES[process.stage].alert == "compensate":
+        # A refund may take days: it is asked for again at twice the distance each time, up to a day.
+        often = min(process.rounds, DOUBLINGS_MAX)
+        distances = (1 << (often + 1)) - 1 + ((process.rounds - often) << often)
+        return process.entered_at + length * distances
     due = process.entered_at + length * (process.rounds + 1)
     if process.stage == "invoice" and sale.ship_by and not process.rounds:
         # Early enough for somebody to do something; not at once for an order that is late already.

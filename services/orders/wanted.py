@@ -4,6 +4,7 @@ Every command is absolute and carries a revision, so that one that is lost, doub
 of the order's stage has it sent again. Nothing is sent that says what was said before.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,6 +29,7 @@ from services.orders.process import Parcel, Payment, Process, departed, held_bac
 Command: TypeAlias = (
     AuthorizePayment | CapturePayment | VoidPayment | RefundPayment | PrepareShipment | CancelShipment | OrderProgress
 )
+US: Final = "us"
 PAYABLE: Final = (PaymentMethod.CARD, PaymentMethod.PIX)
 
 
@@ -123,7 +125,7 @@ def _claim(view: View, process: Process, payment: Payment, *, again: bool) -> tu
         if due_minor <= 0 and (again or not payment.void):
             reason = process.cancel or ("cancelled" if view.cancelled else "superseded")
             return replace(payment, void=True, revision=revision), VoidPayment(**about, reason=reason)
-        leaving = departed(process) or not view.asked
+        leaving = departed(process) or not any(line.fulfilled_by == US for line in sale.lines)
         if due_minor > 0 and payment.status == "authorized" and leaving:
             taken_minor = min(due_minor, payment.authorized_minor)
             command = CapturePayment(**about, captured_total_minor=taken_minor, currency=sale.currency)
@@ -179,22 +181,20 @@ def _parcels(view: View, process: Process, *, again: bool) -> tuple[Process, lis
 
 
 def _to_stop(view: View, process: Process) -> set[str]:
-    """Parcels that are not to leave as they are: all of a cancelled order, and those that hold more than is wanted.
+    """Parcels that are not to leave as they are: all of a cancelled order, and all with a line of which they hold more
+    than is wanted.
 
-    What is wanted less of is stopped as a whole and prepared anew, because only the end of a parcel is answered.
+    They are stopped and the rest is prepared anew, because only the end of a parcel is answered, and because inventory
+    says which units of a line it frees.
     """
     still = [parcel for parcel in process.parcels if parcel.open]
     if view.cancelled or view.by_word:
         return {parcel.shipment_id for parcel in still}
-    stop: set[str] = set()
-    kept = {line: sum(at.values()) for line, at in departed(process).items()}
-    for parcel in still:
-        if any(kept.get(line, 0) + units > view.asked.get(line, 0) for line, units in parcel.lines):
-            stop.add(parcel.shipment_id)
-        else:
-            for line, units in parcel.lines:
-                kept[line] = kept.get(line, 0) + units
-    return stop
+    held = Counter[str]()
+    for parcel in process.parcels:
+        held.update(dict(parcel.lines) if not parcel.cancelled else {})
+    over = {line for line, units in held.items() if units > view.asked.get(line, 0)}
+    return {parcel.shipment_id for parcel in still if any(line in over for line, _ in parcel.lines)}
 
 
 def _asked_again(
