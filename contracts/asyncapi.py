@@ -18,7 +18,7 @@ SENDERS: Final[Mapping[str, tuple[str, ...]]] = {
     "channels.commands.v1": ("orders",),
     "fulfillment.commands.v1": ("channels", "orders"),
     "inventory.commands.v1": ("orders",),
-    "inventory.stock-commands.v1": ("console",),
+    "inventory.stock-commands.v1": ("console", "erp"),
     "payments.commands.v1": ("orders",),
 }
 """Who writes commands. Facts and state are written by the stream's owner."""
@@ -33,7 +33,7 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "fulfillment.commands.v1": ("fulfillment",),
     "fulfillment.shipments.v1": ("channels", "crm", "erp", "orders"),
     "inventory.commands.v1": ("inventory",),
-    "inventory.items.v1": ("channels", "fulfillment"),
+    "inventory.items.v1": ("channels", "erp", "fulfillment"),
     "inventory.levels.v1": ("channels",),
     "inventory.movements.v1": ("erp",),
     "inventory.reservations.v1": ("orders",),

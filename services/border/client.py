@@ -9,6 +9,7 @@ import functools
 import ipaddress
 import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -21,6 +22,7 @@ from httpx_aiohttp import AiohttpTransport
 ANSWER_MAX_BYTES: Final = 20_000_000
 _CONNECT_TIMEOUT_S: Final = 3.0
 _CONNECTIONS_MAX: Final = 20
+_PIECE_BYTES: Final = 65_536
 # Shorter than the usual 5 s of servers: a call on a connection that the server is just closing has an unknown outcome.
 _KEEPALIVE_S: Final = 4.0
 
@@ -75,20 +77,46 @@ class _Capped(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
+class _Unpacked(httpx.AsyncByteStream):
+    """What a gzip stream holds, a piece at a time, so that a small answer cannot unpack to more than is allowed."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        unpack = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        try:
+            async for chunk in self._stream:
+                while chunk and not unpack.eof:
+                    yield unpack.decompress(chunk, _PIECE_BYTES)
+                    chunk = unpack.unconsumed_tail
+        except zlib.error:
+            raise httpx.ReadError("the answer is no gzip, though it says so") from None
+        if not unpack.eof:
+            raise httpx.ReadError("the answer has no end")
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class _Guarded(httpx.AsyncBaseTransport):
-    def __init__(self, inner: httpx.AsyncBaseTransport, *, public_only: bool, max_bytes: int) -> None:
+    def __init__(self, inner: httpx.AsyncBaseTransport, *, public_only: bool, gzip: bool, max_bytes: int) -> None:
         self._inner = inner
         self._public_only = public_only
+        self._gzip = gzip
         self._max_bytes = max_bytes
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._public_only:
             require_public_url(request.url)
         response = await self._inner.handle_async_request(request)
-        if response.headers.get("content-encoding", "identity") != "identity":
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        encoding = response.headers.pop("content-encoding", "identity")
+        if encoding == "gzip" and self._gzip:
+            response.stream = _Unpacked(response.stream)
+        elif encoding != "identity":
             await response.aclose()
             raise AnswerTooLarge("the answer is compressed though identity was asked for")
-        assert isinstance(response.stream, httpx.AsyncByteStream)
         response.stream = _Capped(response.stream, self._max_bytes)
         return response
 
@@ -119,10 +147,12 @@ def open_client(
     timeout_s: float,
     max_bytes: int = ANSWER_MAX_BYTES,
     certificate: ssl.SSLContext | None = None,
+    gzip: bool = False,
 ) -> httpx.AsyncClient:
     """A client for one account. `public_only` is for every environment but the sandbox; whoever opens it closes it.
 
-    `certificate` is a context that verifies servers and holds our own certificate, for those who ask for one.
+    `certificate` is a context that verifies servers and holds our own certificate, for those who ask for one. `gzip`
+    is for servers that answer in nothing else; `max_bytes` then counts what is unpacked.
     Raises on use `AddressRefused` (nothing was sent), `AnswerTooLarge`, and httpx's own errors.
     """
 
@@ -138,9 +168,11 @@ def open_client(
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     return httpx.AsyncClient(
-        transport=_Guarded(AiohttpTransport(client=session, verify=tls), public_only=public_only, max_bytes=max_bytes),
+        transport=_Guarded(
+            AiohttpTransport(client=session, verify=tls), public_only=public_only, gzip=gzip, max_bytes=max_bytes
+        ),
         timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
-        headers={"accept-encoding": "identity", "user-agent": "saldo"},
+        headers={"accept-encoding": "gzip" if gzip else "identity", "user-agent": "saldo"},
         follow_redirects=False,
         trust_env=False,
     )

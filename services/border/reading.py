@@ -87,6 +87,11 @@ def minor(value: Any, currency: str, name: str, *, exact: bool = False) -> int:
     return found
 
 
+def major(amount_minor: int, currency: str) -> Decimal:
+    """Minor units of `currency` → exact major units, with all its decimals."""
+    return Decimal(amount_minor).scaleb(-_EXPONENTS.get(currency, 2))
+
+
 def moment(value: Any, name: str) -> datetime:
     """An ISO 8601 moment with an offset → UTC. Raises `ValueError` naming it."""
     try:

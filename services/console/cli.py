@@ -14,6 +14,7 @@ from services.console.commands import (
     customers,
     deadletters,
     doctor,
+    erp,
     exports,
     invoices,
     items,
@@ -49,6 +50,7 @@ app.add_typer(stock.app, name="stock")
 app.add_typer(orders.app, name="order")
 app.add_typer(invoices.companies, name="company")
 app.add_typer(exports.app, name="export")
+app.add_typer(erp.app, name="erp")
 app.add_typer(customers.app, name="customer")
 app.add_typer(payments.app, name="payment")
 app.add_typer(deadletters.app, name="deadletters")

@@ -1,15 +1,19 @@
 """What people and files give and ask erp: invoices, tax ids, the journal."""
 
+import json
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import httpx
 from fastapi import APIRouter, HTTPException, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from contracts.envelope import Tenant
+from services.border.client import AddressRefused, require_public_url
 from services.border.tax_ids import cnpj
 from services.border.vault import Vault
-from services.erp import store
+from services.erp import bookings, store
+from services.erp.booking import LOGIN_FIELD
 from services.erp.intake import GivenInvoice, InTheWay, Unfit, shown, take_invoice
 from services.erp.settings import ErpSettings
 from services.runtime import Service
@@ -23,11 +27,28 @@ class GivenCompany(BaseModel):
     tax_id: str = Field(max_length=32)
 
 
+class GivenTarget(BaseModel):
+    """A company's ERP and who we are there. Orders that left before `since` are not booked; none given: before now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target: Literal["tryton"]
+    environment: Literal["sandbox", "test", "production"]
+    base_url: str = Field(max_length=500, pattern="^https?://[^/]")
+    database: str = Field(min_length=1, max_length=100)
+    user: str = Field(min_length=1, max_length=200)
+    password: str = Field(min_length=1, max_length=1000, repr=False)
+    warehouse: str = Field(default="", max_length=100, description="Its code; empty: the only one.")
+    since: AwareDatetime | None = None
+
+
 def admin_router(service: Callable[[], Service], vault: Vault, settings: ErpSettings) -> APIRouter:
     """The routes of erp under `/admin`."""
     router = APIRouter()
     _add_invoices(router, service, vault, settings)
     _add_journal(router, service)
+    _add_targets(router, service, vault)
+    _add_bookings(router, service)
     return router
 
 
@@ -88,3 +109,68 @@ def _add_journal(router: APIRouter, service: Callable[[], Service]) -> None:
         async with service().pool.acquire() as connection:
             rows = await store.read_journal(connection, tenant, after, limit)
         return {"rows": [dict(row) for row in rows], "next": rows[-1]["seq"] if len(rows) == limit else None}
+
+
+def _add_targets(router: APIRouter, service: Callable[[], Service], vault: Vault) -> None:
+    @router.put("/targets")
+    async def put_target(tenant: Tenant, given: GivenTarget) -> dict[str, Any]:
+        """Keep the company's ERP; given again, it is changed."""
+        try:
+            url = httpx.URL(given.base_url)
+            if given.environment != "sandbox":
+                require_public_url(url)
+        except AddressRefused as refused:
+            raise HTTPException(422, f"base_url: {refused}") from None
+        except httpx.InvalidURL:
+            raise HTTPException(422, "base_url is no URL: give one as https://host or https://host/path") from None
+        login = json.dumps({"user": given.user, "password": given.password}).encode()
+        kept = given.model_dump(exclude={"user", "password"}) | {
+            "tenant": tenant,
+            "login_sealed": vault.seal(login, tenant=tenant, owner=given.target, field=LOGIN_FIELD),
+        }
+        async with service().transaction() as tx:
+            await bookings.put_target(tx.connection, kept | {"now": tx.now})
+        async with service().transaction() as tx:
+            # Now that every handler sees the target, nothing that left meanwhile is missed.
+            await bookings.want_all(tx.connection, tenant, given.target, tx.now)
+        return {"target": given.target}
+
+    @router.get("/targets")
+    async def targets(tenant: Tenant) -> dict[str, Any]:
+        """The company's ERPs, what came of the last look at each, and how many sales wait."""
+        async with service().pool.acquire() as connection:
+            rows = await bookings.targets(connection, tenant)
+        return {"targets": [dict(row) | {"told": json.loads(row["told"])} for row in rows]}
+
+    @router.post("/targets/{target}/sync")
+    async def sync(tenant: Tenant, target: str) -> dict[str, Any]:
+        """Look at an ERP as soon as may be: products in, and every sale that is not there yet out."""
+        async with service().transaction() as tx:
+            if not await bookings.ask(tx.connection, tenant, target, tx.now):
+                raise HTTPException(404, f"the company has no {target}: add it with `saldo erp add`")
+            await bookings.want_all(tx.connection, tenant, target, tx.now)
+            await bookings.ask_bookings(tx.connection, tenant, target, tx.now)
+            return {"asked_at": tx.now}
+
+
+def _add_bookings(router: APIRouter, service: Callable[[], Service]) -> None:
+    @router.get("/bookings")
+    async def listed(
+        tenant: Tenant,
+        state: Literal["wanted", "going", "booked", "rejected"] | None = None,
+        after: str = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    ) -> dict[str, Any]:
+        """A page of what is booked elsewhere, by order; `next` is the `after` of the following one, null at the end."""
+        async with service().pool.acquire() as connection:
+            rows = await bookings.list_bookings(connection, tenant, state, after, limit)
+        return {"bookings": [dict(row) for row in rows], "next": rows[-1]["order_id"] if len(rows) == limit else None}
+
+    @router.post("/bookings/{order_id}/retry")
+    async def retry(tenant: Tenant, order_id: str) -> dict[str, Any]:
+        """Try again what an ERP refused of an order, now that it was put right there."""
+        async with service().transaction() as tx:
+            found = await bookings.retry(tx.connection, tenant, order_id, tx.now)
+        if not found:
+            raise HTTPException(404, f"nothing of order {order_id} was refused: see `saldo erp bookings`")
+        return {"targets": found}

@@ -1,9 +1,10 @@
 """Erp as a process: `python -m services.erp.app`."""
 
+from functools import partial
 from pathlib import Path
 
 from contracts.fulfillment.v1 import ShipmentDispatched
-from contracts.inventory.v1 import MovementRecorded
+from contracts.inventory.v1 import ItemChanged, MovementRecorded
 from contracts.orders.v1 import (
     OrderCancelled,
     OrderChanged,
@@ -12,12 +13,15 @@ from contracts.orders.v1 import (
     OrderPaid,
     OrderPlaced,
     OrderReturned,
+    OrderShipped,
 )
 from contracts.payments.v1 import PaymentCaptured, PaymentDisputed, PaymentRefunded, PaymentTakenOver
 from services.border.vault import Vault
 from services.bus import BusSettings, Subscription
 from services.erp.admin import admin_router
-from services.erp.handlers import record_movements, record_orders, record_payments, record_shipments
+from services.erp.booking import Booker
+from services.erp.handlers import keep_items, record_movements, record_orders, record_payments, record_shipments
+from services.erp.retention import keep_retention
 from services.erp.settings import ErpSettings
 from services.runtime import Service
 
@@ -27,6 +31,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def build(bus: BusSettings, settings: ErpSettings) -> Service:
     """The erp service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
+
+    async def book(service: Service) -> None:
+        await Booker(service.transaction, vault, settings, service.faults.point).run()
+
     service = Service(
         name="erp",
         settings=bus,
@@ -35,7 +43,8 @@ def build(bus: BusSettings, settings: ErpSettings) -> Service:
             Subscription(
                 stream="orders.orders.v1",
                 handles=(
-                    OrderPlaced, OrderPaid, OrderChanged, OrderCancelled, OrderDelivered, OrderReturned, OrderClosed,
+                    OrderPlaced, OrderPaid, OrderChanged, OrderCancelled, OrderShipped, OrderDelivered, OrderReturned,
+                    OrderClosed,
                 ),
                 handler=record_orders,
             ),
@@ -47,8 +56,10 @@ def build(bus: BusSettings, settings: ErpSettings) -> Service:
             Subscription(
                 stream="fulfillment.shipments.v1", handles=(ShipmentDispatched,), handler=record_shipments
             ),
+            Subscription(stream="inventory.items.v1", handles=(ItemChanged,), handler=keep_items),
             Subscription(stream="inventory.movements.v1", handles=(MovementRecorded,), handler=record_movements),
         ],
+        loops=[book, partial(keep_retention, settings=settings)],
         routers=[admin_router(lambda: service, vault, settings)],
     )  # fmt: skip
     return service

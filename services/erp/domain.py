@@ -7,24 +7,34 @@ and `return` of an order the amounts add up to what its buyer owes; over `paymen
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
 from contracts.fulfillment.v1 import ShipmentDispatched
-from contracts.inventory.v1 import AccountRef, MovementRecorded
+from contracts.inventory.v1 import AccountRef, ItemChanged, MovementRecorded, PutItem
 from contracts.orders.v1 import (
     OrderCancelled,
     OrderChanged,
     OrderClosed,
     OrderDelivered,
     OrderLine,
+    OrderOwing,
     OrderPaid,
     OrderPlaced,
     OrderReturned,
+    OrderShipped,
 )
 from contracts.payments.v1 import PaymentCaptured, PaymentDisputed, PaymentRefunded, PaymentTakenOver
 
 OrderHeard: TypeAlias = (
-    OrderPlaced | OrderPaid | OrderChanged | OrderCancelled | OrderDelivered | OrderReturned | OrderClosed
+    OrderPlaced
+    | OrderPaid
+    | OrderChanged
+    | OrderCancelled
+    | OrderShipped
+    | OrderDelivered
+    | OrderReturned
+    | OrderClosed
 )
 PaymentHeard: TypeAlias = PaymentCaptured | PaymentRefunded | PaymentDisputed | PaymentTakenOver
 
@@ -58,7 +68,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order as the journal knows it. `currency` is empty while no sum was said."""
+    """An order as the journal knows it. `currency` is empty while no sum was said, `left_at` until its goods left."""
 
     connection_id: str
     external_id: str
@@ -68,6 +78,18 @@ class Order:
     cancelled: bool = False
     standing: Mapping[str, Line] = field(default_factory=dict)
     returned: Mapping[str, Line] = field(default_factory=dict)
+    left_at: datetime | None = None
+
+
+class Sale(NamedTuple):
+    """An order whose goods have left, as other systems book it. `total_minor` is what it came to, freight included."""
+
+    order_id: str
+    connection_id: str
+    currency: str
+    total_minor: int
+    left_on: date
+    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +113,9 @@ def take(order: Order | None, fact: OrderHeard) -> tuple[Order | None, list[Row]
         order = Order(fact.connection_id, fact.external_id)
     if fact.version <= order.version:
         return order, []
-    currency = fact.currency or order.currency
-    due_minor = fact.due_minor
+    said = fact if isinstance(fact, OrderOwing) else None
+    currency = (said and said.currency) or order.currency
+    due_minor = said.due_minor if said else None
     standing, returned, kind = order.standing, order.returned, ""
     match fact:
         case OrderPlaced():
@@ -121,6 +144,7 @@ def take(order: Order | None, fact: OrderHeard) -> tuple[Order | None, list[Row]
         cancelled=order.cancelled or isinstance(fact, OrderCancelled),
         standing=standing,
         returned=returned,
+        left_at=order.left_at or (fact.at if isinstance(fact, OrderShipped | OrderDelivered) else None),
     )
     return order, [row._replace(order_id=fact.order_id, reference=fact.order_id, currency=currency) for row in rows]
 
@@ -154,6 +178,28 @@ def _sold(change: tuple[str, Line]) -> Row:
 def _came_back(change: tuple[str, Line]) -> Row:
     line_id, line = change
     return Row("return", "", "", f"returned:{line_id}", line.sku, line.quantity, -line.value_minor)
+
+
+def sale_of(order_id: str, order: Order, utc_offset: timedelta) -> Sale | None:
+    """The order as a sale, whatever came back since; None: its goods have not left. Days begin at `utc_offset`."""
+    if order.left_at is None:
+        return None
+    total_minor = order.due_minor + sum(line.value_minor for line in order.returned.values())
+    lines = tuple(line for _, line in sorted(order.standing.items()))
+    return Sale(order_id, order.connection_id, order.currency, total_minor, (order.left_at + utc_offset).date(), lines)
+
+
+def item_wanted(known: ItemChanged | None, code: str, name: str, *, active: bool) -> PutItem | None:
+    """The command that makes an item what the ERP says of it; None where it is so, or is not worth beginning.
+
+    The rest of an item is Saldo's own and stays. Raises `ValueError` where an item cannot be that.
+    """
+    if known is None:
+        return PutItem(sku=code, name=name, active=True) if active else None
+    if (known.name, known.active) == (name, active):
+        return None
+    own = known.model_dump(include=set(PutItem.model_fields) - {"name", "active"})
+    return PutItem(name=name, active=active, **own)
 
 
 def pay(payment: Payment | None, fact: PaymentHeard) -> tuple[Payment, list[Row]]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from contracts.fulfillment.v1 import ShipmentDispatched
-from contracts.inventory.v1 import MovementRecorded
+from contracts.inventory.v1 import ItemChanged, MovementRecorded
 from services.bus import Cause, Received, Transaction
-from services.erp import store
+from services.erp import bookings, store
 from services.erp.domain import Order, OrderHeard, Payment, PaymentHeard, move, pay, ship, take
 from services.erp.store import Entry, Key
 
@@ -25,7 +25,18 @@ async def record_orders(events: Sequence[Received[OrderHeard]], tx: Transaction)
         entries += [Entry(event.tenant, event.envelope.id, fact.at, row) for row in rows]
     if changed:
         await store.put_orders(tx.connection, changed)
+        await bookings.want(tx.connection, changed, tx.now)
     await _append(tx, entries)
+
+
+async def keep_items(events: Sequence[Received[ItemChanged]], tx: Transaction) -> None:
+    """Keep items as inventory has them; of several versions the newest."""
+    newest: dict[Key, ItemChanged] = {}
+    for event in events:
+        key, item = (event.tenant, event.message.sku), event.message
+        if key not in newest or (item.epoch, item.version) > (newest[key].epoch, newest[key].version):
+            newest[key] = item
+    await bookings.put_items(tx.connection, newest)
 
 
 async def record_payments(events: Sequence[Received[PaymentHeard]], tx: Transaction) -> None:

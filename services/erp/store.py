@@ -42,18 +42,19 @@ async def lock_orders(connection: Connection, keys: Collection[Key]) -> dict[Key
 async def put_orders(connection: Connection, orders: Mapping[Key, tuple[Order, Cause]]) -> None:
     """Write orders as they are now, sorted."""
     rows = [
-        (*key, order.version, _order.dump_json(order).decode(), *cause)
+        (*key, order.version, _order.dump_json(order).decode(), order.left_at and order.left_at.isoformat(), *cause)
         for key, (order, cause) in sorted(orders.items(), key=lambda one: one[0])
     ]
     await connection.execute(
         """
-        INSERT INTO orders (tenant, order_id, version, body, event_id, correlation_id, traceparent)
-        SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::int[], $4::text::text[], $5::text::text[],
-            $6::text::text[], $7::text::text[])
+        INSERT INTO orders (tenant, order_id, version, body, left_at, event_id, correlation_id, traceparent)
+        SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::int[], $4::text::text[],
+            $5::text::timestamptz[], $6::text::text[], $7::text::text[], $8::text::text[])
         ON CONFLICT (tenant, order_id) DO UPDATE SET version = excluded.version, body = excluded.body,
-            event_id = excluded.event_id, correlation_id = excluded.correlation_id, traceparent = excluded.traceparent
+            left_at = excluded.left_at, event_id = excluded.event_id, correlation_id = excluded.correlation_id,
+            traceparent = excluded.traceparent
         """,
-        *columns(rows, 7),
+        *columns(rows, 8),
     )
 
 
@@ -194,3 +195,21 @@ async def insert_document(connection: Connection, document: Mapping[str, Any]) -
             )
         ),
     )  # fmt: skip
+
+
+async def delete_documents(connection: Connection, now: datetime, limit: int) -> int:
+    """Delete up to `limit` documents whose last day is over, in the last time zone too; returns how many."""
+    rows = await connection.fetch(
+        """
+        WITH over AS (
+            SELECT tenant, document_id FROM documents
+            WHERE keep_until < ($1::timestamptz AT TIME ZONE 'UTC' - interval '12 hours')::date
+            ORDER BY keep_until, tenant, document_id LIMIT $2 FOR UPDATE SKIP LOCKED
+        )
+        DELETE FROM documents USING over
+        WHERE (documents.tenant, documents.document_id) = (over.tenant, over.document_id) RETURNING 1
+        """,
+        now,
+        limit,
+    )
+    return len(rows)

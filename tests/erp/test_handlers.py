@@ -48,7 +48,7 @@ async def journal(connection: Any, tenant: str = "acme") -> list[dict[str, Any]]
 
 
 async def empty(connection: Any) -> None:
-    await connection.execute("TRUNCATE documents, journal, payments, orders")
+    await connection.execute("TRUNCATE bookings, documents, journal, payments, orders")
 
 
 @pytest.mark.asyncio

@@ -1,0 +1,1 @@
+"""Other systems that sales are booked in: one file each."""
