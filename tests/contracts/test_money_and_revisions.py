@@ -17,7 +17,7 @@ PROCESS = [
     entry
     for entry in CATALOGUE.types
     if entry.stream.kind is StreamKind.COMMANDS
-    and SENDERS[entry.stream.name] != ("console",)
+    and "console" not in SENDERS[entry.stream.name]
     and entry.model not in ASKS_AGAIN
 ]
 
