@@ -20,6 +20,7 @@ from services.console.commands import (
     items,
     listings,
     orders,
+    parcels,
     payments,
     running,
     sandbox,
@@ -49,6 +50,10 @@ app.add_typer(listings.app, name="listing")
 app.add_typer(stock.app, name="stock")
 app.add_typer(orders.app, name="order")
 app.add_typer(invoices.companies, name="company")
+app.add_typer(parcels.app, name="parcel")
+app.add_typer(parcels.rates, name="rate")
+app.add_typer(parcels.mappings, name="mapping")
+app.add_typer(parcels.carriers, name="carrier")
 app.add_typer(exports.app, name="export")
 app.add_typer(erp.app, name="erp")
 app.add_typer(customers.app, name="customer")

@@ -57,7 +57,15 @@ class Admin:
         """PUT `/admin/<path>` of a service."""
         return self._ask("PUT", service, path, query, body)
 
+    def content(self, service: str, path: str, **query: Any) -> bytes:
+        """GET `/admin/<path>` of a service, which answers a file."""
+        return self._answer("GET", service, path, query, None).content
+
     def _ask(self, method: str, service: str, path: str, query: Mapping[str, Any], body: Any) -> Any:
+        answer = self._answer(method, service, path, query, body)
+        return answer.json() if answer.content else None
+
+    def _answer(self, method: str, service: str, path: str, query: Mapping[str, Any], body: Any) -> httpx.Response:
         address = self.endpoints.admin.get(service)
         if address is None:
             known = ", ".join(sorted(self.endpoints.admin))
@@ -76,7 +84,7 @@ class Admin:
                 f"{service} does not answer at {address.base_url} ({type(error).__name__}): see `saldo status`"
             ) from error
         if answer.is_success:
-            return answer.json() if answer.content else None
+            return answer
         raise AdminError(f"{service}: {_reason(answer)}", answer.status_code)
 
 

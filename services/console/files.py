@@ -1,4 +1,4 @@
-"""CSV files of items and opening stock: the whole file is judged before any of it is sent. Pure.
+"""CSV files of items, opening stock and rates: the whole file is judged before any of it is sent. Pure.
 
 Comma or semicolon, UTF-8 with or without a byte order mark, a header line, columns in any order. Every rejected row
 is reported with its line and the reason.
@@ -8,12 +8,13 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from contracts.inventory.v1 import Component, PutItem, ReceiveStock
+from services.border.reading import minor
 from services.console.given import make, shown
 
-M = TypeVar("M", PutItem, ReceiveStock)
+M = TypeVar("M")
 
 _DIGITS_MAX = 18
 _COLUMNS_NAMED = 10
@@ -29,7 +30,7 @@ class Rejected:
 
 @dataclass(slots=True)
 class Parsed(Generic[M]):
-    """A whole file: the messages its good rows make, by line, and its rejected rows."""
+    """A whole file: what its good rows make, by line, and its rejected rows."""
 
     rows: list[tuple[int, M]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
@@ -106,6 +107,29 @@ def parse_items(raw: bytes, *, known: Sequence[str] = ()) -> Parsed[PutItem]:
     parsed.rows.sort(key=lambda row: bool(row[1].components))
     parsed.rejected.sort(key=lambda rejected: rejected.line)
     return parsed
+
+
+def parse_rates(raw: bytes) -> Parsed[dict[str, Any]]:
+    """Own rates: columns carrier, service, from_code, to_code, up_to_g, price (as 19.90), currency, days_min, days_max.
+
+    Each becomes what fulfillment takes, with the price in minor units.
+    """
+
+    def read(row: Mapping[str, str]) -> dict[str, Any]:
+        named = {name: row[name] for name in ("carrier", "service", "from_code", "to_code", "currency")}
+        counted = {name: whole_number(row[name], name) for name in ("up_to_g", "days_min", "days_max")}
+        return {**named, **counted, "price_minor": minor(row["price"], row["currency"], "price", exact=True)}
+
+    return _parse(
+        raw,
+        required=(
+            "carrier", "service", "from_code", "to_code", "up_to_g", "price", "currency", "days_min", "days_max",
+        ),
+        optional=(),
+        read=read,
+        identity=lambda row: f"{row['carrier']} {row['service']} from {row['from_code']} to {row['to_code']} up to "
+        f"{row['up_to_g']} g",
+    )  # fmt: skip
 
 
 def parse_components(text: str) -> tuple[Component, ...]:

@@ -42,6 +42,11 @@ def test_every_agreed_command_exists() -> None:
         "company add", "export check", "export journal", "order invoice",
         "customer list", "customer show", "customer reviews", "customer merge", "customer keep", "customer unmerge",
         "customer consent", "customer export", "customer erase",
+        "erp add", "erp bookings", "erp retry", "erp sync",
+        "payment accounts", "payment add", "payment list", "payment show", "payment strangers",
+        "parcel list", "parcel show", "parcel pick", "parcel pack", "parcel label", "parcel retry", "parcel dispatch",
+        "parcel event", "parcel return", "parcel origin", "rate import", "rate list", "mapping add", "mapping list",
+        "carrier add", "carrier list",
         "sandbox fill", "sandbox buy", "sandbox pay", "sandbox cancel", "sandbox numbers",
     }  # fmt: skip
     assert set(ALL) == agreed
