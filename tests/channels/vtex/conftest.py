@@ -301,7 +301,8 @@ class House:
         return await self.kit.service.pool.fetchrow("SELECT * FROM stock_records WHERE item = $1", self.ids[sku])
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
 
@@ -310,7 +311,7 @@ async def open_house(
     database: str, process: Sandbox, problems: list[str], opening: Mapping[str, int], **settings: Any
 ) -> AsyncIterator[House]:
     vault = Vault(secrets.token_hex(32))
-    intake = Intake(ChannelsSettings(secrets_key=SecretStr("unused"), door_port=_free_port()), Registry(vault), vault)
+    intake = Intake(ChannelsSettings(secrets_key=SecretStr("unused"), door_port=free_port()), Registry(vault), vault)
     moved: list[House] = []
 
     def clock() -> datetime:
