@@ -327,7 +327,7 @@ class Channels:
         @router.post("/intake/erase")
         async def erase(body: EraseOrder, tenant: str) -> dict[str, Any]:
             async with self.service.transaction() as tx:
-                bodies, buyers = await intake_store.erase_order(tx.connection, tenant, body.order_id)
+                bodies, buyers = await intake_store.erase_orders(tx.connection, tenant, [body.order_id])
             return {"order_id": body.order_id, "bodies": bodies, "buyers": buyers}
 
     async def _end_poison(

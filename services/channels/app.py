@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from contracts.channels.v1 import OrderProgress, RefetchSale, ResendBuyer
+from contracts.crm.v1 import CustomerErased
 from contracts.fulfillment.v1 import DeliveryQuoted
 from contracts.inventory.v1 import ItemChanged, StockLevelChanged
 from services.border.vault import Vault
@@ -58,6 +59,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             Subscription(
                 stream="fulfillment.shipments.v1", handles=(DeliveryQuoted,), handler=partial(take_quotes, shop=shop)
             ),
+            Subscription(stream="crm.customers.v1", handles=(CustomerErased,), handler=handlers.forget),
             Subscription(
                 stream="inventory.levels.v1",
                 handles=(StockLevelChanged,),

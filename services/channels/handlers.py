@@ -6,6 +6,7 @@ from typing import TypeAlias, cast
 import structlog
 
 from contracts.channels.v1 import BuyerReported, OrderProgress, RefetchSale, ResendBuyer
+from contracts.crm.v1 import CustomerErased
 from services.bus import Received, Transaction
 from services.channels.alerts import Alert, raise_alerts
 from services.channels.intake import store
@@ -34,6 +35,13 @@ async def obey(events: Sequence[Received[Command]], tx: Transaction, intake: Int
         await _resend(buyers, tx, intake)
     if told:
         await take_progress(told, tx, intake)
+
+
+async def forget(events: Sequence[Received[CustomerErased]], tx: Transaction) -> None:
+    """Delete what was kept of the buyers of these orders; what comes in of them later is not kept either."""
+    for event in events:
+        bodies, buyers = await store.erase_orders(tx.connection, event.tenant, sorted(event.message.order_ids))
+        _log.info("a customer was erased", orders=len(event.message.order_ids), bodies=bodies, buyers=buyers)
 
 
 async def _refetch(events: Sequence[Received[Command]], tx: Transaction, intake: Intake) -> None:

@@ -1,15 +1,20 @@
 """What comes in becomes one sale, whatever the order and however often it is told."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from contracts.crm.v1 import CustomerErased
+from contracts.envelope import Envelope
+from services.bus import Received
+from services.channels import handlers
+from services.channels.connectors import CONNECTORS
 from services.channels.intake import store
 from services.channels.linking import link
-from tests.channels.conftest import Kit, shopify_order, skyhub_order
+from tests.channels.conftest import START, Kit, shopify_order, skyhub_order
 from tests.outbox import waiting
 
 pytestmark = pytest.mark.asyncio
@@ -254,8 +259,8 @@ async def test_an_order_is_found_and_erased_by_its_id(kit: Kit) -> None:
     await kit.absorb()
     order_id = (await kit.published())[0]["order_id"]
     async with kit.service.transaction() as tx:
-        assert await store.erase_order(tx.connection, "outra", order_id) == (0, 0)
-        assert await store.erase_order(tx.connection, "loja", order_id) == (1, 1)
+        assert await store.erase_orders(tx.connection, "outra", [order_id]) == (0, 0)
+        assert await store.erase_orders(tx.connection, "loja", [order_id]) == (1, 1)
         left = await store.list_bodies(tx.connection, "loja", None, None, 10)
     assert [body["order_id"] == order_id for body in left] == [False]
     assert await kit.count("intake_orders") == 2
@@ -280,3 +285,39 @@ async def test_adding_a_connection_again_doubles_nothing(kit: Kit) -> None:
     changed = await kit.connect(credentials={"access_token": "other", "webhook_secret": "shop secret"}, live=False)
     assert (changed.connection_id, changed.state) == (first.connection_id, "draft")
     assert await kit.count("connections") == 1
+
+
+async def test_what_comes_in_of_an_erased_order_is_not_kept(kit: Kit) -> None:
+    shop = await kit.connect()
+    for number in (1, 2):
+        await kit.deliver(shop, shopify_order(number))
+    await kit.absorb()
+    first, second = [sale["order_id"] for sale in await kit.published()]
+    message = CustomerErased(
+        customer_id="c1", version=2, customer_refs=(), order_ids=(first, "never came in"), at=kit.service.clock()
+    )
+    event = Received(message, Envelope("e1", "t", "s", START, "c1", "loja", "c1"), "c1")
+    for _ in range(2):
+        async with kit.service.transaction() as tx:
+            await handlers.forget([event], tx)
+    assert await kit.count("buyers") == await kit.count("intake") == 1
+    await kit.deliver(shop, shopify_order(1, minute=5, buyer="Ana Lima"))
+    await kit.deliver(shop, shopify_order(2, minute=5, buyer="Rui Lima"))
+    await kit.absorb()
+    assert [sale["order_id"] for sale in (await kit.published())[2:]] == [first, second], "the sale itself goes on"
+    assert [buyer["order_id"] for buyer in await kit.published("channels.buyers.v1")] == [first, second, second]
+    assert await kit.count("buyers", f"order_id = '{first}'") == await kit.count("intake", f"order_id = '{first}'") == 0
+
+
+async def test_a_buyer_may_not_be_contacted_unless_the_connector_says_so(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = await kit.connect()
+    await kit.deliver(shop, shopify_order(1))
+    await kit.absorb()
+    allows = replace(CONNECTORS["shopify"].traits, contact_allowed=True)
+    monkeypatch.setattr(type(CONNECTORS["shopify"]), "traits", allows)
+    await kit.deliver(shop, shopify_order(2))
+    await kit.absorb()
+    told = [(one["contact_allowed"], one["sale_revision"]) for one in await kit.published("channels.buyers.v1")]
+    assert told == [(False, 1), (True, 1)]

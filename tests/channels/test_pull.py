@@ -217,7 +217,7 @@ async def test_a_buyer_is_reported_again_while_kept_and_only_to_its_own_company(
     assert [buyer["name"] for buyer in buyers] == ["Ana Souza", "Ana Souza"]
     assert buyers[0] == buyers[1]
     async with kit.service.transaction() as tx:
-        await store.erase_order(tx.connection, "loja", order_id)
+        await store.erase_orders(tx.connection, "loja", [order_id])
         await send([received(ResendBuyer(order_id=order_id))], tx)
     assert len(await kit.published("channels.buyers.v1")) == 2
 

@@ -160,8 +160,12 @@ async def _absorb_waiting(tx: Transaction, intake: Intake, limit: int, only: int
     reads = await _resolve(tx, [read(intake, new) for new in bodies])
     good = [one for one in reads if not one.error and one.order_id]
     unknown = [one for one in reads if not one.error and not one.order_id]
-    if good and await _take(tx, intake, good):
-        tx.after_commit(intake.wanted.set)
+    erased: list[int] = []
+    if good:
+        rows, asked = await _take(tx, intake, good)
+        if asked:
+            tx.after_commit(intake.wanted.set)
+        erased = [one.new.intake_id for one in good if rows[one.order_id].erased]
     await store.finish_bodies(
         tx.connection,
         [one.new.intake_id for one in good + unknown],
@@ -169,6 +173,8 @@ async def _absorb_waiting(tx: Transaction, intake: Intake, limit: int, only: int
         [""] * len(good + unknown),
         [one.order_id for one in good + unknown],
     )
+    if erased:
+        await store.delete_bodies(tx.connection, erased)
     await _set_aside(tx, [(one.new, one.error) for one in reads if one.error])
     return len(bodies)
 
@@ -220,8 +226,8 @@ def to_order(entry: Open, body: bytes) -> ChannelOrder:
     return order
 
 
-async def _take(tx: Transaction, intake: Intake, reads: Sequence[Read]) -> bool:
-    """Decide about each body in order of arrival and write it all; True where an order has to be fetched."""
+async def _take(tx: Transaction, intake: Intake, reads: Sequence[Read]) -> tuple[Mapping[str, OrderRow], bool]:
+    """Decide about each body in order of arrival and write it all; returns the orders, and whether to read one."""
     rows = await store.lock_orders(
         tx.connection,
         list(
@@ -252,7 +258,7 @@ async def _take(tx: Transaction, intake: Intake, reads: Sequence[Read]) -> bool:
         await _apply(tx, intake, accepted)
         asked = await _keep_aliases(tx, accepted) or asked
     await store.save_orders(tx.connection, list(rows.values()))
-    return asked
+    return rows, asked
 
 
 def _judge(one: Read, row: OrderRow) -> Verdict:
@@ -367,7 +373,7 @@ async def _report_buyers(tx: Transaction, intake: Intake, accepted: Sequence[Acc
     changed: list[store.Buyer] = []
     reports: list[tuple[Accepted, BuyerReported]] = []
     for order_id, one in newest.items():
-        if one.order.buyer is None:
+        if one.order.buyer is None or one.row.erased:
             continue
         allowed = one.read.entry.connector.traits.contact_allowed
         whose = {"customer_ref": one.customer_ref, "order_id": order_id, "contact_allowed": allowed}

@@ -131,6 +131,7 @@ class OrderRow:
     unlinked: list[str]
     received_at: datetime
     traceparent: str
+    erased: bool
 
     @property
     def kept(self) -> Kept:
@@ -139,7 +140,7 @@ class OrderRow:
 
 _ORDER: Final = """
     SELECT order_id, tenant, connection_id, external_id, notified_seq, fetched_seq, revision, kept_version, status,
-        kept_digest, snapshot, customer_ref, unlinked, received_at, traceparent
+        kept_digest, snapshot, customer_ref, unlinked, received_at, traceparent, erased
     FROM intake_orders """
 
 
@@ -517,11 +518,34 @@ async def prune(connection: Database, received_before: datetime, now: datetime) 
     return int(bodies.rsplit(" ", 1)[1]), int(buyers.rsplit(" ", 1)[1])
 
 
-async def erase_order(connection: Database, tenant: str, order_id: str) -> tuple[int, int]:
-    """Delete every body about an order and its buyer; the order's snapshot holds no personal data and stays."""
-    bodies = await connection.execute("DELETE FROM intake WHERE tenant = $1 AND order_id = $2", tenant, order_id)
-    buyers = await connection.execute("DELETE FROM buyers WHERE tenant = $1 AND order_id = $2", tenant, order_id)
+async def erase_orders(connection: Database, tenant: str, order_ids: Sequence[str]) -> tuple[int, int]:
+    """Delete every body about these orders and their buyers, and keep none from now on; returns how many of each.
+
+    The orders' snapshots hold no personal data and stay.
+    """
+    await connection.execute(
+        """
+        WITH meant AS (
+            SELECT order_id FROM intake_orders WHERE tenant = $1 AND order_id = ANY($2::text::text[])
+            ORDER BY order_id FOR UPDATE
+        )
+        UPDATE intake_orders SET erased = true FROM meant WHERE intake_orders.order_id = meant.order_id
+        """,
+        tenant,
+        array(order_ids),
+    )
+    bodies = await connection.execute(
+        "DELETE FROM intake WHERE tenant = $1 AND order_id = ANY($2::text::text[])", tenant, array(order_ids)
+    )
+    buyers = await connection.execute(
+        "DELETE FROM buyers WHERE tenant = $1 AND order_id = ANY($2::text::text[])", tenant, array(order_ids)
+    )
     return int(bodies.rsplit(" ", 1)[1]), int(buyers.rsplit(" ", 1)[1])
+
+
+async def delete_bodies(connection: Database, intake_ids: Sequence[int]) -> None:
+    """Keep nothing of what was just absorbed."""
+    await connection.execute("DELETE FROM intake WHERE intake_id = ANY($1::text::bigint[])", array(intake_ids))
 
 
 async def follow_discards(connection: Database, stream: str) -> None:

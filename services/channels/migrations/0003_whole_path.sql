@@ -11,6 +11,10 @@ CREATE TABLE tokens (
     broken boolean NOT NULL DEFAULT false
 );
 
+-- Whether the buyer asked to be forgotten: nothing about him is kept or reported any more, however often it comes in
+-- (test_what_comes_in_of_an_erased_order_is_not_kept).
+ALTER TABLE intake_orders ADD COLUMN erased boolean NOT NULL DEFAULT false;
+
 -- Names under which a channel speaks of orders beside their ids; orders that travel together share one. The row with
 -- an empty `external_id` says when a name was heard last.
 CREATE TABLE intake_aliases (
