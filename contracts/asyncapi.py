@@ -28,7 +28,7 @@ RECEIVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "channels.commands.v1": ("channels",),
     "channels.connections.v1": ("inventory", "orders"),
     "channels.sales.v1": ("orders",),
-    "crm.customers.v1": ("fulfillment",),
+    "crm.customers.v1": ("channels", "fulfillment"),
     "erp.documents.v1": ("crm", "orders"),
     "fulfillment.commands.v1": ("fulfillment",),
     "fulfillment.shipments.v1": ("channels", "crm", "erp", "orders"),

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import aiohttp
 import httpx
 
 from services.border.errors import LimiterLike, OutcomeUnknown, Rejected, Throttled, Unreachable
@@ -31,9 +32,9 @@ async def send(
     await limiter.acquire(endpoint, cost)
     try:
         response = await http.send(request)
-    except httpx.ConnectError:
-        raise Unreachable(_RETRY_DEFAULT_S) from None
     except httpx.HTTPError as error:
+        if _never_left(error):
+            raise Unreachable(_RETRY_DEFAULT_S) from None
         if writes:
             raise OutcomeUnknown(f"{endpoint}: {type(error).__name__} after the request was sent") from None
         raise Unreachable(_RETRY_READ_S) from None
@@ -52,6 +53,12 @@ async def send(
         raise Rejected(f"{endpoint}: answered {status}: check the credentials and their permissions at the other side")
     # The answer's text may repeat what was sent or hold a buyer's data, so only its status is told.
     raise Rejected(f"{endpoint}: answered {status} to {request.method} {request.url.path}")
+
+
+def _never_left(error: httpx.HTTPError) -> bool:
+    """Whether there was no connection to send on; refused and lost ones have one name here, so the cause says."""
+    unconnected = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+    return isinstance(error, httpx.ConnectError) or isinstance(error.__cause__, unconnected)
 
 
 def _retry_after_s(response: httpx.Response, default_s: float) -> float:

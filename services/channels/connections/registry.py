@@ -86,7 +86,7 @@ class Registry:
         document: Callable[[str], Awaitable[bytes]] | None = None,
     ) -> None:
         self._vault = vault
-        self._document = document
+        self.document = document
         self._clock = clock
         self._open: dict[str, Open] = {}
         self._turn = asyncio.Lock()
@@ -155,7 +155,7 @@ class Registry:
                 # A call under way must not be cut off because the connection was paused or renamed its pool.
                 return Open(row, connector, known.session)
             session = open_session(
-                row, credentials, pool, self._vault, self._clock, self._reach, document=self._document
+                row, credentials, pool, self._vault, self._clock, self._reach, document=self.document
             )
         except (SealBroken, Refused) as error:
             _log.error("connection cannot be opened", connection=row.connection_id, reason=str(error))

@@ -1,0 +1,49 @@
+"""An account of every connector that has a case."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import pytest_asyncio
+
+from tests.channels.conformance.account import NFE, Account
+from tests.channels.conformance.cases import ACCOUNTS, CASES
+from tests.channels.conftest import Kit
+from tests.sandbox.running import Sandbox
+
+
+@pytest.fixture(scope="session")
+def sandbox_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """The base URL of a marketplace's sandbox, started when it is first asked for."""
+    running: dict[str, Sandbox] = {}
+
+    def started(marketplace: str) -> str:
+        if marketplace not in running:
+            sandbox = Sandbox(marketplace, tmp_path_factory.mktemp(marketplace) / "books.sqlite")
+            sandbox.start()
+            running[marketplace] = sandbox
+        return running[marketplace].base_url
+
+    yield started
+    for sandbox in running.values():
+        sandbox.stop()
+
+
+@pytest_asyncio.fixture(params=sorted(CASES))
+async def account(
+    request: pytest.FixtureRequest, kit: Kit, sandbox_of: Callable[[str], str], capfd: pytest.CaptureFixture[str]
+) -> AsyncIterator[Account]:
+    """A live account; whatever the test does with it, nothing of its secrets or its buyer is printed."""
+    name = request.param
+    kit.intake.registry.document = _nfe
+    async with ACCOUNTS[name].opened(kit, CASES[name], sandbox_of(name)) as opened:
+        yield opened
+        secrets = {value for value in opened.session.credentials.values() if len(value) > 6}
+        printed = capfd.readouterr()
+        for word in (*secrets, "Comprador 7", "comprador.7@", "Rua de Exemplo"):
+            assert word not in printed.out + printed.err, f"{name} printed what is nobody's business"
+
+
+async def _nfe(url: str) -> bytes:
+    """The file of every invoice."""
+    del url
+    return NFE
