@@ -29,9 +29,7 @@ async def take_progress(events: Sequence[Received[OrderProgress]], tx: Transacti
             _log.warning("there is progress of an order that never came in here", order_id=order_id)
             continue
         connector = CONNECTORS.get(order.connector)
-        if connector is None or connector.traits.local:
-            continue
-        if steps(event.message, connector.traits.reports):
+        if connector and steps(event.message, connector.traits.reports):
             wanted.append((order, event.message, event.cause))
     if wanted:
         await store.put(tx.connection, wanted, tx.now)

@@ -74,6 +74,7 @@ class Account:
             )
             entry = kit.intake.registry.get(connection.connection_id)
             assert entry is not None
+            await entry.connector.subscribe(entry.session, kit.intake.door_of(connection, entry.session))
             yield cls(kit, case, control, shop, entry)
 
     @property

@@ -47,15 +47,15 @@ def _put(value: Any, path: Sequence[Any], junk: Any) -> Any:
 
 
 @pytest.mark.asyncio
-async def test_junk_in_an_order_is_read_or_refused_by_its_name(account: Account) -> None:
-    await account.put(A=9)
-    real = json.loads(await account.body(await account.sell(A=2)))
+async def test_junk_in_an_order_is_read_or_refused_by_its_name(seller: Account) -> None:
+    await seller.put(A=9)
+    real = json.loads(await seller.body(await seller.sell(A=2)))
     places = _places(real)
 
     def read(body: bytes) -> None:
         problem = "none"
         try:
-            order = account.connector.to_order(body)
+            order = seller.connector.to_order(body)
             assert isinstance(order, ChannelOrder)
             assert from_snapshot(to_snapshot(order)) == without_person(order)
         except ValueError as error:
@@ -80,10 +80,10 @@ async def test_junk_in_an_order_is_read_or_refused_by_its_name(account: Account)
 
 
 @pytest.mark.asyncio
-async def test_an_order_is_reserved_paid_and_cancelled_with_its_lines(account: Account) -> None:
-    await account.put(A=9, B=9)
-    external_id = await account.sell(A=2, B=1, paid=False)
-    placed = await account.order(external_id)
+async def test_an_order_is_reserved_paid_and_cancelled_with_its_lines(seller: Account) -> None:
+    await seller.put(A=9, B=9)
+    external_id = await seller.sell(A=2, B=1, paid=False)
+    placed = await seller.order(external_id)
     assert (placed.external_id, placed.currency, placed.status) == (external_id, "BRL", SaleStatus.AWAITING_PAYMENT)
     assert sorted((line.sku, line.quantity, line.unit_price_minor) for line in placed.lines) == [
         ("A", 2, 1990),
@@ -91,33 +91,33 @@ async def test_an_order_is_reserved_paid_and_cancelled_with_its_lines(account: A
     ]
     assert placed.total_minor == 3 * 1990
     assert {line.item for line in placed.lines} <= {
-        one.listing async for one in account.connector.listings(account.session)
+        one.listing async for one in seller.connector.listings(seller.session)
     }
-    await account.pay(external_id)
-    assert (await account.order(external_id)).status is SaleStatus.PAID
-    await account.cancel(external_id)
-    gone = await account.order(external_id)
+    await seller.pay(external_id)
+    assert (await seller.order(external_id)).status is SaleStatus.PAID
+    await seller.cancel(external_id)
+    gone = await seller.order(external_id)
     assert gone.status is SaleStatus.CANCELLED
     assert sorted((line.sku, line.cancelled) for line in gone.lines) == [("A", 2), ("B", 1)]
     assert sorted(line.line_id for line in gone.lines) == sorted(line.line_id for line in placed.lines)
 
 
 @pytest.mark.asyncio
-async def test_units_given_back_are_told_by_line(account: Account) -> None:
-    if not account.case.sees_part_refunds:
-        pytest.skip(f"orders of {account.traits.connector} do not tell which units came back")
-    await account.put(A=9)
-    external_id = await account.sell(A=3)
-    await account.refund(external_id, A=1)
-    (line,) = (await account.order(external_id)).lines
+async def test_units_given_back_are_told_by_line(seller: Account) -> None:
+    if not seller.case.sees_part_refunds:
+        pytest.skip(f"orders of {seller.traits.connector} do not tell which units came back")
+    await seller.put(A=9)
+    external_id = await seller.sell(A=3)
+    await seller.refund(external_id, A=1)
+    (line,) = (await seller.order(external_id)).lines
     assert (line.quantity, line.cancelled + line.returned) == (3, 1)
 
 
 @pytest.mark.asyncio
-async def test_a_state_that_nobody_documents_lowers_stock_and_waits(account: Account) -> None:
-    await account.put(A=9)
-    body = account.case.unknown(json.loads(await account.body(await account.sell(A=2))))
-    order = account.connector.to_order(json.dumps(body).encode())
+async def test_a_state_that_nobody_documents_lowers_stock_and_waits(seller: Account) -> None:
+    await seller.put(A=9)
+    body = seller.case.unknown(json.loads(await seller.body(await seller.sell(A=2))))
+    order = seller.connector.to_order(json.dumps(body).encode())
     assert order.status is SaleStatus.UNKNOWN
     assert order.unresolved
     assert [line.quantity for line in order.lines] == [2]
@@ -125,47 +125,47 @@ async def test_a_state_that_nobody_documents_lowers_stock_and_waits(account: Acc
 
 
 @pytest.mark.asyncio
-async def test_snapshots_in_any_order_and_often_end_the_same(account: Account) -> None:
-    await account.put(A=9)
+async def test_snapshots_in_any_order_and_often_end_the_same(seller: Account) -> None:
+    await seller.put(A=9)
     bodies: dict[str, list[bytes]] = {}
     for _ in range(3):
-        external_id = await account.sell(A=1, paid=False)
-        bodies[external_id] = [await account.body(external_id)]
-        for step in (account.pay, account.cancel):
+        external_id = await seller.sell(A=1, paid=False)
+        bodies[external_id] = [await seller.body(external_id)]
+        for step in (seller.pay, seller.cancel):
             await step(external_id)
-            bodies[external_id].append(await account.body(external_id))
+            bodies[external_id].append(await seller.body(external_id))
     for (_, told), order in zip(bodies.items(), ((0, 1, 2), (2, 0, 1), (1, 2, 0, 0, 2, 1)), strict=True):
         for place in order:
-            await account.kit.deliver(account.entry.connection, told[place], topic="fetch")
-    await account.settle()
+            await seller.kit.deliver(seller.entry.connection, told[place], topic="fetch")
+    await seller.settle()
     for external_id in bodies:
-        sale = await account.sale(external_id)
+        sale = await seller.sale(external_id)
         assert (sale["status"], [line["cancelled"] for line in sale["lines"]]) == ("cancelled", [1])
-    before = len(await account.sales())
+    before = len(await seller.sales())
     for told in bodies.values():
         for body in told:
-            await account.kit.deliver(account.entry.connection, body, topic="fetch")
-    await account.settle()
-    assert len(await account.sales()) == before, "an older snapshot changed something"
-    assert await account.kit.count("intake", "state = 'poisoned'") == 0
+            await seller.kit.deliver(seller.entry.connection, body, topic="fetch")
+    await seller.settle()
+    assert len(await seller.sales()) == before, "an older snapshot changed something"
+    assert await seller.kit.count("intake", "state = 'poisoned'") == 0
 
 
 @pytest.mark.asyncio
-async def test_what_no_push_told_is_found_once(account: Account) -> None:
-    await account.put(A=9)
-    orders = {await account.sell(A=1) for _ in range(3)}
-    await account.receive()
-    assert {(sale["external_id"], sale["status"]) for sale in await account.sales()} == {
+async def test_what_no_push_told_is_found_once(seller: Account) -> None:
+    await seller.put(A=9)
+    orders = {await seller.sell(A=1) for _ in range(3)}
+    await seller.receive()
+    assert {(sale["external_id"], sale["status"]) for sale in await seller.sales()} == {
         (external_id, "paid") for external_id in orders
     }
-    before = len(await account.sales())
-    await account.receive()
-    assert len(await account.sales()) == before
+    before = len(await seller.sales())
+    await seller.receive()
+    assert len(await seller.sales()) == before
     changed = orders.pop()
-    await asyncio.sleep(1.1 if account.traits.intake == "push" else 0)  # A clock that counts seconds has to move on.
-    await account.cancel(changed)
-    await account.receive()
-    assert (await account.sale(changed))["status"] == "cancelled"
+    await asyncio.sleep(1.1 if seller.traits.intake == "push" else 0)  # A clock that counts seconds has to move on.
+    await seller.cancel(changed)
+    await seller.receive()
+    assert (await seller.sale(changed))["status"] == "cancelled"
 
 
 @pytest.mark.asyncio
