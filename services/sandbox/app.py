@@ -25,6 +25,7 @@ FACES: Final[Mapping[str, str]] = {
     "vtex": "services.sandbox.vtex:build",
     "gateway": "services.sandbox.gateway:build",
     "carrier": "services.sandbox.carrier:build",
+    "shop": "services.sandbox.storefront:build",
 }
 """Name → `module:function`; the function takes (settings, base_url) and returns the application. Only the module of the
 one that is named gets imported."""

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from services.sandbox.books import Books
 from services.sandbox.certificates import make
 from services.sandbox.gateway_accounts import Gateway
+from services.sandbox.gateway_bank import BankPages
 from services.sandbox.gateway_cards import CardPages
 from services.sandbox.gateway_control import GatewayControl
 from services.sandbox.gateway_intents import Intents
@@ -43,6 +44,7 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
     stripe = StripeFace(gateway, intents, base_url)
     pages = CardPages(gateway, intents)
     pix = PixFace(gateway)
+    bank = BankPages(gateway, pix)
     webhooks = GatewayWebhooks(gateway, certificates)
     control = GatewayControl(gateway, intents, pix, settings.token, base_url)
     listener, context = _listener(settings), certificates.server_context("server")
@@ -77,7 +79,7 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
             await webhooks.deliveries.stop()
             await gateway.stop()
 
-    return application(books, [*stripe.routes(), *pages.routes(), *control.routes()], working)
+    return application(books, [*stripe.routes(), *pages.routes(), *bank.routes(), *control.routes()], working)
 
 
 def _listener(settings: SandboxSettings) -> socket.socket:

@@ -20,12 +20,12 @@ from services.sandbox.gateway_accounts import Account, Gateway, Payment
 from services.sandbox.gateway_intents import CARDS, Intents, StripeError, tokenise
 
 _BODY_MAX = 10_000
-_HEADERS: Final = {
+HEADERS: Final = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
 }
-_PAGE = """<!doctype html><html lang="pt-BR"><meta charset="utf-8"><title>{title}</title>
+PAGE = """<!doctype html><html lang="pt-BR"><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width"><style>body{{font:16px sans-serif;max-width:26rem;margin:3rem auto;
 padding:0 1rem}}label{{display:block;margin:.8rem 0}}input{{font:inherit;width:100%}}.wrong{{color:#a00}}</style>
 <h1>{title}</h1>{body}</html>"""
@@ -55,7 +55,7 @@ def with_query(url: str, **more: str) -> str:
 
 
 def _page(title: str, body: str, status: int = 200) -> Response:
-    return HTMLResponse(_PAGE.format(title=html.escape(title), body=body), status, _HEADERS)
+    return HTMLResponse(PAGE.format(title=html.escape(title), body=body), status, HEADERS)
 
 
 def _back(url: str, **more: str) -> Response:

@@ -14,7 +14,8 @@ class SandboxSettings(BaseSettings):
     """The process: address, books file and the bearer token of the control interface (`SALDO_SANDBOX_*`).
 
     The payment gateway has a second port, for Pix over mutual TLS, and a folder of certificates: the one beside the
-    books where none is named.
+    books where none is named. The storefront asks the shop's API at `shop_url`, and the gateway's sandbox at
+    `gateway_url` for what buyers and their banks do.
     """
 
     model_config = SettingsConfigDict(env_prefix="SALDO_SANDBOX_", extra="ignore")
@@ -25,6 +26,8 @@ class SandboxSettings(BaseSettings):
     token: Annotated[str, Field(min_length=8)]
     pix_port: Annotated[int, Field(ge=0, le=65535)] = 0
     certificates: Path | None = None
+    shop_url: str = ""
+    gateway_url: str = ""
 
     @field_validator("host")
     @classmethod

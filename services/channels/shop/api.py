@@ -304,7 +304,7 @@ class Api:
             today = self._service.clock().date()
             told = [schemas.option_told(option, today) for option in basket.options or ()]
             told.sort(key=lambda one: (one.price_minor, one.days_max, one.option_id))
-            return schemas.Options(options=told, incomplete=basket.incomplete)
+            return schemas.Options(ready=basket.options is not None, options=told, incomplete=basket.incomplete)
 
         @app.put(
             "/v1/baskets/{basket_id}/delivery", responses=_PROBLEMS, tags=["delivery"], summary="Choose a delivery"

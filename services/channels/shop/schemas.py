@@ -207,8 +207,12 @@ class Option(BaseModel):
 
 
 class Options(BaseModel):
-    """The ways to deliver, cheapest first; none where nobody delivers. `incomplete`: a carrier did not answer."""
+    """The ways to deliver, cheapest first; none where nobody delivers, once it is `ready`.
 
+    `incomplete`: a carrier did not answer in time.
+    """
+
+    ready: bool
     options: list[Option]
     incomplete: bool
 

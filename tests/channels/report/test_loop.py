@@ -21,6 +21,7 @@ from services.channels.intake import pull
 from services.channels.report import loop, store
 from services.channels.report.documents import Documents
 from services.channels.settings import ChannelsSettings
+from services.channels.shop.shop import Shop
 from services.sandbox.client import SandboxClient
 from tests.channels.conftest import Kit
 from tests.sandbox.running import TOKEN, Sandbox, running
@@ -66,7 +67,7 @@ class Told:
             self.order_id,
         )
         async with self.kit.service.transaction() as tx:
-            await handlers.obey([event], tx, self.kit.intake)
+            await handlers.obey([event], tx, self.kit.intake, Shop(self.kit.intake))
 
     def invoice(self, **more: Any) -> InvoiceTold:
         return InvoiceTold(

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +47,14 @@ OPTIONS = (
         option_id="pac", carrier="correios", service="pac", price_minor=1290, currency="BRL", days_min=4, days_max=7
     ),
 )
+
+
+async def until(good: Callable[[], Awaitable[bool]]) -> None:
+    """Return as soon as it is so."""
+    while True:
+        if await good():
+            return
+        await asyncio.sleep(0.01)
 
 
 @dataclass
