@@ -14,6 +14,7 @@ from services.payments.door import Door
 from services.payments.gateways import gateways
 from services.payments.handlers import obey, take_over
 from services.payments.settings import PaymentsSettings
+from services.payments.settle import Settler
 from services.payments.takeover import OrderHeard
 from services.runtime import Service
 
@@ -32,6 +33,9 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
     async def doors(service: Service) -> None:
         await Door(service, accounts, settings).run()
 
+    async def settle(service: Service) -> None:
+        await Settler(service, accounts, settings.settle_every_s).run()
+
     service = Service(
         name="payments",
         settings=bus,
@@ -44,7 +48,7 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
             ),
             Subscription(stream="orders.orders.v1", handles=get_args(OrderHeard), handler=take_over),
         ],
-        loops=[charge, doors],
+        loops=[charge, doors, settle],
         routers=[admin_router(lambda: service.pool, accounts, settings)],
     )
     return service

@@ -37,6 +37,7 @@ class PaymentsSettings(BaseSettings):
     pix_tls_certificate: Path | None = None
     pix_tls_key: Path | None = None
     pix_tls_client_ca: Path | None = None
+    settle_every_s: float = Field(default=3600, gt=0, description="How often gateways are asked what they paid out.")
     hint_keep_days: int = Field(default=30, gt=0, description="How long a webhook is known again.")
 
     @model_validator(mode="after")

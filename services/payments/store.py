@@ -251,6 +251,38 @@ async def forget_hints(connection: Connection, before: datetime) -> None:
     await connection.execute("DELETE FROM hints WHERE received_at < $1", before)
 
 
+async def all_accounts(connection: Pool) -> list[Key]:
+    """Tenant and id of every account: what went through one that is paused now is paid out, too."""
+    rows = await connection.fetch("SELECT tenant, account_id FROM gateway_accounts ORDER BY tenant, account_id")
+    return [(row["tenant"], row["account_id"]) for row in rows]
+
+
+async def known_payouts(connection: Pool, account_id: str, payout_ids: Sequence[str]) -> set[str]:
+    """Those of an account's payouts that were read."""
+    rows = await connection.fetch(
+        "SELECT payout_id FROM payouts WHERE account_id = $1 AND payout_id = ANY($2::text[])",
+        account_id, list(payout_ids),
+    )  # fmt: skip
+    return {row["payout_id"] for row in rows}
+
+
+async def keep_payout(connection: Connection, account_id: str, payout_id: str, now: datetime) -> bool:
+    """Keep that a payout is read; False where it was before."""
+    kept = await connection.fetchval(
+        "INSERT INTO payouts VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true", account_id, payout_id, now
+    )
+    return bool(kept)
+
+
+async def referenced(connection: Connection, account_id: str, references: Sequence[str]) -> dict[str, Stored]:
+    """Payments of an account by their references at the gateway."""
+    rows = await connection.fetch(
+        "SELECT * FROM payments WHERE account_id = $1 AND reference = ANY($2::text[]) AND reference <> ''",
+        account_id, list(references),
+    )  # fmt: skip
+    return {row["reference"]: _stored(row) for row in rows}
+
+
 async def list_payments(
     connection: Pool, tenant: str, order_id: str | None, status: str | None, concerning: bool, after: str, limit: int
 ) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ capture          reserved money taken; amount_minor is what was taken: charge_id
 void             reserved money released: by (client, gateway), charge_id or null where nothing was reserved
 refund           refund_id, merchant_refund_id, status (pending, succeeded, failed): one row a status reached
 dispute          dispute_id, status (needs_response, won, lost), reason
+payout           paid to the merchant's bank: reference is the payout's id, key null
 webhook          delivery_id, event_id, topic, attempt, status (an HTTP status, or timeout, error, dropped, given_up);
                  amount_minor and key are null
 
@@ -198,6 +199,7 @@ class Account:
     payments: dict[str, Payment] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    payouts: dict[str, dict[str, Any]] = field(default_factory=dict)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     keys_in_use: set[str] = field(default_factory=set)
     tokens: dict[str, int] = field(default_factory=dict)
@@ -243,6 +245,8 @@ class Gateway:
                     account.events[key] = body
                 case "answer":
                     account.answers[key] = body
+                case "payout":
+                    account.payouts[key] = body
                 case "delivery":
                     self.deliveries[key] = body
 

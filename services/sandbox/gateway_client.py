@@ -13,6 +13,7 @@ POST /accounts/{account}/pay/{txid} with {amount_minor?} -> 201 {reference, amou
     or 409 {reason: paid | removed | expired, error}
 POST /accounts/{account}/authenticate/{reference} with {accept} -> 200 {reference, status} or 409 {reason, error}
 POST /accounts/{account}/dispute/{reference} with {reason?, amount_minor?} -> 201 {reference, dispute_id} or 409
+POST /accounts/{account}/payout -> 201 {payouts: [{payout_id, amount_minor}]}
 POST /accounts/{account}/dispute/{reference}/close with {outcome: won | lost} -> 200 {reference, status} or 409
 
 The rows of the books are described in `gateway_accounts.py`; an account's name is their `shop`.
@@ -74,3 +75,8 @@ class GatewayClient(SandboxClient):
         await self._call(
             "POST", f"{self._shop(account)}/dispute/{quote(reference, safe='')}/close", {"outcome": outcome}
         )
+
+    async def pay_out(self, account: str) -> list[dict[str, Any]]:
+        """What is there goes to the merchant's bank; returns [{payout_id, amount_minor}]."""
+        told = await self._call("POST", f"{self._shop(account)}/payout")
+        return list(told["payouts"])

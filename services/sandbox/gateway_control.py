@@ -15,6 +15,7 @@ from starlette.routing import Route
 from services.sandbox.books import now_ms
 from services.sandbox.gateway_accounts import Account, AccountSettings, Gateway, GatewayVices, Payment
 from services.sandbox.gateway_intents import CARDS, Intents, StripeError, tokenise
+from services.sandbox.gateway_payouts import pay_out, total
 from services.sandbox.gateway_pix import PixFace
 from services.sandbox.guard import Handler, Refused, control_routes, json_answer, json_object
 
@@ -68,6 +69,7 @@ class GatewayControl:
             ("POST", "/accounts/{account}/authenticate/{reference}", self._authenticate),
             ("POST", "/accounts/{account}/dispute/{reference}", self._dispute),
             ("POST", "/accounts/{account}/dispute/{reference}/close", self._close),
+            ("POST", "/accounts/{account}/payout", self._payout),
             ("POST", "/reset", self._reset),
             ("GET", "/health", self._health),
         ]
@@ -177,6 +179,10 @@ class GatewayControl:
         with _state_told():
             self._intents.close_dispute(account, payment, body.outcome)
         return json_answer({"reference": payment.reference, "status": body.outcome})
+
+    async def _payout(self, request: Request) -> Response:
+        made = pay_out(self._gateway, self._account(request))
+        return json_answer({"payouts": [{"payout_id": one["id"], "amount_minor": total(one)} for one in made]}, 201)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from services.sandbox import gateway_stripe_objects as objects
 from services.sandbox.books import Documents, now_ms
 from services.sandbox.gateway_accounts import Account, Endpoint, Gateway, Operation, Payment, drawn_id
 from services.sandbox.gateway_intents import Intents, StripeError, new_reference
+from services.sandbox.gateway_payouts import payout_shown, transaction_shown
 from services.sandbox.writes import TIMEOUT_HOLD_S
 
 _BODY_MAX = 100_000
@@ -139,7 +140,9 @@ class StripeFace:
             ("POST", "/payment_intents/{id}/capture", "capture", face._capture),
             ("POST", "/payment_intents/{id}/cancel", "void", face._cancel),
             ("GET", "/charges/{id}", None, face._charge),
+            ("GET", "/balance_transactions", None, face._paid_out),
             ("GET", "/balance_transactions/{id}", None, face._balance_transaction),
+            ("GET", "/payouts", None, face._payouts),
             ("POST", "/refunds", "refund", face._create_refund),
             ("GET", "/refunds", None, face._refunds),
             ("GET", "/refunds/{id}", None, face._refund),
@@ -381,6 +384,30 @@ class StripeFace:
         if payment.captured_minor == 0:
             raise self._missing("balance transaction", wanted, "id")
         return objects.balance_transaction(payment)
+
+    def _payouts(self, call: Call) -> dict[str, Any]:
+        newest_first = [payout_shown(one) for one in reversed(call.account.payouts.values())]
+        return self._page(call, newest_first, "/v1/payouts")
+
+    def _paid_out(self, call: Call) -> dict[str, Any]:
+        """This sandbox lists balance transactions of a payout only."""
+        wanted = call.text("payout", required=True) or ""
+        payout = call.account.payouts.get(wanted)
+        if payout is None:
+            raise self._missing("payout", wanted, "payout")
+        expanded = "data.source" in call.expand
+        shown = [transaction_shown(payout, one, expanded=expanded) for one in payout["transactions"]]
+        return self._page(call, shown, "/v1/balance_transactions")
+
+    def _page(self, call: Call, found: list[dict[str, Any]], url: str) -> dict[str, Any]:
+        limit = min(call.amount("limit") or 10, 100)
+        after = call.text("starting_after")
+        if after is not None:
+            ids = [one["id"] for one in found]
+            if after not in ids:
+                raise self._missing("object", after, "starting_after")
+            found = found[ids.index(after) + 1 :]
+        return objects.listed(found[:limit], url, has_more=len(found) > limit)
 
     def _refunded(self, call: Call) -> Payment:
         reference = call.text("payment_intent")

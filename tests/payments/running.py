@@ -205,6 +205,7 @@ async def payments_running(bootstrap: str, database: str, sandbox: Sandbox) -> A
         poll_interval_s=0.02,
         call_timeout_s=2,
         look_every_s=3,
+        settle_every_s=0.3,
     )
     admin_token = secrets.token_hex(8)
     bus: Any = {

@@ -205,3 +205,28 @@ async def test_foreign_webhooks_are_refused_and_the_true_one_is_heard(
     assert {row["status"] for row in rows} == {200, answer}
     assert await heard(shop) == {row["event_id"] for row in rows} or gateway == "pix"
     assert len(seen) == len(set(seen)) * 6
+
+
+async def test_a_payout_is_told_once_and_booked(payments: Running) -> None:
+    shop = await payments.merchant("stripe")
+    payment_id = await shop.pays("order-a", "stripe", token=await card(shop))
+    await shop.say(capture(payment_id, 2))
+    await shop.until_told("Authorized", "Captured")
+    fee_minor = (await payments.control.payments(shop.tenant)).popitem()[1]["fee_minor"]
+    await until(shop.balances, lambda seen: "fees:stripe" in str(seen))
+    [payout] = await payments.control.pay_out(shop.tenant)
+    settled = await shop.until_told("Authorized", "Captured", "SettlementReported")
+    assert (settled.gross_minor, settled.fee_minor, settled.net_minor) == (AMOUNT, fee_minor, payout["amount_minor"])
+    assert await shop.balances() == {
+        "customer:order-a": -AMOUNT, "fees:stripe": fee_minor, "bank:BRL": AMOUNT - fee_minor,
+    }  # fmt: skip
+    assert await payments.control.pay_out(shop.tenant) == []
+    await shop.say(refund(payment_id, 3, 345))
+    await shop.until_told("Authorized", "Captured", "SettlementReported", "Refunded")
+    [taken] = await payments.control.pay_out(shop.tenant)
+    assert taken["amount_minor"] == -345
+    back = await shop.until_told("Authorized", "Captured", "SettlementReported", "Refunded", "SettlementReported")
+    assert (back.gross_minor, back.fee_minor, back.net_minor, back.payment_id) == (-345, 0, -345, payment_id)
+    assert await shop.balances() == {
+        "customer:order-a": 345 - AMOUNT, "fees:stripe": fee_minor, "bank:BRL": AMOUNT - fee_minor - 345,
+    }  # fmt: skip

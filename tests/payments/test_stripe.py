@@ -140,3 +140,33 @@ async def test_what_became_of_a_charge_is_told_apart(answer: Any, raised: type[E
 async def test_an_answer_that_cannot_be_read_names_the_field(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"status|amount|id|refunds"):
         intent(json.loads(json.dumps(INTENT | change)))
+
+
+TRANSACTION = {
+    "id": "txn_1", "object": "balance_transaction", "amount": 10_000, "fee": 429, "net": 9_571, "currency": "brl",
+    "created": 1_773_500_000, "type": "charge", "source": {"id": "ch_1", "payment_intent": "pi_3MtwBw"},
+}  # fmt: skip
+
+
+async def test_a_payout_is_read_to_its_last_page() -> None:
+    back = TRANSACTION | {"id": "txn_2", "amount": -1_000, "fee": 0, "type": "refund"}
+    payout = TRANSACTION | {"id": "txn_3", "type": "payout", "source": "po_1"}
+    server = StripeServer(
+        (200, {"data": [{"id": "po_1"}], "has_more": False}),
+        (200, {"data": [TRANSACTION, payout], "has_more": True}),
+        (200, {"data": [back], "has_more": False}),
+    )
+    assert await Stripe().payouts(server.account) == ["po_1"]
+    first, last = await Stripe().settlements(server.account, "po_1")
+    assert (first.reference, first.gross_minor, first.fee_minor, first.net_minor) == ("pi_3MtwBw", 10_000, 429, 9_571)
+    assert (last.gross_minor, last.fee_minor, last.net_minor, last.currency) == (-1_000, 0, -1_000, "BRL")
+    queries = [dict(request.url.params) for request in server.requests]
+    assert queries[0] == {"status": "paid", "limit": "100"}
+    assert queries[2] == queries[1] | {"starting_after": "txn_3"}
+
+
+@pytest.mark.parametrize("change", [{"id": None}, {"amount": "1"}, {"fee": 0.5}, {"created": -1}, {"created": None}])
+async def test_a_movement_that_cannot_be_read_names_its_field(change: dict[str, Any]) -> None:
+    server = StripeServer((200, {"data": [TRANSACTION | change], "has_more": False}))
+    with pytest.raises(ValueError, match=next(iter(change))):
+        await Stripe().settlements(server.account, "po_1")

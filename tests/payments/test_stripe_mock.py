@@ -106,3 +106,11 @@ async def test_a_refund_and_a_subscription_are_stripe_s(session: Session) -> Non
     # At the address that the mock shows, so that one is deleted, too. What it shows lacks the secret of a new one.
     with pytest.raises(ValueError, match="secret is missing"):
         await Stripe().subscribe(session, listed["data"][0]["url"])
+
+
+async def test_payouts_are_read_as_stripe_shows_them(session: Session) -> None:
+    [payout_id, *_] = await Stripe().payouts(session)
+    # Sources of the mock are charges of another kind than payments of ours; the requests are taken.
+    assert all(
+        one.net_minor == one.gross_minor - one.fee_minor for one in await Stripe().settlements(session, payout_id)
+    )

@@ -6,7 +6,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,7 +21,16 @@ from services.border.vault import Vault
 from services.bus import Received, Transaction
 from services.payments.charge import Charger
 from services.payments.domain import Command, Kind, Seen
-from services.payments.gateways.gateway import Delivery, Gateway, GatewayTraits, Hint, Refund, Session, Wanted
+from services.payments.gateways.gateway import (
+    Delivery,
+    Gateway,
+    GatewayTraits,
+    Hint,
+    Refund,
+    Session,
+    Settlement,
+    Wanted,
+)
 from services.payments.handlers import obey
 from services.payments.settings import PaymentsSettings
 from tests.payments.given import ACCOUNT, AMOUNT, NOW, ModelGateway, Refusal
@@ -91,6 +100,12 @@ class Asked:
 
     async def subscribe(self, session: Session, door_url: str) -> str:
         return ""
+
+    async def payouts(self, session: Session) -> Sequence[str]:
+        return ()
+
+    async def settlements(self, session: Session, payout_id: str) -> Sequence[Settlement]:
+        return ()
 
     @staticmethod
     def _payment(reference: str) -> str:

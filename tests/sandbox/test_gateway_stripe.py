@@ -470,3 +470,28 @@ def test_names_with_brackets_are_read_as_objects_and_lists() -> None:
     pairs = [("amount", "1"), ("metadata[a]", "x"), ("expand[]", "p"), ("expand[]", "q"), ("card[number][z]", "1")]
     wanted = {"amount": "1", "metadata": {"a": "x"}, "expand": ["p", "q"], "card": {"number": {"z": "1"}}}
     assert nested(pairs) == wanted
+
+
+@pytest.mark.asyncio
+async def test_a_payout_holds_what_moved_since_the_last_one(merchant: Merchant) -> None:
+    assert await merchant.control.pay_out(merchant.name) == []
+    reference = await merchant.charged(capture="automatic")
+    [first] = await merchant.control.pay_out(merchant.name)
+    form = {"payment_intent": reference, "amount": "500"}
+    assert (await merchant.ask("POST", "/refunds", **form))[0] == 200
+    [second] = await merchant.control.pay_out(merchant.name)
+    assert second["amount_minor"] == -500
+    status, listed = await merchant.ask("GET", "/payouts", status="paid")
+    assert [one["id"] for one in listed["data"]] == [second["payout_id"], first["payout_id"]]
+    assert {one["status"] for one in listed["data"]} == {"paid"}
+    assert (await merchant.ask("GET", "/payouts", limit="1"))[1]["has_more"] is True
+    query = {"payout": first["payout_id"], "expand[]": "data.source"}
+    status, found = await merchant.ask("GET", "/balance_transactions", **query)
+    assert status == 200
+    [one] = found["data"]
+    assert (one["amount"], one["net"], one["source"]["payment_intent"]) == (1990, first["amount_minor"], reference)
+    assert (await merchant.ask("GET", "/balance_transactions", payout="po_none"))[0] == 404
+    rows = [row async for row in merchant.control.books() if row["shop"] == merchant.name and row["kind"] == "payout"]
+    assert [(row["reference"], row["amount_minor"]) for row in rows] == [
+        (first["payout_id"], first["amount_minor"]), (second["payout_id"], -500),
+    ]  # fmt: skip

@@ -3,7 +3,7 @@
 So that a charge of unknown outcome can always be looked up by an id that we hold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, final
@@ -90,6 +90,24 @@ class Hint:
     references: tuple[str, ...]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What one movement of a payout brought, in minor units: negative where money goes back."""
+
+    settlement_id: str
+    reference: str
+    currency: str
+    gross_minor: int
+    fee_minor: int
+    settled_at: datetime
+
+    @property
+    def net_minor(self) -> int:
+        """What arrived at the bank."""
+        return self.gross_minor - self.fee_minor
+
+
 class Gateway(Protocol):
     """A gateway. Whatever asks it raises `Throttled`, `Unreachable` (nothing was done), `OutcomeUnknown`, `Rejected`.
 
@@ -124,3 +142,9 @@ class Gateway(Protocol):
 
     async def subscribe(self, session: Session, door_url: str) -> str:
         """Have this account's webhooks sent to an address; returns the secret that `verify` wants from now on."""
+
+    async def payouts(self, session: Session) -> Sequence[str]:
+        """The ids of the newest payouts that have arrived; none where the gateway pays into the bank at once."""
+
+    async def settlements(self, session: Session, payout_id: str) -> Sequence[Settlement]:
+        """What a payout consists of, as far as it is about payments."""

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, final
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from services.border.calls import send
 from services.border.errors import Limit, Rejected, SignatureInvalid, Unreachable
 from services.border.reading import identifier, mapping, minor, objects, read_json, text
 from services.payments.domain import Part, Portion, Seen, Status, refund_id
-from services.payments.gateways.gateway import Delivery, GatewayTraits, Hint, Refund, Session, Wanted
+from services.payments.gateways.gateway import Delivery, GatewayTraits, Hint, Refund, Session, Settlement, Wanted
 
 _CURRENCY: Final = "BRL"
 _UNAUTHORIZED: Final = 401
@@ -130,6 +130,16 @@ class Pix:
         path = f"/webhook/{quote(text(session.settings.get('pix_key')), safe='')}"
         await self._ask(session, "PUT", path, {"webhookUrl": f"{door_url}/{secret}"})
         return secret
+
+    async def payouts(self, session: Session) -> Sequence[str]:
+        """None: a Pix is at the bank once it is paid."""
+        del session
+        return ()
+
+    async def settlements(self, session: Session, payout_id: str) -> Sequence[Settlement]:
+        """None, as there are no payouts."""
+        del session, payout_id
+        return ()
 
     async def _ask(
         self, session: Session, method: str, path: str, body: Any = None, answers: tuple[int, ...] = ()

@@ -7,8 +7,8 @@ used, because it would go past the address check of ours.
 
 import hashlib
 import hmac
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, final
 
 import httpx
@@ -17,13 +17,14 @@ from services.border.calls import send
 from services.border.errors import Limit, OutcomeUnknown, SignatureInvalid
 from services.border.reading import count, identifier, mapping, objects, read_json, text
 from services.payments.domain import Part, Portion, Seen, Status
-from services.payments.gateways.gateway import Delivery, GatewayTraits, Hint, Refund, Session, Wanted
+from services.payments.gateways.gateway import Delivery, GatewayTraits, Hint, Refund, Session, Settlement, Wanted
 
 VERSION: Final = "2025-09-30.clover"
 _CARD_REFUSED: Final = 402
 _IN_USE: Final = 409
 _MISSING: Final = 404
 _TIME_DIGITS: Final = 12
+_TIME_MAX_S: Final = 10**11
 _EXPANDED: Final = (
     "latest_charge.refunds",
     "latest_charge.balance_transaction",
@@ -166,6 +167,23 @@ class Stripe:
                 await send(session.http, session.limiter, "stripe", request, writes=True, answers=(_MISSING,))
         return identifier(made.get("secret"), "secret")
 
+    async def payouts(self, session: Session) -> Sequence[str]:
+        """The newest hundred that are paid (`GET /v1/payouts`)."""
+        page = mapping(await _get(session, "/v1/payouts", {"status": "paid", "limit": "100"}), "answer")
+        return [identifier(one.get("id"), "data.id") for one in objects(page.get("data"), "data")]
+
+    async def settlements(self, session: Session, payout_id: str) -> Sequence[Settlement]:
+        """The balance transactions of a payout (`GET /v1/balance_transactions`) whose source has a PaymentIntent."""
+        found: list[Settlement] = []
+        query = {"payout": payout_id, "limit": "100", "expand[]": "data.source"}
+        while True:
+            page = mapping(await _get(session, "/v1/balance_transactions", query), "answer")
+            rows = objects(page.get("data"), "data")
+            found += [one for row in rows if (one := settlement(row))]
+            if not rows or page.get("has_more") is not True:
+                return found
+            query["starting_after"] = identifier(rows[-1].get("id"), "data.id")
+
 
 def intent(value: Any) -> Seen:
     """A PaymentIntent as what was seen. Raises `ValueError` where a field is not what it should be."""
@@ -194,6 +212,37 @@ def intent(value: Any) -> Seen:
         reason=reason,
         next_url=_next_url(given.get("next_action")),
     )
+
+
+def settlement(value: Mapping[str, Any]) -> Settlement | None:
+    """A balance transaction with its source as what it settles; None where that is no payment.
+
+    Raises `ValueError` where a field is not what it should be.
+    """
+    source = value.get("source")
+    reference = text(source.get("payment_intent")) if isinstance(source, dict) else ""
+    if not reference:
+        return None
+    return Settlement(
+        settlement_id=identifier(value.get("id"), "id"),
+        reference=reference,
+        currency=identifier(value.get("currency"), "currency").upper(),
+        gross_minor=_signed(value.get("amount"), "amount"),
+        fee_minor=_signed(value.get("fee"), "fee"),
+        settled_at=_moment(value.get("created"), "created"),
+    )
+
+
+def _moment(value: Any, name: str) -> datetime:
+    """Seconds since 1970."""
+    if not isinstance(value, int) or not 0 <= value < _TIME_MAX_S:
+        raise ValueError(f"{name} is no time in seconds")
+    return datetime.fromtimestamp(value, UTC)
+
+
+def _signed(value: Any, name: str) -> int:
+    negative = isinstance(value, int) and value < 0
+    return -count(-value, name) if negative else count(value, name)
 
 
 def _refunds(found: list[Any]) -> dict[str, Portion]:
