@@ -15,7 +15,8 @@ import structlog
 from services.border.client import AddressRefused, open_client, require_public_url
 from services.border.errors import Limit, OutcomeUnknown, Rejected, Throttled, Unreachable
 from services.border.limiter import Limiter
-from services.border.vault import Vault
+from services.border.vault import SealBroken, Vault
+from services.bus.failures import describe
 from services.fulfillment import store
 from services.fulfillment.carriers import melhorenvio, table
 from services.fulfillment.carriers.carrier import Account, Carrier, Session
@@ -70,10 +71,13 @@ class Carriers:
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def of(self, tenant: str) -> Mapping[str, Carrier]:
-        """Every carrier of a company, by name."""
+        """Every carrier of a company, by name; an account that does not open is left out and keeps nobody else back."""
         carriers: dict[str, Carrier] = {"table": self._table()}
         for row in await store.live_accounts(self._pool(), tenant):
-            carriers[row["carrier"]] = (await self._opened(row)).carrier
+            try:
+                carriers[row["carrier"]] = (await self._opened(row)).carrier
+            except (SealBroken, KeyError, ValueError) as failure:
+                _log.error("an account cannot be opened", account=row["account_id"], error=describe(failure))
         return carriers
 
     async def at(self, account_id: str) -> tuple[str, Carrier] | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, TypeAlias
 
+import asyncpg
+
 from contracts.channels.v1 import BuyerReported, ResendBuyer
 from contracts.crm.v1 import CustomerErased
 from contracts.fulfillment.v1 import CancelShipment, ChangeAddress, PrepareShipment, QuoteDelivery, ShipmentLine
@@ -176,17 +178,21 @@ async def obey(
         for line in event.message.lines
     }
     desk = await open_desk(tx, orders, settings, skus)
-    asked = []
+    asked, waiting = [], []
     for event in events:
         command = event.message
         if isinstance(command, QuoteDelivery):
             buyer = desk.buyers[event.tenant, command.order_id]
             is_there = buyer.sale_revision is not None and buyer.sale_revision >= command.sale_revision
             asked.append((event.tenant, command, event.cause, tx.now if is_there else None))
+            if not is_there:
+                key = (event.tenant, command.order_id)
+                waiting.append((*key, tx.now + settings.address_wait, None, list(event.cause)))
         else:
             desk.decide(event.tenant, command.order_id, command.shipment_id, command, event.cause)
-    await store.put_quotes(tx.connection, asked, tx.now)
     await desk.save()
+    await store.put_quotes(tx.connection, asked, tx.now)
+    await store.set_reminders(tx.connection, waiting)
     tx.after_commit(quotes)
 
 
@@ -255,22 +261,27 @@ async def ask_for_buyers(tx: Transaction, settings: FulfillmentSettings) -> int:
 async def name(tx: Transaction, tenant: str, mapping: NameMapping, settings: FulfillmentSettings) -> int:
     """Say what a channel's name means, and let the shipments go that waited for it; how many of them go."""
     await store.put_mapping(tx.connection, tenant, mapping)
-    desk = await open_desk(tx, await store.held_orders(tx.connection, tenant), settings)
+    desk, rows = await _held(tx, tenant, settings)
     released = 0
-    for (owner, shipment_id), shipment in sorted(desk.shipments.items(), key=lambda one: one[0]):
-        if shipment.prepare is not None and not shipment.is_named:
-            desk.carry_on(owner, shipment_id, Cause("", shipment.order_id))
-            released += desk.shipments[owner, shipment_id].is_named
+    for row in rows:
+        shipment_id = row["shipment_id"]
+        if not desk.shipments[tenant, shipment_id].is_named:
+            desk.carry_on(tenant, shipment_id, Cause(*row["cause"]))
+            released += desk.shipments[tenant, shipment_id].is_named
     await desk.save()
     return released
 
 
 async def try_again(tx: Transaction, tenant: str, settings: FulfillmentSettings) -> int:
     """Let shipments go that nobody would carry: rates or places are others now; how many of them."""
-    desk = await open_desk(tx, await store.held_orders(tx.connection, tenant), settings)
-    blocked = sorted(key for key, shipment in desk.shipments.items() if shipment.blocked)
-    for owner, shipment_id in blocked:
-        order_id = desk.shipments[owner, shipment_id].order_id
-        desk.decide(owner, order_id, shipment_id, TryAgain(), Cause("", order_id))
+    desk, rows = await _held(tx, tenant, settings)
+    blocked = [row for row in rows if desk.shipments[tenant, row["shipment_id"]].blocked]
+    for row in blocked:
+        desk.decide(tenant, row["order_id"], row["shipment_id"], TryAgain(), Cause(*row["cause"]))
     await desk.save()
     return len(blocked)
+
+
+async def _held(tx: Transaction, tenant: str, settings: FulfillmentSettings) -> tuple[Desk, list[asyncpg.Record]]:
+    rows = await store.held(tx.connection, tenant)
+    return await open_desk(tx, {(tenant, row["order_id"]) for row in rows}, settings), rows

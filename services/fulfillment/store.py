@@ -143,7 +143,7 @@ async def save_shipments(
 async def put_buyers(connection: Connection, rows: Sequence[tuple[str, str, str, int, datetime, bytes]]) -> None:
     """Keep these buyers: tenant, order, reference, revision of the sale, when it was said, sealed."""
     await connection.executemany(
-        "UPDATE buyers SET customer_ref = $3, sale_revision = $4, heard_at = $5, sealed = $6"
+        "UPDATE buyers SET customer_ref = $3, sale_revision = $4, heard_at = $5, sealed = $6, ask_at = NULL"
         " WHERE tenant = $1 AND order_id = $2",
         rows,
     )
@@ -287,12 +287,13 @@ async def put_mapping(connection: Connection, tenant: str, mapping: NameMapping)
     )
 
 
-async def held_orders(connection: Connection, tenant: str) -> list[Key]:
-    """Orders with a shipment that waits for a name's meaning, or for what a carrier refused."""
-    rows = await connection.fetch(
-        "SELECT DISTINCT tenant, order_id FROM shipments WHERE tenant = $1 AND (unmapped OR blocked <> '')", tenant
+async def held(connection: Connection, tenant: str) -> list[asyncpg.Record]:
+    """Shipments that wait for a name's meaning, or for what a carrier refused, and why each is there."""
+    return await connection.fetch(
+        "SELECT tenant, order_id, shipment_id, cause FROM shipments WHERE tenant = $1 AND (unmapped OR blocked <> '')"
+        " ORDER BY shipment_id",
+        tenant,
     )
-    return [(row["tenant"], row["order_id"]) for row in rows]
 
 
 async def claim_due(connection: Connection, now: datetime, until: datetime, page: int) -> list[asyncpg.Record]:

@@ -52,9 +52,9 @@ class Tracker:
     async def _ask(self, tenant: str, provider: str, rows: Sequence[asyncpg.Record]) -> None:
         carrier = (await self._carriers.of(tenant)).get(provider)
         told: Mapping[str, Sequence[Seen]] = {}
-        wait_s: float | None = None
-        if carrier is not None and carrier.traits.follows:
-            wait_s = self._settings.track_every_s
+        # A carrier that is not there now may be there again.
+        wait_s = None if carrier is not None and not carrier.traits.follows else self._settings.track_every_s
+        if carrier is not None and wait_s is not None:
             try:
                 told = await carrier.track([row["reference"] for row in rows])
             except Throttled as wait:

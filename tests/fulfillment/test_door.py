@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from contracts.fulfillment.v1 import LabelCreated, ShipmentDelivered, ShipmentDispatched, ShipmentTracked
 from services.fulfillment.carriers.signature import require_signature
+from services.fulfillment.track import Tracker
 from services.sandbox.carrier_hooks import signature
 from tests.fulfillment.bench import known
 from tests.fulfillment.office import AUTO, Office, Sender, sender
@@ -92,6 +94,33 @@ async def test_what_no_webhook_told_is_found_by_asking(sent: Sent) -> None:
 
     await sent.office.until(look_later, lambda: bool(sent.office.of(ShipmentDelivered)))
     assert told_once(sent.office)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("point", ["track.answered", "track.stored"])
+async def test_killed_while_it_asks_each_step_is_told_once(sent: Sent, point: str) -> None:
+    class Died(Exception):
+        """The process ended here."""
+
+    dies = [point]
+
+    def at(name: str) -> None:
+        if name in dies:
+            dies.remove(name)
+            raise Died
+
+    office = sent.office
+    office.tracker = Tracker(office.transaction, office.carriers, AUTO, at)
+    await sent.collect()
+
+    async def look() -> None:
+        office.now += timedelta(seconds=AUTO.book_lease_s)
+        with suppress(Died):
+            await office.tracker.work_off()
+
+    await office.until(look, lambda: bool(office.of(ShipmentDelivered)))
+    assert dies == []
+    assert told_once(office)
 
 
 @pytest.mark.asyncio

@@ -2,14 +2,19 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
+from contracts.channels.v1 import ResendBuyer
+from contracts.envelope import Message
 from contracts.fulfillment.v1 import DeliveryQuoted, QuoteDelivery
 from services.fulfillment import store
-from tests.fulfillment.bench import hear, known
-from tests.fulfillment.given import LINE, ORDER, buyer, prepare
+from services.fulfillment.handlers import ask_for_buyers
+from tests.fulfillment.bench import hear, known, within
+from tests.fulfillment.given import LINE, NOW, ORDER, buyer, prepare
 from tests.fulfillment.office import AUTO, PAC, Office, sender
 from tests.sandbox.running import Sandbox
 
@@ -100,3 +105,16 @@ async def test_what_was_offered_needs_no_translation(office: Office) -> None:
     await hear(office.connection, prepare(2, carrier="loggi", service="express"), settings=AUTO)
 
     assert (await known(office.connection)).awaits_label
+
+
+@pytest.mark.asyncio
+async def test_a_buyer_who_does_not_come_is_asked_for_until_he_does(office: Office) -> None:
+    async def asked(after_s: float) -> list[Message]:
+        now = NOW + timedelta(seconds=after_s)
+        return await within(office.connection, partial(ask_for_buyers, settings=AUTO), now)
+
+    await hear(office.connection, asks())
+    assert await asked(1) == []
+    assert await asked(6) == [ResendBuyer(order_id=ORDER)]
+    await hear(office.connection, buyer())
+    assert await asked(10_000) == []

@@ -1,23 +1,30 @@
-"""Fulfillment as it runs: on a real Kafka and PostgreSQL, from a command and its buyer to a label."""
+"""Fulfillment as it runs: on a real Kafka and PostgreSQL, from a question and a command to a label and to the door."""
 
 import asyncio
 import base64
 import secrets
+import socket
 from collections.abc import AsyncIterator
+from typing import TypeVar
 
+import httpx
 import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer
 
-from contracts.fulfillment.v1 import LabelCreated
+from contracts.catalogue import CATALOGUE
+from contracts.envelope import Message
+from contracts.fulfillment.v1 import DeliveryQuoted, LabelCreated, QuoteDelivery, ShipmentDelivered
 from services.bus import BusSettings
 from services.fulfillment import store
 from services.fulfillment.app import build
-from services.fulfillment.labels import Place
-from services.fulfillment.rates import Rate
 from services.fulfillment.settings import FulfillmentSettings
 from services.runtime import Service, command
-from tests.fulfillment.given import ORDER, buyer, prepare
+from tests.fulfillment.given import LINE, ORDER, buyer, prepare
+from tests.fulfillment.office import ORIGIN, PAC, sender
+from tests.sandbox.running import Sandbox
+
+M = TypeVar("M", bound=Message)
 
 
 @pytest_asyncio.fixture
@@ -27,10 +34,12 @@ async def fulfillment(kafka_bootstrap: str, database: str) -> AsyncIterator[Serv
         kafka_bootstrap_servers=kafka_bootstrap,
         postgres_dsn=database,
         log_format="text",
+        admin_port=0,
         personal_key=base64.b64encode(b"k" * 32).decode(),
     )
-    settings = FulfillmentSettings(secrets_key="07" * 32, auto_pack=True, poll_interval_s=0.1)
-    service = build(bus, settings)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = build(bus, FulfillmentSettings(secrets_key="07" * 32, auto_pack=True, door_port=port))
     running = asyncio.create_task(service.run(handle_signals=False))
     await asyncio.wait({running, asyncio.create_task(service.started.wait())}, return_when=asyncio.FIRST_COMPLETED)
     yield service
@@ -38,34 +47,51 @@ async def fulfillment(kafka_bootstrap: str, database: str) -> AsyncIterator[Serv
     await running
 
 
-async def first_label(bootstrap: str, tenant: str) -> LabelCreated:
-    """The first label that is told of the tenant's order."""
+async def first(bootstrap: str, tenant: str, kind: type[M]) -> M:
+    """The first fact of its kind that is told of the tenant's order."""
+    name = CATALOGUE.by_model[kind].name.encode()
     consumer = AIOKafkaConsumer("fulfillment.shipments.v1", bootstrap_servers=bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     try:
         async for record in consumer:
-            headers = dict(record.headers)
-            if record.key.decode() == f"{tenant}:{ORDER}" and headers["ce_type"].endswith(b".label-created.v1"):
-                return LabelCreated.model_validate_json(record.value)
+            if record.key.decode() == f"{tenant}:{ORDER}" and dict(record.headers)["ce_type"] == name:
+                return kind.model_validate_json(record.value)
     finally:
         await consumer.stop()
     raise AssertionError("the stream ended")
 
 
 @pytest.mark.asyncio
-async def test_a_command_and_its_buyer_become_a_label(fulfillment: Service, kafka_bootstrap: str) -> None:
+async def test_from_a_question_to_the_door(
+    fulfillment: Service, kafka_bootstrap: str, carrier_process: Sandbox
+) -> None:
     tenant = f"ship-{secrets.token_hex(4)}"
-    rate = Rate("ECT", "pac", "01000000", "09999999", 30_000, 1990, "BRL", 3, 7)
     async with fulfillment.transaction() as tx:
-        await store.put_rates(tx.connection, tenant, [rate])
-        await store.put_origin(
-            tx.connection, tenant, "main", Place("Loja", "Rua Um", "1", "", "", "Recife", "PE", "50000-000")
-        )
-    for number, message in enumerate((prepare(), buyer())):
+        await store.put_rates(tx.connection, tenant, [PAC])
+        await store.put_origin(tx.connection, tenant, "main", ORIGIN)
+    question = QuoteDelivery(order_id=ORDER, quote_id="q", connection_id="shop", lines=(LINE,), currency="BRL")
+    for number, message in enumerate((question, prepare(), buyer())):
         command_id = f"{tenant}-{number}"
         await command.send(kafka_bootstrap, message, tenant=tenant, command_id=command_id, source="/test")
 
-    label = await first_label(kafka_bootstrap, tenant)
-
+    quoted = await first(kafka_bootstrap, tenant, DeliveryQuoted)
+    label = await first(kafka_bootstrap, tenant, LabelCreated)
+    assert [option.option_id for option in quoted.options] == ["ECT/pac"]
     assert (label.carrier, label.service) == ("ECT", "pac")
     assert "Flores" not in label.model_dump_json()
+
+    assert fulfillment.admin
+    admin = f"http://127.0.0.1:{fulfillment.admin.port}/admin"
+    async with sender(carrier_process, kind="table", speed=86_400 * 50) as couriers, httpx.AsyncClient() as http:
+        credentials = {name: couriers.told["credentials"][name] for name in ("access_token", "client_secret")}
+        base_url = couriers.told["base_url"]
+        given = {"carrier": "table", "environment": "sandbox", "base_url": base_url, "credentials": credentials}
+        kept = await http.put(f"{admin}/carriers", json=given, params={"tenant": tenant})
+        await couriers.change(webhook_url=kept.json()["door_url"])
+        bearer = {"authorization": f"Bearer {credentials['access_token']}"}
+        await http.post(
+            f"{base_url}/table/v1/parcels", json={"tracking_code": label.tracking_code, "days": 1}, headers=bearer
+        )
+        delivered = await first(kafka_bootstrap, tenant, ShipmentDelivered)
+
+    assert delivered.tracking_code == label.tracking_code

@@ -91,8 +91,8 @@ class MelhorEnvio:
 
     async def resume(self, parcel: Parcel, purchase: Purchase) -> Bought:
         """Go on with what has the purchase's tag, from where it stands; buy it where nothing has."""
-        async for one in self._paid(purchase.key):
-            return await self._print(_id(one))
+        if (paid := await self._paid(purchase.key)) is not None:
+            return await self._print(_id(paid))
         async for one in self._pages("/cart"):
             if _has_tag(one, purchase.key):
                 return await self._pay(_id(one))
@@ -153,15 +153,13 @@ class MelhorEnvio:
             minor(paid.get("price"), "BRL", "price"), "BRL", page.content,
         )  # fmt: skip
 
-    async def _paid(self, key: str) -> AsyncIterator[Mapping[str, Any]]:
+    async def _paid(self, key: str) -> Mapping[str, Any] | None:
         """The paid parcel that has this tag, if there is one."""
         if self._session.settings.get("find_by", "search") == "search":
             found = objects(read_json((await self._get("/orders/search", q=key)).content), "parcels")
         else:
             found = [one async for one in self._pages("/orders")]
-        for one in found:
-            if _has_tag(one, key) and not one.get("canceled_at"):
-                yield one
+        return next((one for one in found if _has_tag(one, key) and not one.get("canceled_at")), None)
 
     async def _pages(self, path: str) -> AsyncIterator[Mapping[str, Any]]:
         """Every parcel of a list, the newest first."""
