@@ -2,7 +2,8 @@
 
 Root fields: `shop`, `locations`, `location`, `productVariants`, `inventoryItem(s)`, `inventoryLevel`, `node(s)`,
 `orders`, `order`, `ordersCount`, `webhookSubscriptions`; mutations `inventorySetQuantities`,
-`inventoryAdjustQuantities`, `webhookSubscriptionCreate`, `webhookSubscriptionDelete`, `orderCancel`. Anything else is
+`inventoryAdjustQuantities`, `webhookSubscriptionCreate`, `webhookSubscriptionDelete`, `orderCancel`,
+`fulfillmentCreate`, `fulfillmentEventCreate`. Anything else is
 the error a real server gives.
 
 Compare-and-set: `compareQuantity` unless `ignoreCompareQuantity` (versions before 2026-04); `changeFromQuantity`
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from services.sandbox import shopify_objects
+from services.sandbox import shopify_fulfillments, shopify_objects
 from services.sandbox.books import now_ms
 from services.sandbox.buyers import buyer
 from services.sandbox.graphql import Document, GraphqlError, Operation, Selection, connection, fields_of, resolve_value
@@ -333,7 +334,7 @@ def _refund_object(account: Account, order: Order, refund: Refund) -> dict[str, 
         return {
             "__typename": "RefundLineItem",
             "quantity": quantity,
-            "restockType": shopify_objects.restock_type(restock).upper(),
+            "restockType": shopify_objects.restock_type(order, refund, restock).upper(),
             "restocked": restock,
             "lineItem": _line_object(account, by_id[line_id]),
         }
@@ -409,7 +410,11 @@ def order_object(account: Account, order: Order) -> dict[str, Any]:
         "test": False,
         "currencyCode": account.settings.currency,
         "displayFinancialStatus": shopify_objects.financial_status(order).upper(),
-        "displayFulfillmentStatus": "UNFULFILLED",
+        "displayFulfillmentStatus": (shopify_objects.fulfillment_status(order) or "unfulfilled").upper(),
+        "fulfillmentOrders": lambda args: _fulfillment_orders(order, args),
+        "fulfillments": lambda _: [
+            shopify_fulfillments.fulfillment_object(sent) for sent in shopify_objects.fulfillments_of(order)
+        ],
         "email": buyer(order.buyer).email,
         "phone": None,
         "note": None,
@@ -431,6 +436,15 @@ def order_object(account: Account, order: Order) -> dict[str, Any]:
         "lineItems": lines,
         "refunds": lambda _: [_refund_object(account, order, refund) for refund in order.refunds],
     }
+
+
+def _fulfillment_orders(order: Order, args: Args) -> Any:
+    def render(_: Order) -> dict[str, Any]:
+        found = shopify_fulfillments.fulfillment_order_object(order)
+        lines = [((place,), line) for place, line in enumerate(found.pop("lines"))]
+        return found | {"lineItems": lambda args: _page("FulfillmentOrderLineItem", lines, args, lambda line: line)}
+
+    return _page("FulfillmentOrder", [((0,), order)], args, render)
 
 
 def _subscription_object(subscription: Subscription) -> dict[str, Any]:
@@ -603,6 +617,8 @@ def sample_payload(name: str) -> dict[str, Any]:
         case "orderCancel":
             job = {"__typename": "Job", "id": "", "done": True}
             inner = {"job": job, "orderCancelUserErrors": [_SAMPLE_ERROR], "userErrors": [_SAMPLE_ERROR]}
+        case "fulfillmentCreate" | "fulfillmentEventCreate":
+            return shopify_fulfillments.sample_payload(name)
         case _:
             raise GraphqlError(f"Field '{name}' doesn't exist on type 'Mutation'", "undefinedField")
     return {"__typename": f"{name[0].upper()}{name[1:]}Payload", **inner}
@@ -625,6 +641,12 @@ class Mutations:
                 return self._unsubscribe(request, args)
             case "orderCancel":
                 return self._cancel(request, args)
+            case "fulfillmentCreate":
+                given = args.get("fulfillment")
+                return shopify_fulfillments.create(self._market, request.account, given, request.request_id)
+            case "fulfillmentEventCreate":
+                given = args.get("fulfillmentEvent")
+                return shopify_fulfillments.create_event(self._market, request.account, given, request.request_id)
         raise GraphqlError(f"Field '{root.name}' doesn't exist on type 'Mutation'", "undefinedField")
 
     def _write(self, request: Request, name: str, args: Args, key: str | None) -> Any:
@@ -739,7 +761,9 @@ class Mutations:
             error = {"__typename": "OrderCancelUserError", "field": ["orderId"], "message": done.message}
             return {"__typename": "OrderCancelPayload", "job": None, "orderCancelUserErrors": [error], "userErrors": []}
         assert order is not None
-        self._market.commit_order(account, order, done, at_ms)
+        told = {"order_id": order.order_id, "step": "cancel", "reference": None}
+        context = {"request_id": request.request_id, "client_request_id": None}
+        self._market.commit_order(account, order, [*done, ("told", told | context)], at_ms)
         job = {"__typename": "Job", "id": f"gid://shopify/Job/{request.request_id}", "done": True}
         return {"__typename": "OrderCancelPayload", "job": job, "orderCancelUserErrors": [], "userErrors": []}
 

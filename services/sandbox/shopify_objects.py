@@ -234,9 +234,9 @@ def line_item(account: Account, order: Order, line: Line) -> dict[str, Any]:
         "vendor": None,
         "quantity": line.quantity,
         "current_quantity": left,
-        "fulfillable_quantity": 0 if order.cancelled_ms is not None else left,
+        "fulfillable_quantity": remaining(order).get(line.line_id, 0),
         "fulfillment_service": "manual",
-        "fulfillment_status": None,
+        "fulfillment_status": line_status(order, line),
         "variant_inventory_management": "shopify",
         "grams": 0,
         "price": money(line.price_minor),
@@ -261,9 +261,61 @@ def financial_status(order: Order) -> str:
     return "refunded" if returned == sum(line.quantity for line in order.lines) else "partially_refunded"
 
 
-def restock_type(restock: bool) -> str:
-    """`return` is for units that have left the shop, and none ever leaves this one."""
-    return "cancel" if restock else "no_restock"
+def fulfillments_of(order: Order) -> list[dict[str, Any]]:
+    """What was sent of an order: {id, lines: [[line id, units]], tracking, at_ms, events: [[status, at]]} each."""
+    return list((order.shipment or {}).get("fulfillments", []))
+
+
+def sent_units(order: Order, line_id: int) -> int:
+    """Units of a line that have left."""
+    return sum(units for sent in fulfillments_of(order) for line, units in sent["lines"] if line == line_id)
+
+
+def remaining(order: Order) -> dict[int, int]:
+    """Units by line that are still to be sent."""
+    if order.cancelled_ms is not None:
+        return {}
+    left = {line.line_id: line.quantity - line.returned - sent_units(order, line.line_id) for line in order.lines}
+    return {line_id: units for line_id, units in left.items() if units > 0}
+
+
+def rest_fulfillments(order: Order) -> list[dict[str, Any]]:
+    """`fulfillments` of the REST order."""
+    return [
+        {
+            "id": sent["id"],
+            "order_id": int(order.order_id),
+            "status": "success",
+            "service": "manual",
+            "created_at": moment_utc(sent["at_ms"]),
+            "tracking_company": sent["tracking"]["company"],
+            "tracking_number": sent["tracking"]["number"],
+            "tracking_url": sent["tracking"]["url"],
+            "shipment_status": sent["events"][-1][0].lower() if sent["events"] else None,
+            "line_items": [{"id": line_id, "quantity": units} for line_id, units in sent["lines"]],
+        }
+        for sent in fulfillments_of(order)
+    ]
+
+
+def line_status(order: Order, line: Line) -> str | None:
+    """fulfilled, partial, or None while nothing of the line has left."""
+    sent = sent_units(order, line.line_id)
+    return None if not sent else "fulfilled" if sent >= line.quantity - line.returned else "partial"
+
+
+def fulfillment_status(order: Order) -> str | None:
+    """fulfilled, partial, or None while nothing of the order has left."""
+    if not fulfillments_of(order):
+        return None
+    return "partial" if remaining(order) else "fulfilled"
+
+
+def restock_type(order: Order, given: Refund, restock: bool) -> str:
+    """`return` is for units that have left the shop: those of refunds after everything has."""
+    sent = fulfillments_of(order)
+    left_the_shop = bool(sent) and not remaining(order) and given.at_ms >= sent[-1]["at_ms"]
+    return ("return" if left_the_shop else "cancel") if restock else "no_restock"
 
 
 def refund(account: Account, order: Order, given: Refund) -> dict[str, Any]:
@@ -274,7 +326,7 @@ def refund(account: Account, order: Order, given: Refund) -> dict[str, Any]:
             "line_item_id": line_id,
             "location_id": int(by_id[line_id].location) if restock else None,
             "quantity": quantity,
-            "restock_type": restock_type(restock),
+            "restock_type": restock_type(order, given, restock),
             "subtotal": float(money(quantity * by_id[line_id].price_minor)),
             "total_tax": 0.0,
             "line_item": line_item(account, order, by_id[line_id]),
@@ -341,7 +393,7 @@ def order(account: Account, sale: Order) -> dict[str, Any]:
         "phone": None,
         "buyer_accepts_marketing": False,
         "financial_status": financial_status(sale),
-        "fulfillment_status": None,
+        "fulfillment_status": fulfillment_status(sale),
         "gateway": "sandbox",
         "payment_gateway_names": ["sandbox"],
         "processing_method": "direct",
@@ -377,6 +429,6 @@ def order(account: Account, sale: Order) -> dict[str, Any]:
         "billing_address": address,
         "shipping_address": address,
         "line_items": [line_item(account, sale, line) for line in sale.lines],
-        "fulfillments": [],
+        "fulfillments": rest_fulfillments(sale),
         "refunds": [refund(account, sale, given) for given in sale.refunds],
     }

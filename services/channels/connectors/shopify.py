@@ -16,7 +16,15 @@ from itertools import groupby
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from contracts.channels.v1 import BuyerAddress, BuyerReported, QuantityTrait, SaleStatus
+from contracts.channels.v1 import (
+    BuyerAddress,
+    BuyerReported,
+    InvoiceTold,
+    ParcelTold,
+    QuantityTrait,
+    SaleStatus,
+    TrackingTold,
+)
 from services.channels.connectors import wire
 from services.channels.connectors.connector import (
     ChannelLine,
@@ -31,6 +39,7 @@ from services.channels.connectors.connector import (
     SignatureInvalid,
     StockWrite,
     Throttled,
+    Told,
     Traits,
     WriteOutcome,
     WriteStatus,
@@ -41,6 +50,13 @@ TOPICS: Final = ("ORDERS_CREATE", "ORDERS_PAID", "ORDERS_UPDATED", "ORDERS_CANCE
 _PAGE: Final = 250
 _MUTATION_COST: Final = 10.0
 _READ_COST: Final = 60.0
+_FULFILLMENT_READ_COST: Final = 150.0
+_SCANS: Final = {
+    "in_transit": "IN_TRANSIT",
+    "out_for_delivery": "OUT_FOR_DELIVERY",
+    "attempt_failed": "ATTEMPTED_DELIVERY",
+    "lost": "FAILURE",
+}
 _HELD_BACK: Final = "another row of the call was refused"
 _RESENDS_MAX: Final = 2
 _STALE: Final = frozenset({"COMPARE_QUANTITY_STALE", "CHANGE_FROM_QUANTITY_STALE"})
@@ -67,6 +83,31 @@ query read($ids: [ID!]!) {
   nodes(ids: $ids) {
     id
     ... on InventoryLevel { quantities(names: ["available"]) { name quantity } }
+  }
+}"""
+_OPEN = """
+query open($id: ID!) {
+  order(id: $id) {
+    fulfillmentOrders(first: 10) {
+      nodes { id status lineItems(first: 100) { nodes { id remainingQuantity lineItem { id } } } }
+    }
+  }
+}"""
+_SENT = """
+query sent($id: ID!) { order(id: $id) { fulfillments { id trackingInfo { number } } } }"""
+_FULFILL = """
+mutation fulfill($fulfillment: FulfillmentInput!) {
+  fulfillmentCreate(fulfillment: $fulfillment) { fulfillment { id } userErrors { field message } }
+}"""
+_EVENT = """
+mutation event($event: FulfillmentEventInput!) {
+  fulfillmentEventCreate(fulfillmentEvent: $event) { fulfillmentEvent { id } userErrors { field message } }
+}"""
+_CANCEL = """
+mutation cancel($id: ID!) {
+  orderCancel(orderId: $id, reason: OTHER, refund: true, restock: true, notifyCustomer: true) {
+    job { id }
+    userErrors: orderCancelUserErrors { field message }
   }
 }"""
 _SHOP = """
@@ -110,6 +151,7 @@ class Shopify:
         # After a rotation Shopify signs with the old secret for up to an hour.
         credentials_optional=("webhook_secret_previous",),
         settings=("location", "api_version"),
+        reports=frozenset({"shipment", "tracking", "delivery", "cancel"}),
     )
 
     # -- in ----------------------------------------------------------------------------------------------------------
@@ -165,6 +207,7 @@ class Shopify:
             buyer_id=wire.text(wire.mapping(customer, "customer").get("id")),
             buyer=_buyer(order),
             unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
+            told=_told(order, cancelled=cancelled),
         )
 
     async def receive(self, session: Session) -> AsyncIterator[Sequence[Fetched]]:
@@ -278,6 +321,63 @@ class Shopify:
                 for quantity in wire.objects((node or {}).get("quantities"), "quantities"):
                     found[pair] = int(quantity["quantity"])
         return found
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    async def report_invoice(self, session: Session, order: Told, invoice: InvoiceTold) -> str:
+        """Nothing: the channel keeps no invoices of ours, and is not told of them (`reports`)."""
+        del session, order, invoice
+        return ""
+
+    async def report_shipment(self, session: Session, order: Told, parcel: ParcelTold) -> str:
+        """`fulfillmentCreate` of the parcel's lines, as far as they are still open at the channel."""
+        data, _ = await self._graphql(session, _OPEN, {"id": _order_gid(order)}, _FULFILLMENT_READ_COST)
+        wanted = {line.line_id: line.quantity for line in parcel.lines}
+        rows = _open_lines(_result(data, "order"), wanted)
+        if not rows:
+            raise Rejected("fulfillmentCreate: none of the parcel's lines is open at the channel")
+        given = {
+            "lineItemsByFulfillmentOrder": rows,
+            "notifyCustomer": False,
+            "trackingInfo": {
+                "company": parcel.carrier,
+                "number": parcel.tracking_code,
+                **({"url": parcel.tracking_url} if parcel.tracking_url else {}),
+            },
+        }
+        return await self._tell(session, _FULFILL, "fulfillmentCreate", {"fulfillment": given})
+
+    async def report_tracking(self, session: Session, order: Told, parcel: ParcelTold, scan: TrackingTold) -> str:
+        """`fulfillmentEventCreate`; a state that the channel has no word for is not told."""
+        status = _SCANS.get(scan.status)
+        return await self._event(session, order, parcel, status, scan.happened_at) if status else ""
+
+    async def report_delivery(self, session: Session, order: Told, parcel: ParcelTold) -> str:
+        """`fulfillmentEventCreate` DELIVERED"""
+        assert parcel.delivered_at
+        return await self._event(session, order, parcel, "DELIVERED", parcel.delivered_at)
+
+    async def _event(self, session: Session, order: Told, parcel: ParcelTold, status: str, at: datetime) -> str:
+        data, _ = await self._graphql(session, _SENT, {"id": _order_gid(order)}, _READ_COST)
+        sent = wire.objects(_result(data, "order").get("fulfillments"), "fulfillments")
+        codes = {wire.text(one.get("id")): _codes(one) for one in sent}
+        found = next((gid for gid, known in codes.items() if parcel.tracking_code in known), None)
+        if found is None:
+            raise Rejected("fulfillmentEventCreate: no fulfillment of the order has this tracking code")
+        event = {"fulfillmentId": found, "status": status, "happenedAt": at.isoformat(timespec="seconds")}
+        return await self._tell(session, _EVENT, "fulfillmentEventCreate", {"event": event})
+
+    async def cancel(self, session: Session, order: Told, reason: str) -> str:
+        """`orderCancel`: the buyer's money goes back, and the channel's own number as at any cancel."""
+        del reason
+        return await self._tell(session, _CANCEL, "orderCancel", {"id": _order_gid(order)})
+
+    async def _tell(self, session: Session, query: str, name: str, variables: Mapping[str, Any]) -> str:
+        data, request_id = await self._graphql(session, query, variables, _MUTATION_COST, writes=True)
+        if wire.objects(_result(data, name).get("userErrors"), "userErrors"):
+            # The channel's own text may name a buyer.
+            raise Rejected(f"{name}: the channel refuses it, see the order at the shop's own page")
+        return request_id
 
     # -- the account -------------------------------------------------------------------------------------------------
 
@@ -397,6 +497,41 @@ def _observe(session: Session, answer: Mapping[str, Any]) -> tuple[float, float]
 
 def _result(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return wire.mapping(data.get(name), name)
+
+
+def _order_gid(order: Told) -> str:
+    return f"gid://shopify/Order/{int(order.external_id)}"
+
+
+def _codes(fulfillment: Mapping[str, Any]) -> set[str]:
+    tracking = wire.objects(fulfillment.get("trackingInfo"), "trackingInfo")
+    return {wire.text(one.get("number")) for one in tracking}
+
+
+def _open_lines(order: Mapping[str, Any], wanted: dict[str, int]) -> list[dict[str, Any]]:
+    """Rows of `lineItemsByFulfillmentOrder` for units by line; takes off `wanted` what it finds open."""
+    rows = []
+    for one in wire.objects(wire.mapping(order.get("fulfillmentOrders"), "fulfillmentOrders").get("nodes"), "nodes"):
+        chosen = []
+        for line in wire.objects(wire.mapping(one.get("lineItems"), "lineItems").get("nodes"), "nodes"):
+            line_id = _number(wire.mapping(line.get("lineItem"), "lineItem").get("id"))
+            units = min(wanted.get(line_id, 0), wire.count(line.get("remainingQuantity"), "remainingQuantity"))
+            if units and one.get("status") in ("OPEN", "IN_PROGRESS"):
+                wanted[line_id] -= units
+                chosen.append({"id": line.get("id"), "quantity": units})
+        if chosen:
+            rows.append({"fulfillmentOrderId": one.get("id"), "fulfillmentOrderLineItems": chosen})
+    return rows
+
+
+def _told(order: Mapping[str, Any], *, cancelled: bool) -> frozenset[str]:
+    told = {"cancel"} if cancelled else set()
+    for sent in wire.objects(order.get("fulfillments"), "fulfillments"):
+        code = wire.text(sent.get("tracking_number"))
+        told.add(f"shipment:{code}")
+        if sent.get("shipment_status") == "delivered":
+            told.add(f"delivery:{code}")
+    return frozenset(told)
 
 
 def _number(gid: Any) -> str:
