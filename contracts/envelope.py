@@ -41,6 +41,12 @@ class Message(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """The message of these values, checked as by `model_validate`, which costs a fifth more."""
+        message: Self = cls.__pydantic_validator__.validate_python(values)
+        return message
+
 
 class OpenEnum(StrEnum):
     """An enumeration that stays open on the wire: a value this build does not know reads as `UNKNOWN`.

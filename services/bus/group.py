@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Final, final
 
 import structlog
@@ -17,7 +18,7 @@ from services.bus.work import Work
 SESSION_TIMEOUT_MS: Final = 30_000
 MAX_POLL_INTERVAL_MS: Final = 3_600_000
 BATCH_RECORDS: Final = 1_000
-BATCH_TIMEOUT_MS: Final = 10
+POLL_MS: Final = 1_000
 STOP_TIMEOUT_S: Final = 15.0
 
 _log = structlog.get_logger("saldo.bus")
@@ -67,13 +68,20 @@ class Group:
             await broker.stop()
 
     def _subscriber(self, broker: KafkaBroker, consumer: Consumer, slot: int) -> Any:
-        return broker.subscriber(
+        subscriber: Any = broker.subscriber(
             consumer.stream, batch=True, group_id=consumer.group_id,
             group_instance_id=f"{consumer.group_id}.{slot}", auto_offset_reset="earliest",
-            ack_policy=AckPolicy.MANUAL, no_reply=True, max_records=BATCH_RECORDS,
-            batch_timeout_ms=BATCH_TIMEOUT_MS, session_timeout_ms=SESSION_TIMEOUT_MS,
+            ack_policy=AckPolicy.MANUAL, no_reply=True, session_timeout_ms=SESSION_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS, parser=_passed_through, decoder=_raw_records,
         )  # fmt: skip
+        subscriber.get_msg = _fetched
+        return subscriber
+
+
+async def _fetched(kafka: Any) -> tuple[Any, ...]:
+    """The next batch, as soon as there is one. FastStream's own waits, and where nothing came sleeps as long, deaf to
+    what comes: short enough for a sale, that took a hundredth of a core for every stream, all day long."""
+    return tuple(chain(*(await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values()))
 
 
 async def _passed_through(records: Any) -> KafkaMessage:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NamedTuple, final
+from typing import Final, final
 from zlib import crc32
 
 from cramjam import lz4
 from opentelemetry.trace import Span
 
-from contracts.catalogue import Catalogue, MessageType
+from contracts.catalogue import Catalogue
 from contracts.envelope import HEADERS, Envelope, Message, is_tenant
 from services.bus.failures import Poison
 from services.bus.tracing import Tracing
@@ -31,14 +31,6 @@ SLOTS: Final = 24
 Keys of one slot lie in one partition wherever a topic has 1, 2, 3, 4, 6, 8, 12 or 24 of them."""
 
 _COLUMNS: Final = ("topic", "slot", "personal", "count", "records")
-
-
-class Encoded(NamedTuple):
-    """A record as bytes; `head` is the key and the values of `HEADERS`, empty where absent, with `FIELD` between."""
-
-    key: bytes
-    head: bytes
-    payload: bytes
 
 
 @dataclass(slots=True)
@@ -70,16 +62,22 @@ class Outbox:
 
         Raises `Poison` for one that no broker would take, `KeyError` for one that is not in the catalogue.
         """
-        for entry, message in self._catalogue.publications(publication.message):
-            record = self._encoded(publication, entry, message)
-            place = entry.stream.name, crc32(record.key) % SLOTS
-            size = len(record.head) + len(record.payload)
+        newest, tenant, causes, flow, event_id = publication
+        for entry, message in self._catalogue.publications(newest):
+            topic = entry.stream.name
+            traceparent = self._tracing.created(topic, entry.name, event_id, flow, causes, self._spans)
+            envelope = Envelope(
+                event_id, entry.name, self._source, self._now, entry.aggregate(message), tenant, flow,
+                causes[0].event_id if causes else "", traceparent,
+            )  # fmt: skip
+            key, record = encoded(envelope, message)
+            place = topic, crc32(key) % SLOTS
             pack = self._open_packs.get(place)
-            if pack is None or pack.size + size > RECORD_LIMIT_BYTES:
-                pack = self._open_packs[place] = _Pack(*place, entry.stream.personal)
+            if pack is None or pack.size + len(record) > RECORD_LIMIT_BYTES:
+                pack = self._open_packs[place] = _Pack(topic, place[1], entry.stream.personal)
                 self._packs.append(pack)
-            pack.size += size
-            pack.records.append(b"%b\0%b" % record[1:])
+            pack.size += len(record)
+            pack.records.append(record)
 
     async def write(self, connection: Connection) -> int:
         """One COPY for everything that was published; returns the number of rows.
@@ -97,18 +95,9 @@ class Outbox:
             )
         return len(self._packs)
 
-    def _encoded(self, publication: Publication, entry: MessageType, message: Message) -> Encoded:
-        _, tenant, causes, flow, event_id = publication
-        traceparent = self._tracing.created(entry.stream.name, entry.name, event_id, flow, causes, self._spans)
-        envelope = Envelope(
-            event_id, entry.name, self._source, self._now, entry.aggregate(message), tenant, flow,
-            causes[0].event_id if causes else "", traceparent,
-        )  # fmt: skip
-        return encoded(envelope, message)
 
-
-def encoded(envelope: Envelope, message: Message) -> Encoded:
-    """One record, its headers packed nearly as Kafka wants them.
+def encoded(envelope: Envelope, message: Message) -> tuple[bytes, bytes]:
+    """The key of a record, and the record as a pack has it: nearly as Kafka wants it.
 
     Raises `Poison` for what is too large, without tenant, aggregate or id, or not text.
     """
@@ -117,17 +106,16 @@ def encoded(envelope: Envelope, message: Message) -> Encoded:
     if not envelope.subject or not envelope.id:
         raise Poison(f"{envelope.type}: the aggregate and the event id must not be empty")
     key = f"{envelope.tenant}:{envelope.subject}"
-    head = FIELD.join((key, *envelope.values()))
-    if head.count(FIELD) != len(HEADERS):
+    head = FIELD.join((key, *envelope.values(), ""))
+    if head.count(FIELD) != len(HEADERS) + 1:
         raise Poison(f"{envelope.type}: NUL in the key or in a header")
     try:
-        record = Encoded(key.encode(), head.encode(), message.__pydantic_serializer__.to_json(message))
+        record = head.encode() + message.__pydantic_serializer__.to_json(message)
     except (UnicodeEncodeError, ValueError) as failure:
         raise Poison(f"{envelope.type}: not encodable as UTF-8") from failure
-    size = len(record.head) + len(record.payload)
-    if size > RECORD_LIMIT_BYTES:
-        raise Poison(f"{envelope.type}: {size} bytes, at most {RECORD_LIMIT_BYTES}")
-    return record
+    if len(record) > RECORD_LIMIT_BYTES:
+        raise Poison(f"{envelope.type}: {len(record)} bytes, at most {RECORD_LIMIT_BYTES}")
+    return key.encode(), record
 
 
 def packed(records: list[bytes]) -> bytes:

@@ -46,7 +46,7 @@ def level_message(sku: Sku, locations: dict[str, Location], causes: Iterable[Sku
     told = list(causes)
     omitted = max(0, len(told) - CAUSES_MAX)
     # The whole in one validation costs half of one for each part.
-    return StockLevelChanged.model_validate(
+    return StockLevelChanged.of(
         {
             "sku": sku.sku,
             "epoch": sku.epoch,
@@ -63,17 +63,19 @@ def level_message(sku: Sku, locations: dict[str, Location], causes: Iterable[Sku
 
 def movement_message(movement: Movement, movement_id: str, tx: Transaction) -> MovementRecorded:
     """A row of the ledger as others see it."""
-    return MovementRecorded(
-        movement_id=movement_id,
-        sku=movement.sku,
-        from_account=_account(movement.source),
-        to_account=_account(movement.target),
-        quantity=movement.quantity,
-        epoch=movement.epoch,
-        sku_version=movement.version,
-        cause=movement.cause,
-        line=movement.line,
-        at=tx.now,
+    return MovementRecorded.of(
+        {
+            "movement_id": movement_id,
+            "sku": movement.sku,
+            "from_account": _account(movement.source),
+            "to_account": _account(movement.target),
+            "quantity": movement.quantity,
+            "epoch": movement.epoch,
+            "sku_version": movement.version,
+            "cause": movement.cause,
+            "line": movement.line,
+            "at": tx.now,
+        }
     )
 
 
@@ -96,7 +98,7 @@ def report_message(report: Outcome | Expired, tx: Transaction) -> DemandMet | De
         }
         for line in report.lines
     ]
-    return kind.model_validate({"order_id": order.order_id, "revision": report.revision, "lines": lines})
+    return kind.of({"order_id": order.order_id, "revision": report.revision, "lines": lines})
 
 
 async def announce_levels(tx: Transaction, tenant: str | None, after: str, limit: int) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from contracts.catalogue import CATALOGUE, Catalogue
 from contracts.envelope import Envelope, Message
-from services.bus.outbox import encoded
+from services.bus.outbox import encoded, packed, unpack
 from services.bus.relay import new_producer
 
 
@@ -42,8 +42,7 @@ async def send_all(
                 subject=entry.aggregate(message), tenant=tenant, correlation_id=correlation_id or command_id,
                 traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-0{int(sampled)}",
             )  # fmt: skip
-            key, _, payload = encoded(envelope, message)
-            headers = envelope.to_headers()
+            [(key, headers, payload)] = unpack(packed([encoded(envelope, message)[1]]))
             waiting.append(await producer.send(entry.stream.name, value=payload, key=key, headers=headers))
         for acknowledged in waiting:
             await acknowledged

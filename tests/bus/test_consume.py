@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from services.bus import each
 from services.bus.consumer import BACKLOG_RECORDS, BACKLOG_STALE_S
+from services.bus.group import BATCH_RECORDS
+from services.runtime.topics import ensure_topics
 from tests.bus.model import (
     Sent,
     amounts,
@@ -49,6 +51,21 @@ async def test_records_become_effects_and_what_is_published_is_what_was_committe
     assert {body["balance"] for body in last.values()} == {sum(range(n, 50, 5)) for n in range(5)}
     assert dict(published[0].headers)["ce_source"] == b"bank"
     assert published[0].key.startswith(b"acme:")
+
+
+async def test_a_backlog_comes_in_batches_of_a_thousand_at_most(kafka_bootstrap, database):
+    streams = make_streams(partitions=1)
+    sizes = []
+
+    async def count(events, tx):
+        sizes.append(len(events))
+        await deposit(events, tx)
+
+    await ensure_topics(kafka_bootstrap, streams.catalogue, 1)
+    await send(kafka_bootstrap, streams.deposits, [record(streams, f"a{n}", n) for n in range(1_200)])
+    async with running(make_service(kafka_bootstrap, database, streams, handler=count)):
+        await until_count(database, "SELECT count(*) FROM entries", 1_200)
+    assert max(sizes) == BATCH_RECORDS
 
 
 async def test_a_redelivered_event_has_no_second_effect(kafka_bootstrap, database):
