@@ -289,7 +289,11 @@ class Vtex:
         return problems
 
     async def subscribe(self, session: Session, door_url: str) -> None:
-        """Feed and hook, each where it is missing or another one. VTEX removes a hook after three silent days."""
+        """Feed and hook, each where it is missing or another one. VTEX removes a hook after three silent days.
+
+        VTEX pings the door before it keeps a hook, and says 400 where that is not answered: the door does not know a
+        connection yet that is being validated, and the feed brings everything until the next look sets the hook up.
+        """
         await _set_up_feed(session)
         secret = session.credentials["hook_secret"]
         hook = wire.mapping((await _configured(session, "hook")).get("hook") or {}, "hook")
@@ -298,7 +302,8 @@ class Vtex:
         if (hook.get("url"), shown.get(HOOK_HEADER)) != (door_url, secret):
             # The description wants a header named `key`, whatever it is for.
             wanted = {"url": door_url, "headers": {HOOK_HEADER: secret, "key": session.connection_id}}
-            await _call(session, "other", "POST", "/api/orders/hook/config", {"filter": _FILTER, "hook": wanted})
+            body = {"filter": _FILTER, "hook": wanted}
+            await _call(session, "other", "POST", "/api/orders/hook/config", body, answers=(400,))
 
     async def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
         """Every SKU of the catalogue: its number is advert and stock record at once, its reference id is ours."""

@@ -18,6 +18,7 @@ SKYHUB_ORDERS_PER_S = 3.0
 SCARCE_WISH, KIT_WISH = 0.12, 0.08
 CANCEL_SHARE, UNPAID_SHARE, GIVEN_UP_SHARE = 0.04, 0.4, 0.15
 CHANGE_OF_MIND_S = (1.0, 6.0)
+PAID_LATER = ("skyhub", "vtex")
 
 Then = Literal["nothing", "pay", "cancel"]
 
@@ -104,7 +105,7 @@ def _arrivals(channel: Channel, catalogue: Catalogue, rate: float, seed: int) ->
 
 
 def _habit(channel: Channel, draw: random.Random) -> tuple[bool, Then]:
-    if channel.marketplace == "skyhub" and draw.random() < UNPAID_SHARE:
+    if channel.marketplace in PAID_LATER and draw.random() < UNPAID_SHARE:
         return False, "cancel" if draw.random() < GIVEN_UP_SHARE else "pay"
     return True, "cancel" if draw.random() < CANCEL_SHARE else "nothing"
 

@@ -56,7 +56,7 @@ def run_demo(folder: Path, options: DemoOptions, *, json_wanted: bool) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     begun_s = time.monotonic()
     with contextlib.ExitStack() as running:
-        with console.status("starting Kafka, PostgreSQL, two marketplaces and the services") as shown:
+        with console.status("starting Kafka, PostgreSQL, the marketplaces and the services") as shown:
             attached = running.enter_context(stack.start_attached(stack.Stack(folder, fresh=True)))
             endpoints = instances.read_endpoints(attached.endpoints, folder)
             scene = set_up(endpoints, options.tenant, skus=options.skus, seed=options.seed, progress=shown.update)

@@ -1,4 +1,4 @@
-"""The demonstration set: a company, its items and stock, two shops on each marketplace, four live connections."""
+"""The demonstration set: a company, its items and stock, shops on several marketplaces, each a live connection."""
 
 import asyncio
 import random
@@ -16,7 +16,19 @@ from services.console.people import Order, book, derived_command_id
 from services.sandbox.client import SandboxClient
 
 LOCATION = "main"
-SHOPS = (("shopify", "loja-azul"), ("shopify", "loja-verde"), ("skyhub", "casa-norte"), ("skyhub", "casa-sul"))
+SHOPS = (
+    ("shopify", "loja-azul"),
+    ("shopify", "loja-verde"),
+    ("skyhub", "casa-norte"),
+    ("skyhub", "casa-sul"),
+    ("vtex", "conta-leste"),
+)
+PLACE = {"shopify": "location", "skyhub": "store", "vtex": "warehouse_id"}
+"""The setting of a connection that names where its stock lies, by marketplace."""
+
+VTEX_PER_S = {"feed": 20, "orders": 50, "stock": 50, "reports": 20, "other": 50}
+"""VTEX publishes no limits but that of reading orders, 6000 a minute; a demonstration waits for no made-up ones."""
+
 LINKS_TIMEOUT_S, NUMBERS_TIMEOUT_S = 30.0, 90.0
 BEGUN = ("live", "paused")
 SCARCE_SHARE, KIT_SHARE = 0.03, 0.05
@@ -64,7 +76,7 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
     Raises `Failed` where something is refused or the sandboxes do not show the numbers in time.
     """
     catalogue = make_catalogue(skus, seed)
-    progress("opening two shops on each marketplace")
+    progress("opening the shops")
     shops = asyncio.run(_open_shops(endpoints, catalogue))
     with Admin(endpoints, tenant) as client:
         # Who has sold here before keeps the stock as it is: opening stock is taken on once, for ever.
@@ -92,7 +104,8 @@ async def _open_shops(endpoints: Endpoints, catalogue: Catalogue) -> dict[tuple[
     for marketplace, shop in SHOPS:
         address = endpoints.sandboxes[marketplace]
         async with SandboxClient(address.base_url, address.token) as sandbox:
-            opened[marketplace, shop] = await sandbox.put_shop(shop)
+            limits = {f"vtex_{name}_per_s": rate for name, rate in VTEX_PER_S.items()} if marketplace == "vtex" else {}
+            opened[marketplace, shop] = await sandbox.put_shop(shop, limits=limits)
             # Numbers start at zero: what a shop has to sell, Saldo tells it.
             products = [
                 {"sku": sku, "title": name, "quantity": 0, "price_minor": catalogue.prices_minor[sku]}
@@ -128,7 +141,7 @@ def _put_stock(client: Admin, catalogue: Catalogue) -> None:
 
 def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any]) -> str:
     """Add, import, link, validate, enable: the way a person takes too. Returns the connection's id."""
-    setting = {"shopify": "location", "skyhub": "store"}[marketplace]
+    paces = {f"limit.{name}": f"{rate}/{rate}" for name, rate in VTEX_PER_S.items()} if marketplace == "vtex" else {}
     added = client.post(
         "channels",
         "connections",
@@ -138,7 +151,7 @@ def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any]) -> str:
             "account": shop["shop"],
             "base_url": shop["base_url"],
             "credentials": shop["credentials"],
-            "settings": {setting: shop["locations"][0]},
+            "settings": {PLACE[marketplace]: shop["locations"][0]} | paces,
         },
     )
     connection_id = str(added["connection_id"])
@@ -187,6 +200,9 @@ def send_limits(marketplace: str, limits: Mapping[str, Any]) -> SendLimits:
             burst=limits["graphql_bucket_points"] / cost,
             max_batch=limits["graphql_input_array_max"],
         )
+    if marketplace == "vtex":
+        per_s = limits["vtex_stock_per_s"]
+        return SendLimits(requests_per_s=per_s, burst=2 * per_s, max_batch=1)
     per_s = limits["skyhub_store_writes_per_s"]
     return SendLimits(requests_per_s=per_s, burst=per_s, max_batch=limits["skyhub_batch_max"])
 

@@ -141,6 +141,11 @@ async def test_the_feed_is_set_up_and_a_lot_is_acknowledged_by_its_handles(accou
     assert [one async for one in VTEX.poll(account.session, AT)] == []
 
 
+async def test_without_an_answer_to_the_ping_the_feed_is_set_up_all_the_same(account: Account) -> None:
+    await VTEX.subscribe(account.session, DOOR)
+    assert [row["what"] for row in await account.rows("config")] == ["feed"]
+
+
 async def test_an_order_is_invoiced_shipped_tracked_and_delivered_each_once(account: Account, sold: Told) -> None:
     with pytest.raises(Rejected, match="invoice first"):
         await VTEX.report_shipment(account.session, sold, parcel())
