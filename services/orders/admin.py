@@ -1,13 +1,21 @@
-"""Read-only questions about orders, for the console and for people."""
+"""Questions about orders, for the console and for people, and people's answers to what orders wait for."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any, TypeAlias
 
 import asyncpg
 from fastapi import APIRouter, HTTPException, Query
+from pydantic import BaseModel, ConfigDict
 
-from services.orders import store
-from services.orders.domain import STATES, hold, standing
+from services.bus import Transaction
+from services.orders import store, story
+from services.orders.deadlines import decide_locked
+from services.orders.domain import STATES, hold, stage_of, standing
+from services.orders.process import STAGES, PersonSaid
+from services.orders.settings import OrdersSettings
+
+Opens: TypeAlias = Callable[[], AbstractAsyncContextManager[Transaction]]
 
 ALERTS = {
     "payment": "unpaid past its deadline; the channel is asked again until it says paid or cancelled",
@@ -25,9 +33,40 @@ ALERTS = {
 }
 
 
-def admin_router(pool: Callable[[], asyncpg.Pool]) -> APIRouter:
-    """The routes of orders under `/admin`, reading from the pool that `pool` gives."""
+class Answer(BaseModel):
+    """What a person says to what an order waits for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    answer: str
+
+
+def admin_router(pool: Callable[[], asyncpg.Pool], opens: Opens, settings: OrdersSettings) -> APIRouter:
+    """The routes of orders under `/admin`, reading from the pool that `pool` gives, writing in what `opens` opens."""
     router = APIRouter()
+    _add_questions(router, pool)
+
+    @router.post("/orders/{order_id}/answer")
+    async def answer(tenant: str, order_id: str, given: Answer) -> dict[str, Any]:
+        """A person answers what the order waits for."""
+        async with opens() as tx:
+            row = await store.lock_order(tx.connection, tenant, order_id)
+            if row is None:
+                raise HTTPException(404, f"no order {order_id}: give an order id")
+            stage = stage_of(store.read(row))
+            if given.answer not in STAGES[stage].answers:
+                known = " or ".join(STAGES[stage].answers) or "nothing"
+                waits_for = STAGES[stage].waits_for
+                raise HTTPException(409, f"the order waits for {waits_for}: it takes {known}, not {given.answer}")
+            await decide_locked(tx, settings, [row], PersonSaid(given.answer))
+        async with pool().acquire() as connection:
+            [row] = await store.find_orders(connection, tenant, order_id, None)
+        return _shown(row) | story.process(store.read(row))
+
+    return router
+
+
+def _add_questions(router: APIRouter, pool: Callable[[], asyncpg.Pool]) -> None:
 
     @router.get("/orders")
     async def orders(
@@ -65,7 +104,10 @@ def admin_router(pool: Callable[[], asyncpg.Pool]) -> APIRouter:
         if len(rows) > 1:
             found = ", ".join(store.read(row).sale.connection_id for row in rows)
             raise HTTPException(409, f"{identity} exists on several connections: add connection_id, one of {found}")
-        return _shown(rows[0])
+        async with pool().acquire() as connection:
+            told = await store.read_story(connection, tenant, rows[0]["order_id"])
+        whole = _shown(rows[0]) | story.process(store.read(rows[0]))
+        return whole | {"deadline_at": rows[0]["deadline_at"], "story": story.steps(rows[0], told)}
 
     @router.get("/alerts")
     async def list_alerts(tenant: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
@@ -73,8 +115,6 @@ def admin_router(pool: Callable[[], asyncpg.Pool]) -> APIRouter:
         async with pool().acquire() as connection:
             rows = await store.list_alerts(connection, tenant, limit)
         return {"alerts": [dict(row) | {"what": ALERTS[row["kind"]]} for row in rows]}
-
-    return router
 
 
 def _empty_summary() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Orders as a process: `python -m services.orders.app`."""
 
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -8,7 +9,7 @@ from contracts.channels.v1 import ConnectionChanged, ProgressAccepted, ProgressR
 from contracts.erp.v1 import InvoiceIssued
 from contracts.fulfillment.v1 import ReturnReceived
 from contracts.inventory.v1 import DemandMet, DemandShort, HoldExpired
-from services.bus import BusSettings, Subscription
+from services.bus import BusSettings, Subscription, Transaction
 from services.orders.admin import admin_router
 from services.orders.deadlines import watch
 from services.orders.handlers import advance, know_connections
@@ -21,6 +22,10 @@ from services.runtime import Service
 def build(bus: BusSettings, settings: OrdersSettings) -> Service:
     """The orders service, not yet running."""
     take = partial(advance, settings=settings, recent=Recent(settings.recent))
+
+    def opens() -> AbstractAsyncContextManager[Transaction]:
+        return service.transaction()
+
     service = Service(
         name="orders",
         settings=bus,
@@ -40,7 +45,7 @@ def build(bus: BusSettings, settings: OrdersSettings) -> Service:
             Subscription(stream="channels.connections.v1", handles=(ConnectionChanged,), handler=know_connections),
         ],
         loops=[partial(watch, settings=settings)],
-        routers=[admin_router(lambda: service.pool)],
+        routers=[admin_router(lambda: service.pool, opens, settings)],
     )
     return service
 

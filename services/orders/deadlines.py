@@ -15,7 +15,7 @@ from services.bus import Cause, Transaction
 from services.orders import store
 from services.orders.domain import CloseDue, Order
 from services.orders.handlers import save, take
-from services.orders.process import DeadlineDue
+from services.orders.process import DeadlineDue, PersonSaid
 from services.orders.recent import Key
 from services.orders.settings import OrdersSettings
 from services.runtime import Service
@@ -50,14 +50,14 @@ async def ask_again(tx: Transaction, settings: OrdersSettings) -> int:
 async def close_finished(tx: Transaction, settings: OrdersSettings) -> int:
     """Close orders that are finished and have been silent for `close_after`; returns how many."""
     rows = await store.lock_finished(tx.connection, tx.now - settings.close_after, settings.page)
-    await _decide(tx, settings, rows, CloseDue())
+    await decide_locked(tx, settings, rows, CloseDue())
     return len(rows)
 
 
 async def go_on(tx: Transaction, settings: OrdersSettings) -> int:
     """Do what is due at the orders whose stage has lasted too long; returns how many."""
     rows = await store.lock_due(tx.connection, tx.now, settings.page)
-    await _decide(tx, settings, rows, DeadlineDue(settings.short_default))
+    await decide_locked(tx, settings, rows, DeadlineDue(settings.short_default))
     return len(rows)
 
 
@@ -77,15 +77,19 @@ async def _look_through(tx: Transaction, settings: OrdersSettings, state: str, a
     if after is None:
         return 0
     rows = await store.lock_staying(tx.connection, state, after, before, settings.page)
-    await _decide(tx, settings, rows, DeadlineDue(settings.short_default))
+    await decide_locked(tx, settings, rows, DeadlineDue(settings.short_default))
     if len(rows) < settings.page:
         await store.put_looked(tx.connection, state, max(after, before))
     return len(rows)
 
 
-async def _decide(
-    tx: Transaction, settings: OrdersSettings, rows: Sequence[asyncpg.Record], event: CloseDue | DeadlineDue
+async def decide_locked(
+    tx: Transaction,
+    settings: OrdersSettings,
+    rows: Sequence[asyncpg.Record],
+    event: CloseDue | DeadlineDue | PersonSaid,
 ) -> None:
+    """Take `event` to orders that are locked: rows as of `store.lock_due`."""
     before: dict[Key, Order] = {(row["tenant"], row["order_id"]): store.read(row) for row in rows}
     now, story = dict(before), list[Sequence[object]]()
     for row in rows:

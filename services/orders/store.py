@@ -132,6 +132,9 @@ async def update_orders(
             payment_due = new.payment_due, sale = coalesce(new.sale, orders.sale),
             demand = coalesce(new.demand, orders.demand), body = new.body,
             process = coalesce(new.process, orders.process), deadline_at = new.deadline_at,
+            confirmed_at = coalesce(
+                orders.confirmed_at, CASE WHEN new.state IN ('confirmed', 'invoiced') THEN $17::timestamptz END
+            ),
             changed_at = $17, stamp = $18
         FROM unnest(
             $1::text::text[], $2::text::text[], $3::text::text[], $4::text::int[], $5::text::int[],
@@ -227,6 +230,18 @@ async def lock_due(connection: Connection, now: datetime, limit: int) -> list[as
     )
 
 
+async def lock_order(connection: Connection, tenant: str, order_id: str) -> asyncpg.Record | None:
+    """Lock and read one order, if there is one: as `lock_due`."""
+    return await connection.fetchrow(
+        """
+        SELECT tenant, order_id, sale, demand, process, body, traceparent FROM orders
+        WHERE tenant = $1 AND order_id = $2 FOR UPDATE
+        """,
+        tenant,
+        order_id,
+    )
+
+
 async def lock_looked(connection: Connection, state: str, since: datetime) -> datetime | None:
     """Up to when orders in `state` were looked through, `since` if never; None while another process does it."""
     await connection.execute("INSERT INTO looked VALUES ($1, $2) ON CONFLICT DO NOTHING", state, since)
@@ -319,8 +334,8 @@ async def list_orders(
     """Orders by id from `after` on, with their connection's connector and account where known."""
     return await connection.fetch(
         """
-        SELECT orders.order_id, orders.version, changed_at, placed_at, traceparent, deadline_at,
-            sale, demand, process, body, connector, account
+        SELECT orders.order_id, orders.version, changed_at, placed_at, confirmed_at, traceparent,
+            deadline_at, sale, demand, process, body, connector, account
         FROM orders LEFT JOIN connections USING (tenant, connection_id)
         WHERE tenant = $1 AND ($2::text IS NULL OR orders.state = $2) AND orders.order_id > $3
         ORDER BY orders.order_id LIMIT $4
@@ -338,8 +353,8 @@ async def find_orders(
     """Orders with this order id, or with this external id on `connection_id` (on any, where it is None)."""
     return await connection.fetch(
         """
-        SELECT orders.order_id, orders.version, changed_at, placed_at, traceparent, deadline_at,
-            sale, demand, process, body, connector, account
+        SELECT orders.order_id, orders.version, changed_at, placed_at, confirmed_at, traceparent,
+            deadline_at, sale, demand, process, body, connector, account
         FROM orders LEFT JOIN connections USING (tenant, connection_id)
         WHERE tenant = $1 AND (orders.order_id = $2 OR orders.external_id = $2)
             AND ($3::text IS NULL OR connection_id = $3)

@@ -1,5 +1,6 @@
 """What the console and people can ask orders about."""
 
+import contextlib
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -9,12 +10,13 @@ import pytest_asyncio
 from fastapi import FastAPI
 
 from contracts.channels.v1 import SaleStatus
+from contracts.fulfillment.v1 import PrepareShipment, ShipmentDispatched
 from services.bus import Transaction
 from services.orders.admin import admin_router
 from services.orders.handlers import advance
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
-from tests.orders.given import NOW, answer, line, sale
+from tests.orders.given import NOW, answer, invoice, line, sale, shipment
 from tests.orders.test_handlers import received
 
 
@@ -22,8 +24,14 @@ from tests.orders.test_handlers import received
 async def admin(connection: asyncpg.Connection, database: str) -> AsyncIterator[httpx.AsyncClient]:
     """The routes of orders over a pool on the test's database."""
     app = FastAPI()
+
+    @contextlib.asynccontextmanager
+    async def opens() -> AsyncIterator[Transaction]:
+        async with pool.acquire() as connection, connection.transaction():
+            yield Transaction(connection, NOW, lambda: "id")
+
     async with asyncpg.create_pool(database, min_size=1, max_size=2) as pool:
-        app.include_router(admin_router(lambda: pool), prefix="/admin")
+        app.include_router(admin_router(lambda: pool, opens, OrdersSettings()), prefix="/admin")
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://orders") as client:
             yield client
 
@@ -113,3 +121,41 @@ async def test_an_alert_says_what_to_do(connection: asyncpg.Connection, admin: h
 
     assert (alert["kind"], alert["external_id"]) == ("person", "1001")
     assert "cancel" in alert["what"]
+
+
+@pytest.mark.asyncio
+async def test_an_order_tells_its_story_and_what_it_waits_for(
+    connection: asyncpg.Connection, admin: httpx.AsyncClient
+) -> None:
+    [demand, *_] = await hear(connection, sale())
+    await hear(connection, answer(demand))
+    published = await hear(connection, invoice())
+    [asked] = [message for message in published if isinstance(message, PrepareShipment)]
+    await hear(connection, shipment(ShipmentDispatched, asked, 1))
+
+    told = (await admin.get("/admin/orders/order-a", params={"tenant": "acme"})).json()
+
+    assert [step["what"] for step in told["story"]][:2] == ["OrderPlaced", "OrderConfirmed"]
+    assert {step["what"] for step in told["story"]} >= {
+        "OrderInvoiced", "PrepareShipment order-a:s1 r1", "OrderProgress r1", "ShipmentDispatched", "OrderShipped",
+    }  # fmt: skip
+    assert (told["stage"], told["answers"]) == ("deliver", ["delivered", "lost", "wait"])
+    assert [parcel["shipment_id"] for parcel in told["parcels"]] == ["order-a:s1"]
+
+
+@pytest.mark.asyncio
+async def test_a_person_answers_what_an_order_waits_for_and_nothing_else(
+    connection: asyncpg.Connection, admin: httpx.AsyncClient
+) -> None:
+    await hear(connection, sale(), sale(2, SaleStatus.CANCEL_REQUESTED))
+
+    async def say(said: str, order_id: str = "order-a") -> httpx.Response:
+        return await admin.post(f"/admin/orders/{order_id}/answer", params={"tenant": "acme"}, json={"answer": said})
+
+    refused = await say("lost")
+    assert refused.status_code == 409
+    assert "it takes cancel or ship, not lost" in refused.json()["detail"]
+    assert (await say("cancel", "order-x")).status_code == 404
+    told = await say("cancel")
+    assert (told.status_code, told.json()["state"]) == (200, "cancelled")
+    assert (await say("cancel")).status_code == 409

@@ -1,5 +1,6 @@
 """`saldo order` and `saldo trace`: an order's story, and how long each step of it took."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from services.console.spans import Node, flatten, read_spans, tree
 app = typer.Typer(help="Orders.", no_args_is_help=True)
 
 NOT_FOUND = 404
+STORY_COLUMNS = ("at", "service", "what", "detail", "trace")
 
 Identity = Annotated[str, typer.Argument(help="Our order id, or the number that the channel shows.")]
 OfConnection = Annotated[str | None, typer.Option("--connection", help="Where several connections have the number.")]
@@ -29,14 +31,68 @@ def show(
     instance: Instance = None,
     json_wanted: Json = False,
 ) -> None:
-    """What became of an order."""
+    """What became of an order, what it waits for, and its story step by step with times and traces."""
     with admin(tenant, instance) as client:
         told = find_order(client, order, connection)
         told["reservations"] = _reservations(client, told["order_id"])
-        if json_wanted:
-            output.as_json(told)
-        else:
-            output.fields(told, title=f"order {told['external_id']}")
+        told["story"] = sorted([*told.get("story", ()), *_steps_elsewhere(client, told)], key=lambda step: step["at"])
+    if json_wanted:
+        output.as_json(told)
+        return
+    story = told.pop("story")
+    output.fields(told, title=f"order {told['external_id']}")
+    output.console.print()
+    output.table(story, STORY_COLUMNS, title="story")
+
+
+@app.command()
+def answer(
+    order: Identity,
+    said: Annotated[str, typer.Argument(help="One of the answers that `order show` lists, as `cancel`.")],
+    connection: OfConnection = None,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+) -> None:
+    """Answer what an order waits for, before the clock does."""
+    with admin(tenant, instance) as client:
+        order_id = find_order(client, order, connection)["order_id"]
+        told = client.post("orders", f"orders/{quote(order_id, safe='')}/answer", {"answer": said})
+    output.console.print(f"the order is {told['state']} and waits for {told['waits_for']}", markup=False)
+
+
+def _steps_elsewhere(client: Admin, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What payments, fulfillment and erp tell of the order, those of them that run here."""
+    for payment in told.get("payments", ()):
+        payment_id = payment["payment_id"]
+        for call in _found(client, "payments", f"payments/{quote(payment_id, safe='')}").get("calls", ()):
+            about = {"payment_id": payment_id, "amount_minor": call["amount_minor"], "tries": call["tries"]}
+            yield _step(call["begun_at"], "payments", f"gateway {call['kind']}: {call['outcome']}", about)
+    for parcel in told.get("parcels", ()):
+        found = _found(client, "fulfillment", f"parcels/{quote(parcel['shipment_id'], safe='')}")
+        if found:
+            wanted = ("shipment_id", "waits_for", "carrier", "service", "weight_g", "tracking_code")
+            about = {name: found[name] for name in wanted if found[name]}
+            yield _step(found["changed_at"], "fulfillment", f"parcel {found['state']}", about)
+    document = _found(client, "erp", "invoices", order_id=told["order_id"])
+    if document:
+        about = {name: document[name] for name in ("document_id", "invoice_key", "total_minor")}
+        yield _step(document["issued_at"], "erp", "invoice issued", about)
+
+
+def _step(at: str, service: str, what: str, detail: dict[str, Any]) -> dict[str, Any]:
+    return {"at": at, "service": service, "what": what, "detail": detail, "trace": ""}
+
+
+def _found(client: Admin, service: str, path: str, **query: Any) -> dict[str, Any]:
+    """What a service knows of it; nothing where it knows nothing, or does not run here."""
+    if service not in client.endpoints.admin:
+        return {}
+    try:
+        return dict(client.get(service, path, **query))
+    except AdminError as error:
+        if error.status != NOT_FOUND:
+            raise
+        return {}
 
 
 def _reservations(client: Admin, order_id: str) -> list[dict[str, Any]]:

@@ -1,0 +1,92 @@
+"""What became of an order, told step by step with its times and traces, and what it waits for now."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from services.orders import store
+from services.orders.domain import Order, owed, stage_of
+from services.orders.process import STAGES
+
+
+def steps(row: asyncpg.Record, story: Iterable[asyncpg.Record]) -> list[dict[str, Any]]:
+    """Every step of an order that orders took or heard of, oldest first: `at`, `what`, `detail`, and its trace's id.
+
+    Its placing and its confirming are told by its own row, the others by the rows of its story.
+    """
+    order = store.read(row)
+    sale = order.sale
+    told = [_step(row["placed_at"], "OrderPlaced", {"sold_at": sale.sold_at.isoformat()}, row["traceparent"])]
+    if row["confirmed_at"]:
+        told.append(_step(row["confirmed_at"], "OrderConfirmed", {}, row["traceparent"]))
+    told += [_step(one["at"], one["what"], json.loads(one["detail"]), one["traceparent"]) for one in story]
+    for parcel in order.process.parcels:
+        about = {"shipment_id": parcel.shipment_id, "carrier": parcel.carrier}
+        told += [
+            _step(at, f"ShipmentTracked {status}", about | {"tracking_code": parcel.tracking_code}, "")
+            for status, at in parcel.tracking
+        ]
+        if parcel.dispatched_at:
+            told.append(_step(parcel.dispatched_at, "ShipmentDispatched", about, ""))
+        if parcel.delivered_at:
+            told.append(_step(parcel.delivered_at, "ShipmentDelivered", about, ""))
+    for payment in order.process.payments:
+        if payment.paid_at:
+            paid = {"payment_id": payment.payment_id, "amount_minor": payment.amount_minor}
+            told.append(_step(payment.paid_at, "PaymentReceived", paid, ""))
+    return sorted(told, key=lambda step: step["at"])
+
+
+def _step(at: datetime, what: str, detail: Mapping[str, Any], traceparent: str) -> dict[str, Any]:
+    parts = traceparent.split("-")
+    return {"at": at, "service": "orders", "what": what, "detail": detail, "trace": parts[1] if len(parts) > 1 else ""}
+
+
+def process(order: Order) -> dict[str, Any]:
+    """What an order owes, what it waits for and who may answer, its payments, invoice and parcels."""
+    known = order.process
+    stage = stage_of(order)
+    row = STAGES[stage]
+    invoice = known.invoice
+    return {
+        "due_minor": owed(order),
+        "currency": order.sale.currency,
+        "stage": stage,
+        "waits_for": row.waits_for,
+        "rounds": known.rounds,
+        "answers": list(row.answers),
+        "cancel": known.cancel or None,
+        "invoice_key": invoice.invoice_key if invoice else None,
+        "payments": [
+            {
+                "payment_id": payment.payment_id,
+                "status": payment.status,
+                "amount_minor": payment.amount_minor,
+                "captured_minor": payment.captured_minor,
+                "refunded_minor": payment.refunded_minor,
+                "disputed_minor": payment.held_minor + payment.lost_minor,
+                "reason": payment.reason,
+            }
+            for payment in known.payments
+        ],
+        "parcels": [
+            {
+                "shipment_id": parcel.shipment_id,
+                "location": parcel.location,
+                "units": sum(units for _, units in parcel.lines),
+                "revision": parcel.revision,
+                "open": parcel.open,
+                "carrier": parcel.carrier,
+                "tracking_code": parcel.tracking_code,
+                "dispatched_at": parcel.dispatched_at,
+                "delivered_at": parcel.delivered_at,
+                "reason": parcel.reason,
+            }
+            for parcel in known.parcels
+        ],
+        "told": list(known.told),
+        "refused": [f"{step}: {reason}" for step, reason in known.refused],
+    }
