@@ -18,4 +18,4 @@ async def watch(service: Service, *, settings: FulfillmentSettings) -> None:
             erased = await store.erase_due(tx.connection, tx.now, settings.page)
             await store.forget_quotes(tx.connection, tx.now - timedelta(days=settings.quote_keep_days))
         if max(asked, erased) < settings.page:
-            await asyncio.sleep(settings.poll_interval_s)
+            await asyncio.sleep(settings.watch_interval_s)

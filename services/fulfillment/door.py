@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from services.border import door
 from services.border.errors import SignatureInvalid
+from services.border.vault import SealBroken
 from services.bus.failures import describe
 from services.fulfillment import store
 from services.fulfillment.accounts import Carriers
@@ -43,7 +44,7 @@ class Door:
         except SignatureInvalid:
             _log.warning("a webhook with a wrong signature was refused", account=request.path_params["account_id"])
             return door.problem(401, "the signature does not fit")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
+        except (OSError, SealBroken, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
             _log.error("a webhook could not be taken", error=describe(failure))
             return door.later()
 

@@ -32,6 +32,9 @@ class FulfillmentSettings(BaseSettings):
     book_lease_s: float = Field(default=60, gt=0, description="A label that is not bought by then is tried again.")
     book_parallel: int = Field(default=8, gt=0, le=32, description="Labels that are bought at the same time.")
     poll_interval_s: float = Field(default=0.25, gt=0, description="Pause between two looks at what is due.")
+    watch_interval_s: float = Field(
+        default=1, gt=0, description="And between two looks at what only the clock notices."
+    )
     quote_timeout_s: float = Field(
         default=0.45, gt=0, description="A carrier that has not answered by then is left out."
     )

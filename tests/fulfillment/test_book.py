@@ -13,6 +13,7 @@ import pypdfium2
 import pytest
 import pytest_asyncio
 
+from contracts.crm.v1 import CustomerErased
 from contracts.envelope import Message
 from contracts.fulfillment.v1 import LabelCreated, ShipmentFailed
 from services.border.errors import OutcomeUnknown, Rejected, Unreachable
@@ -306,6 +307,30 @@ async def test_a_label_goes_with_the_buyer(world: World) -> None:
 
     assert await store.erase_due(world.connection, NOW, 10) == 1
     assert await world.connection.fetchval("SELECT count(*) FROM labels") == 0
+
+
+@pytest.mark.asyncio
+async def test_nothing_of_an_erased_buyer_is_left_in_any_table(world: World) -> None:
+    marked = buyer(document="39053344705", phones=("+5511987654321",), emails=("ana@loja.example",))
+    await hear(world.connection, marked)
+    await hear(world.connection, prepare(), settings=AUTO)
+    await world.book().work_off()
+    [label] = world.labels()
+    await hear(world.connection, cancel())
+    await world.book().work_off()
+    gone = CustomerErased(customer_id="c", version=1, customer_refs=("ref-a",), order_ids=(ORDER,), at=NOW)
+    await hear(world.connection, gone)
+    assert await store.erase_due(world.connection, NOW, 10) == 1
+
+    tables = [
+        row[0] for row in await world.connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname='public'")
+    ]
+    rows = [str(tuple(row)) for table in tables for row in await world.connection.fetch(f'TABLE "{table}"')]
+    assert any(SHIPMENT in row for row in rows)
+    for word in ("Ana", "Flores", "39053344705", "987654321", "ana@", "ref-a"):
+        assert [row for row in rows if word in row] == []
+    assert await store.read_buyer(world.connection, ("acme", ORDER)) is None
+    assert await store.read_label(world.connection, "acme", label.label_id) is None
 
 
 @pytest.mark.asyncio

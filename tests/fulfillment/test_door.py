@@ -157,6 +157,12 @@ async def test_another_company_does_not_reach_the_parcel(sent: Sent, office: Off
     assert await sent.call(sent.body()) == 404
 
 
+@pytest.mark.asyncio
+async def test_where_the_account_does_not_open_it_is_to_come_again(sent: Sent) -> None:
+    await sent.office.connection.execute("UPDATE carrier_credentials SET sealed = '\\x00'")
+    assert await sent.call(sent.body()) == 503
+
+
 def test_a_signature_is_read_as_the_account_says() -> None:
     digest = bytes.fromhex("f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8")
     text = b"The quick brown fox jumps over the lazy dog"  # HMAC-SHA-256 with the key "key", as Wikipedia gives it.
