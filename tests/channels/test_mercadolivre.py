@@ -275,7 +275,7 @@ async def test_only_the_account_itself_is_verified() -> None:
 # -- tokens ----------------------------------------------------------------------------------------------------------
 
 
-async def exchanges(meli: SandboxClient, name: str) -> list[str]:
+async def exchanges_of(meli: SandboxClient, name: str) -> list[str]:
     return [row["action"] async for row in meli.books() if row["shop"] == name and row["kind"] == "token"]
 
 
@@ -287,7 +287,7 @@ async def test_twenty_calls_at_once_in_two_processes_exchange_the_token_once(kit
     assert mine is not None
     given = await asyncio.gather(*(mine() for _ in range(10)), *(other.token() for _ in range(10)))
     assert len(set(given)) == 1
-    assert await exchanges(meli, name) == ["refreshed"]
+    assert await exchanges_of(meli, name) == ["refreshed"]
 
 
 async def test_a_token_taken_for_ended_is_exchanged_and_the_call_made_again(kit: Kit, meli: SandboxClient) -> None:
@@ -299,7 +299,7 @@ async def test_a_token_taken_for_ended_is_exchanged_and_the_call_made_again(kit:
             await MELI.read_stock(entry.session, [("MLBU1", "1")])
     await meli.put_vices(name)
     assert await MELI.check(entry.session, "") == []
-    done = await exchanges(meli, name)
+    done = await exchanges_of(meli, name)
     assert len(done) > 1
     assert set(done) == {"refreshed"}
 
@@ -317,7 +317,7 @@ async def test_the_new_tokens_survive_a_restart_and_short_lives_are_renewed(kit:
         raise AssertionError("the token was never renewed")
     later = tokens.Keeper(kit.service.pool, kit.vault, entry.connection, MELI, entry.session)  # type: ignore[arg-type]
     assert await later.token()
-    assert set(await exchanges(meli, name)) == {"refreshed"}
+    assert set(await exchanges_of(meli, name)) == {"refreshed"}
 
 
 async def test_a_lost_answer_is_asked_for_again_where_the_channel_repeats_it(kit: Kit, meli: SandboxClient) -> None:
@@ -355,6 +355,41 @@ async def test_a_lost_answer_is_asked_for_again_where_the_channel_repeats_it(kit
     assert await kit.count("alerts", "kind = 'reauthorise' AND urgent AND resolved_at IS NULL") == 1
     with pytest.raises(TokenEnded, match="authorised again"):
         await keeper(0).token()
+
+
+async def test_a_caller_that_is_cancelled_loses_no_token(kit: Kit, meli: SandboxClient) -> None:
+    entry, name = await opened(kit, meli)
+    answered, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        """The answer is there before the caller is cancelled, and read after it."""
+
+        async def refresh(self, session: Session, refresh_token: str) -> Granted:
+            granted = await MELI.refresh(session, refresh_token)  # type: ignore[attr-defined]
+            answered.set()
+            await go_on.wait()
+            assert isinstance(granted, Granted)
+            return granted
+
+    exchanges: set[asyncio.Task[None]] = set()
+    keeper = tokens.Keeper(kit.service.pool, kit.vault, entry.connection, Slow(), entry.session, exchanges=exchanges)
+    caller = asyncio.create_task(keeper.token())
+    await answered.wait()
+    caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    go_on.set()
+    await asyncio.gather(*exchanges)
+    assert entry.session.token is not None
+    assert await entry.session.token()
+    assert await exchanges_of(meli, name) == ["refreshed"]
+
+
+async def test_a_claim_of_a_process_that_died_before_it_asked_is_taken_up(kit: Kit, meli: SandboxClient) -> None:
+    entry, _ = await opened(kit, meli)
+    claimed = "UPDATE tokens SET claimed_until = now() + interval '300 ms'"
+    await kit.service.pool.execute(claimed)
+    assert entry.session.token is not None
+    assert await entry.session.token()
 
 
 async def test_authorising_again_begins_anew_and_adding_the_same_again_does_not(kit: Kit, meli: SandboxClient) -> None:

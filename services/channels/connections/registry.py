@@ -51,6 +51,7 @@ def open_session(
     clock: Callable[[], float] = time.monotonic,
     reach: Callable[[str], None] = lambda _: None,
     document: Callable[[str], Awaitable[bytes]] | None = None,
+    exchanges: set[asyncio.Task[None]] | None = None,
 ) -> Session:
     """A way to a connection's account; the caller closes `session.http`. `reach` is told of fault points."""
     connector = CONNECTORS[connection.connector]
@@ -68,7 +69,7 @@ def open_session(
     )
     if not isinstance(connector, Refreshes):
         return session
-    keeper = Keeper(pool, vault, connection, connector, session, reach)
+    keeper = Keeper(pool, vault, connection, connector, session, reach, exchanges)
     return replace(session, token=keeper.token, token_refused=keeper.refused)
 
 
@@ -89,6 +90,7 @@ class Registry:
         self.document = document
         self._clock = clock
         self._open: dict[str, Open] = {}
+        self._exchanges: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self._reach: Callable[[str], None] = lambda _: None
         self.generation = 0
@@ -155,7 +157,7 @@ class Registry:
                 # A call under way must not be cut off because the connection was paused or renamed its pool.
                 return Open(row, connector, known.session)
             session = open_session(
-                row, credentials, pool, self._vault, self._clock, self._reach, document=self.document
+                row, credentials, pool, self._vault, self._clock, self._reach, self.document, self._exchanges
             )
         except (SealBroken, Refused) as error:
             _log.error("connection cannot be opened", connection=row.connection_id, reason=str(error))
@@ -173,7 +175,8 @@ class Registry:
             await self.close()
 
     async def close(self) -> None:
-        """Close every session."""
+        """Close every session, once no exchange of tokens is under way: its answer would be lost."""
+        await asyncio.gather(*self._exchanges, return_exceptions=True)
         entries, self._open = list(self._open.values()), {}
         for entry in entries:
             await entry.session.http.aclose()

@@ -52,7 +52,10 @@ async def authorised(connection: Database, vault: Vault, kept: Connection, refre
 
 
 class Keeper:
-    """Gives the access token of one account. Made for each session; `reach` is told of fault points."""
+    """Gives the access token of one account. Made for each session.
+
+    `reach` is told of fault points; `exchanges` holds what is under way, for whoever closes the session.
+    """
 
     def __init__(
         self,
@@ -62,11 +65,13 @@ class Keeper:
         connector: Refreshes,
         session: Session,
         reach: Callable[[str], None] = lambda _: None,
+        exchanges: "set[asyncio.Task[None]] | None" = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._pool, self._vault, self._connection = pool, vault, connection
         self._connector, self._session = connector, session
         self._reach, self._clock = reach, clock
+        self._exchanges = exchanges if exchanges is not None else set()
         self._turn = asyncio.Lock()
         self._access, self._refused = "", ""
         self._renew_at = datetime.min.replace(tzinfo=UTC)
@@ -105,7 +110,11 @@ class Keeper:
             claimed = await store.claim_tokens(database, connection_id, row.generation, now + _LEASE, now)
         if claimed:
             self._reach("token.claimed")
-            await self._exchange(row.generation, refresh)
+            # Whoever asked may be cancelled; an answer that nobody saves would lock us out.
+            exchange = asyncio.create_task(self._exchange(row.generation, refresh), name=f"token {connection_id}")
+            self._exchanges.add(exchange)
+            exchange.add_done_callback(self._exchanges.discard)
+            await asyncio.shield(exchange)
         else:
             await asyncio.sleep(_LOOK_S)
 
