@@ -1,4 +1,4 @@
-"""CSV files of items, opening stock and rates: the whole file is judged before any of it is sent. Pure.
+"""CSV files of items, opening stock, rates and invoices: the whole file is judged before any of it is sent. Pure.
 
 Comma or semicolon, UTF-8 with or without a byte order mark, a header line, columns in any order. Every rejected row
 is reported with its line and the reason.
@@ -10,11 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from contracts.envelope import Message, MinorSum, UtcDatetime
 from contracts.inventory.v1 import Component, PutItem, ReceiveStock
-from services.border.reading import minor
+from services.border.reading import minor, moment
 from services.console.given import make, shown
 
+
+class InvoiceRow(Message):
+    """An invoice as a row of a file gives it; `order` is our id or the number that the channel shows."""
+
+    order: str
+    key: str
+    total_minor: MinorSum
+    issued_at: UtcDatetime | None = None
+    replaces: str | None = None
+
+
 M = TypeVar("M")
+
+INVOICE_CURRENCY = "BRL"
 
 _DIGITS_MAX = 18
 _COLUMNS_NAMED = 10
@@ -130,6 +144,29 @@ def parse_rates(raw: bytes) -> Parsed[dict[str, Any]]:
         identity=lambda row: f"{row['carrier']} {row['service']} from {row['from_code']} to {row['to_code']} up to "
         f"{row['up_to_g']} g",
     )  # fmt: skip
+
+
+def parse_invoices(raw: bytes) -> Parsed[InvoiceRow]:
+    """Invoices: columns order, key, total (as 50.00), and optionally issued_at (ISO 8601 with offset), replaces."""
+
+    def read(row: Mapping[str, str]) -> InvoiceRow:
+        issued_at = row.get("issued_at", "")
+        return make(
+            InvoiceRow,
+            order=row["order"],
+            key=row["key"],
+            total_minor=minor(row["total"], INVOICE_CURRENCY, "total", exact=True),
+            issued_at=moment(issued_at, "issued_at") if issued_at else None,
+            replaces=row.get("replaces") or None,
+        )
+
+    return _parse(
+        raw,
+        required=("order", "key", "total"),
+        optional=("issued_at", "replaces"),
+        read=read,
+        identity=lambda message: f"order {shown(message.order)}",
+    )
 
 
 def parse_components(text: str) -> tuple[Component, ...]:

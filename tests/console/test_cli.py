@@ -39,7 +39,7 @@ def test_every_agreed_command_exists() -> None:
         "stock receive", "stock adjust", "stock count", "stock show", "stock explain", "stock takeon", "order show",
         "trace", "deadletters list", "deadletters show", "deadletters replay", "deadletters discard", "consumer list",
         "consumer resume", "announce", "republish", "contracts check", "contracts asyncapi", "topics", "migrate",
-        "company add", "export check", "export journal", "order invoice", "order answer",
+        "company add", "export check", "export journal", "order invoice", "order invoices", "order answer",
         "customer list", "customer show", "customer reviews", "customer merge", "customer keep", "customer unmerge",
         "customer consent", "customer export", "customer erase",
         "erp add", "erp bookings", "erp retry", "erp sync",

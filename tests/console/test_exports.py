@@ -205,6 +205,90 @@ def test_an_invoice_that_says_nothing_is_not_sent(
     assert erp.asked == []
 
 
+def test_a_folder_of_invoices_is_given_each_to_the_order_that_it_names(
+    saldo: Saldo, erp: Listener, tmp_path: Path
+) -> None:
+    erp.say("POST", "invoices", {"document_id": "d-1", "invoice_key": "1" * 44})
+    (tmp_path / "1001.xml").write_text("<NFe/>")
+    (tmp_path / "any.XML").write_text("<NFe><compra><xPed> 1001 </xPed></compra></NFe>")
+    (tmp_path / "readme.txt").write_text("no invoice")
+
+    printed = saldo("order", "invoices", "--files", str(tmp_path), "--json")
+
+    assert printed.code == 0
+    assert [row["order"] for row in printed.json] == ["1001", "1001"]
+    assert [body for method, *_, body in erp.asked if method == "POST"] == [
+        {"order_id": "o-1", "xml": "<NFe/>"},
+        {"order_id": "o-1", "xml": "<NFe><compra><xPed> 1001 </xPed></compra></NFe>"},
+    ]
+
+
+def test_a_row_that_is_refused_leaves_the_others_alone(saldo: Saldo, erp: Listener, tmp_path: Path) -> None:
+    erp.say("POST", "invoices", {"detail": "the order is not here yet"}, 409)
+    (tmp_path / "all.csv").write_text(
+        f"order;key;total;issued_at\n1001;{'1' * 44};50.00;2026-09-14T08:00:00-03:00\n1002;{'2' * 44};1.00;\n"
+    )
+
+    printed = saldo("order", "invoices", "--csv", str(tmp_path / "all.csv"), "--json")
+
+    assert printed.code == 1
+    assert "2 of 2 were refused" in printed.err
+    assert ["not here yet" in row["refused"] for row in printed.json] == [True, False]
+    assert [body for method, *_, body in erp.asked if method == "POST"] == [
+        {"order_id": "o-1", "key": "1" * 44, "total_minor": 5000, "issued_at": "2026-09-14T11:00:00Z"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("1001,1,a lot", "total is no amount of money"),
+        ("1001,1,1.005", "total has more than the 2 decimals of BRL"),
+        (",1,1.00", "order is empty"),
+        ("1001,1,-1.00", "total_minor"),
+    ],
+)
+def test_a_file_of_invoices_is_judged_whole_before_any_is_sent(
+    saldo: Saldo, erp: Listener, tmp_path: Path, row: str, said: str
+) -> None:
+    (tmp_path / "all.csv").write_text(f"order,key,total\n1000,1,1.00\n{row}\n")
+    printed = saldo("order", "invoices", "--csv", str(tmp_path / "all.csv"))
+    assert printed.code == 1
+    assert f"line 3: {said}" in printed.err
+    assert erp.asked == []
+
+
+def test_where_invoices_come_from_is_said_once(saldo: Saldo, erp: Listener, tmp_path: Path) -> None:
+    for arguments in ((), ("--files", str(tmp_path), "--csv", "all.csv"), ("--files", str(tmp_path / "none"))):
+        assert saldo("order", "invoices", *arguments).code == 1
+    assert erp.asked == []
+
+
+def test_an_erp_is_added_with_a_login_from_a_file(saldo: Saldo, erp: Listener, tmp_path: Path) -> None:
+    erp.say("PUT", "targets", {"target": "tryton"})
+    login = tmp_path / "login.json"
+    login.write_text('{"user": "saldo", "password": "synthetic"}')
+    given = ("erp", "add", "tryton", "--base-url", "https://erp.example", "--database", "books", "--credentials")
+
+    assert saldo(*given, str(login)).code == 0
+    body = erp.asked[0][-1]
+    assert (body["user"], body["password"], body["environment"]) == ("saldo", "synthetic", "production")
+    login.write_text('{"user": "saldo"}')
+    assert "must hold user and password" in saldo(*given, str(login)).err
+
+
+def test_a_look_at_the_erp_ends_with_what_came_of_it(saldo: Saldo, erp: Listener) -> None:
+    erp.say("POST", "targets/tryton/sync", {"asked_at": "2026-09-14T12:00:00Z"})
+    told = {"target": "tryton", "looked_at": "2026-09-14T12:00:01Z", "waiting": 0, "told": {"error": "", "sales": {}}}
+    erp.say("GET", "targets", {"targets": [told]})
+    assert saldo("erp", "sync").code == 0
+
+    erp.say("GET", "targets", {"targets": [told | {"told": {"error": "rpc: answered 401"}}]})
+    failed = saldo("erp", "sync")
+    assert failed.code == 1
+    assert "answered 401" in failed.err
+
+
 def test_every_reason_of_a_refused_invoice_is_shown(saldo: Saldo, erp: Listener) -> None:
     reasons = [{"type": "invoice", "loc": ["invoice"], "msg": reason} for reason in ("no state", "no month")]
     erp.say("POST", "invoices", {"detail": reasons}, 422)
