@@ -186,29 +186,36 @@ async def mark_for_erasure(connection: Connection, keys: Collection[Key], now: d
     )
 
 
+_DUE_TO_GO: Final = """
+    SELECT tenant, order_id FROM buyers WHERE erase_at <= $1 AND NOT EXISTS (
+        SELECT FROM shipments WHERE shipments.tenant = buyers.tenant AND shipments.order_id = buyers.order_id
+            AND state NOT IN ('lost', 'delivered', 'returned', 'cancelled')
+    )
+    ORDER BY erase_at LIMIT $2 """
+"""Buyers whose time has come and that no open parcel needs."""
+
+
+async def due_to_go(connection: Connection, now: datetime, page: int) -> list[str]:
+    """Orders whose buyers are about to be erased."""
+    return [row["order_id"] for row in await connection.fetch(_DUE_TO_GO, now, page)]
+
+
 async def erase_due(connection: Connection, now: datetime, page: int) -> int:
     """Erase the buyers, and their labels, whose time has come and that no open parcel needs; how many."""
     return len(
         await connection.fetch(
-            """
+            f"""
             WITH gone AS (
                 UPDATE buyers SET customer_ref = '', sale_revision = NULL, heard_at = NULL, sealed = NULL,
                     erase_at = NULL, erased_at = erase_at
-                WHERE (tenant, order_id) IN (
-                    SELECT tenant, order_id FROM buyers WHERE erase_at <= $1 AND NOT EXISTS (
-                        SELECT FROM shipments WHERE shipments.tenant = buyers.tenant
-                            AND shipments.order_id = buyers.order_id
-                            AND state NOT IN ('lost', 'delivered', 'returned', 'cancelled')
-                    )
-                    ORDER BY erase_at LIMIT $2 FOR UPDATE SKIP LOCKED
-                )
+                WHERE (tenant, order_id) IN ({_DUE_TO_GO} FOR UPDATE SKIP LOCKED)
                 RETURNING tenant, order_id
             ),
             torn AS (
                 DELETE FROM labels USING gone WHERE labels.tenant = gone.tenant AND labels.order_id = gone.order_id
             )
             SELECT FROM gone
-            """,
+            """,  # noqa: S608 - of constants alone
             now,
             page,
         )
