@@ -13,8 +13,14 @@ from tests.console.conftest import Listener, Printed
 Saldo = Callable[..., Printed]
 CUSTOMER: dict[str, Any] = {
     "customer_id": "c-1", "version": 2, "merged": [], "seen_at": "2026-03-14T12:00:00Z",
-    "references": [{"customer_ref": "r", "allowed": False, "why": "the customer has not been asked"}],
-    "consents": [], "reports": [{"name": "Ana", "document": "", "emails": [], "phones": []}], "timeline": [],
+    "references": [
+        {"customer_ref": "r", "connections": ["loja"], "allowed": False, "why": "the customer has not been asked"}
+    ],
+    "consents": [], "reports": [{"name": "Ana", "document": "", "emails": [], "phones": []}],
+    "timeline": [
+        {"at": "2026-03-14T12:00:00Z", "kind": "OrderPlaced", "order_id": "o-1", "what": {"total_minor": 5000}},
+        {"at": "2026-03-14T13:00:00Z", "kind": "PaymentRefunded", "order_id": "o-1", "what": {"reason": None}},
+    ],
 }  # fmt: skip
 
 
@@ -35,6 +41,15 @@ def test_a_person_is_named_in_no_address(saldo: Saldo, crm: Listener) -> None:
     assert printed.code == 0
     assert "has not been asked" in printed.out
     assert crm.asked == [("POST", "customers/show", {"tenant": "acme"}, {"identity": "ana@loja.example"})]
+
+
+def test_contact_is_no_with_its_reason_and_the_timeline_is_a_line_an_entry(saldo: Saldo, crm: Listener) -> None:
+    printed = saldo("customer", "show", "c-1").out
+    assert "no: the customer has not been asked" in printed
+    assert "total_minor 5000" in printed
+    assert printed.index("OrderPlaced") < printed.index("PaymentRefunded")
+    crm.say("POST", "customers/show", CUSTOMER | {"references": [CUSTOMER["references"][0] | {"allowed": True}]})
+    assert "yes, as a buyer of loja" in saldo("customer", "show", "c-1").out
 
 
 def test_all_pages_are_listed(saldo: Saldo, listener: Listener) -> None:

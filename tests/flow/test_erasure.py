@@ -50,13 +50,16 @@ def marks_in(data: bytes) -> list[str]:
 async def records(system: System) -> AsyncIterator[tuple[str, bytes]]:
     """Every record of every topic from the beginning: its topic, and key, headers and body as one."""
     consumer = AIOKafkaConsumer(bootstrap_servers=system.endpoints.kafka, enable_auto_commit=False)
+    admin = AIOKafkaAdminClient(bootstrap_servers=system.endpoints.kafka)
     await consumer.start()
+    await admin.start()
     try:
         places = [
-            TopicPartition(topic, number)
-            for topic in sorted(await consumer.topics())
-            for number in consumer.partitions_for_topic(topic) or ()
+            TopicPartition(topic["topic"], partition["partition"])
+            for topic in await admin.describe_topics()
+            for partition in topic["partitions"]
         ]
+        assert {place.topic for place in places} >= set(CATALOGUE.streams)
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
         ends = await consumer.end_offsets(places)
@@ -66,6 +69,7 @@ async def records(system: System) -> AsyncIterator[tuple[str, bytes]]:
                     headers = b"\0".join(name.encode() + b"\0" + value for name, value in record.headers)
                     yield place.topic, b"\0".join((record.key or b"", headers, record.value or b""))
     finally:
+        await admin.close()
         await consumer.stop()
 
 

@@ -49,8 +49,22 @@ def show(
         return
     latest: dict[str, Any] = next(iter(told.pop("reports")), {})
     profile = {name: latest.get(name) for name in ("name", "document", "emails", "phones")}
-    timeline = told.pop("timeline")
-    output.fields({**told, **profile, "timeline": timeline}, title=f"customer {told['customer_id']}")
+    timeline = [_happened(one) for one in told.pop("timeline")]
+    contact = {"contact": _contact(told["references"])}
+    output.fields({**told, **profile, **contact, "timeline": timeline}, title=f"customer {told['customer_id']}")
+
+
+def _contact(references: list[dict[str, Any]]) -> str:
+    """Whether he may be written to outside the channels that he bought on. Without a yes of both sides it is no."""
+    if allowed := sorted({where for one in references if one["allowed"] for where in one["connections"]}):
+        return f"yes, as a buyer of {', '.join(allowed)}"
+    return f"no: {'; '.join(sorted({one['why'] for one in references}))}"
+
+
+def _happened(one: dict[str, Any]) -> dict[str, Any]:
+    """An entry of the timeline on one line."""
+    what = ", ".join(f"{name} {value}" for name, value in one["what"].items() if value not in (None, ""))
+    return {"at": one["at"], "happened": one["kind"], "order_id": one["order_id"], "what": what}
 
 
 def _find(client: Admin, identity: str) -> dict[str, Any]:
