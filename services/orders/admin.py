@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from services.bus import Transaction
 from services.orders import store, story
 from services.orders.deadlines import decide_locked
-from services.orders.domain import STATES, hold, stage_of, standing
+from services.orders.domain import stage_of
+from services.orders.order import STATES
 from services.orders.process import STAGES, PersonSaid
 from services.orders.settings import OrdersSettings
+from services.orders.standing import hold, standing
 
 Opens: TypeAlias = Callable[[], AbstractAsyncContextManager[Transaction]]
 

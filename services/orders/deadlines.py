@@ -13,8 +13,9 @@ import asyncpg
 from contracts.channels.v1 import RefetchSale
 from services.bus import Cause, Transaction
 from services.orders import store
-from services.orders.domain import CloseDue, Order
+from services.orders.domain import CloseDue
 from services.orders.handlers import save, take
+from services.orders.order import Order
 from services.orders.process import DeadlineDue, PersonSaid
 from services.orders.recent import Key
 from services.orders.settings import OrdersSettings

@@ -9,7 +9,8 @@ from contracts.envelope import Message
 from contracts.orders.v1 import OrderConfirmed, OrderPlaced
 from services.bus import Cause, Received, Transaction
 from services.orders import store
-from services.orders.domain import Decision, Event, Order, alerts, decide
+from services.orders.domain import Decision, Event, alerts, decide
+from services.orders.order import Order
 from services.orders.recent import Key, Recent
 from services.orders.settings import OrdersSettings
 from services.orders.store import Written

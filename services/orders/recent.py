@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias, final
 
-from services.orders.domain import Order
+from services.orders.order import Order
 
 Key: TypeAlias = tuple[str, str]
 """(tenant, order id)."""

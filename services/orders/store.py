@@ -11,9 +11,10 @@ from pydantic import TypeAdapter
 from contracts.channels.v1 import ConnectionChanged, SaleStatus
 from contracts.envelope import Message
 from services.bus import array, columns
-from services.orders.domain import Order, standing
+from services.orders.order import Order
 from services.orders.process import NOTHING, Process, deadline
 from services.orders.recent import Key, Known
+from services.orders.standing import standing
 from services.orders.wanted import paid_by_us
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"

@@ -8,8 +8,10 @@ from typing import Any
 import asyncpg
 
 from services.orders import store
-from services.orders.domain import Order, owed, stage_of
+from services.orders.domain import stage_of
+from services.orders.order import Order
 from services.orders.process import STAGES
+from services.orders.standing import owed
 
 
 def steps(row: asyncpg.Record, story: Iterable[asyncpg.Record]) -> list[dict[str, Any]]:

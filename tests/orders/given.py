@@ -14,7 +14,8 @@ from contracts.fulfillment.v1 import (
 )
 from contracts.inventory.v1 import DemandMet, DemandShort, LineOutcome, OrderDemand, ShippedQuantity
 from contracts.payments.v1 import PaymentMethod
-from services.orders.domain import Order, decide
+from services.orders.domain import decide
+from services.orders.order import Order
 
 NOW = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
 SOLD_AT = datetime(2026, 3, 14, 11, 59, tzinfo=UTC)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.channels.v1 import SaleReported, SaleStatus
-from services.orders.domain import Order, decide
+from services.orders.domain import decide
+from services.orders.order import Order
 from tests.orders.given import KIT, NOW, answer, line, sale, settle
 
 STOCK = {"MUG": 5, "TRAY": 2}

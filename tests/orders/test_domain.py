@@ -7,24 +7,9 @@ import pytest
 from contracts.channels.v1 import SaleStatus
 from contracts.inventory.v1 import AccountState, DemandMet, HoldExpired, OrderDemand, ShippedQuantity
 from contracts.orders.v1 import OrderPlaced
-from services.orders.domain import (
-    Cancelled,
-    Closed,
-    CloseDue,
-    Confirmed,
-    Delivered,
-    Event,
-    Held,
-    Order,
-    Placed,
-    Returned,
-    Shipped,
-    Short,
-    alerts,
-    decide,
-    standing,
-    unresolved_lines,
-)
+from services.orders.domain import CloseDue, Event, alerts, decide
+from services.orders.order import Cancelled, Closed, Confirmed, Delivered, Held, Order, Placed, Returned, Shipped, Short
+from services.orders.standing import standing, unresolved_lines
 from tests.orders.given import KIT, NOW, answer, line, sale, settle
 
 

@@ -33,11 +33,12 @@ from services.bus import Received, Transaction
 from services.bus.work import SESSION
 from services.orders import store
 from services.orders.deadlines import ask_again, close_finished, find_silent, find_waiting, go_on
-from services.orders.domain import Cancelled, Closed, Confirmed, Shipped, standing
 from services.orders.handlers import advance, know_connections
+from services.orders.order import Cancelled, Closed, Confirmed, Shipped
 from services.orders.process import NOTHING
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
+from services.orders.standing import standing
 from tests.orders.given import NOW, answer, basket, invoice, line, payment, sale, shipment
 
 SETTINGS = OrdersSettings()

@@ -42,9 +42,11 @@ from contracts.payments.v1 import (
     RefundPayment,
     VoidPayment,
 )
-from services.orders.domain import Event, Order, alerts, decide, owed, stage_of, standing
+from services.orders.domain import Event, alerts, decide, stage_of
+from services.orders.order import Order
 from services.orders.process import NOTHING, DeadlineDue, PersonSaid, deadline
 from services.orders.settings import OrdersSettings
+from services.orders.standing import owed, standing
 from tests.orders.given import NOW, answer, basket, checkout, invoice, line, payment, sale, shipment
 
 SETTINGS = OrdersSettings()

@@ -3,7 +3,7 @@
 import pytest
 
 from services.orders.admin import ALERTS
-from services.orders.domain import STATES
+from services.orders.order import STATES
 from services.orders.process import STAGES
 from services.orders.settings import OrdersSettings
 

@@ -19,10 +19,11 @@ from contracts.inventory.v1 import Component, OrderDemand, PutItem, PutLocation,
 from services.bus import Transaction
 from services.inventory.handlers import allocate, obey_commands
 from services.orders import store
-from services.orders.domain import LEFT, Order, standing
 from services.orders.handlers import advance
+from services.orders.order import LEFT, Order
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
+from services.orders.standing import standing
 from tests.orders.given import COMPONENTS, KIT, NOW
 from tests.orders.test_any_order import histories
 from tests.orders.test_handlers import received

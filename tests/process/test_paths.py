@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.orders import domain, wanted
+from services.orders import demand, domain, wanted
 from services.payments.domain import Kind
 from tests.process.world import World
 
@@ -55,10 +55,10 @@ def _always_settled(_: Any, __: Any) -> bool:
 
 
 GUARDS = {
-    "a cancel waits for the parcel to be stopped": (domain, "held_back", _nothing_held_back),
+    "a cancel waits for the parcel to be stopped": (demand, "held_back", _nothing_held_back),
     "only one payment of an order counts": (wanted, "_due", _every_payment_counts),
     "an order is cancelled once its money is back": (domain, "money_settled", _always_settled),
-    "what left is told to inventory": (domain, "departed", _nothing_held_back),
+    "what left is told to inventory": (demand, "departed", _nothing_held_back),
 }
 
 

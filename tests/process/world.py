@@ -33,8 +33,10 @@ from services.inventory import domain as inventory
 from services.inventory.announce import report_message
 from services.inventory.ledger import AVAILABLE, COUNT_DIFFERENCE, COUNTED, RESERVED, SHIPPED, Location
 from services.orders import domain as orders
+from services.orders.order import LEFT, Order
 from services.orders.process import NOTHING, STAGES, DeadlineDue, PersonSaid, deadline
 from services.orders.settings import OrdersSettings
+from services.orders.standing import owed
 from services.payments import domain as payments
 from services.payments.domain import Kind, Part, Portion, Seen, Status
 from services.payments.ledger import Movement
@@ -119,7 +121,7 @@ class World:
         self.now, self.steps = START, 0
         self.short_default = self.random.choice(["wait", "cancel"])
         self.sales: dict[str, Sale] = {}
-        self.orders: dict[str, orders.Order | None] = {}
+        self.orders: dict[str, Order | None] = {}
         self.facts: dict[str, list[Any]] = {}
         self.stock = Store(
             *(PutItem(sku=sku, name=sku) for sku in SKUS),
@@ -235,7 +237,7 @@ class World:
             if payment_id.startswith(f"{order_id}:"):
                 assert seen.status is not Status.AUTHORIZED, f"{order_id} is cancelled with {payment_id} authorised"
                 kept += seen.captured_minor - sum(one.amount_minor for one in seen.refunds.values())
-        assert kept == (orders.owed(order) if kept else 0), f"{order_id} is cancelled with {kept} of its buyer's money"
+        assert kept == (owed(order) if kept else 0), f"{order_id} is cancelled with {kept} of its buyer's money"
 
     def _due(self, order_id: str) -> datetime | None:
         order = self.orders.get(order_id)
@@ -299,7 +301,7 @@ class World:
     def _becomes(self, sale: Sale, status: SaleStatus) -> None:
         """The channel changes its mind, as far as a channel does."""
         ranks = list(SaleStatus)
-        left = sale.status in orders.LEFT
+        left = sale.status in LEFT
         if sale.status is SaleStatus.CANCELLED or (left and ranks.index(status) <= ranks.index(sale.status)):
             return
         if sale.ours and status is SaleStatus.CANCELLED and self._parcels(sale.order_id):
@@ -308,7 +310,7 @@ class World:
         self.say(sale.snapshot())
 
     def _cancel_part(self, sale: Sale) -> None:
-        if sale.status in orders.LEFT or sale.status is SaleStatus.CANCELLED:
+        if sale.status in LEFT or sale.status is SaleStatus.CANCELLED:
             return
         index = self.random.randrange(len(sale.lines))
         line = sale.lines[index]
@@ -536,7 +538,7 @@ class World:
             assert self.stock.units(sku, RESERVED) == 0, f"{sku} is held for nobody"
         assert sum(payments_balances(self.booked).values()) == 0
 
-    def _check_end(self, order_id: str, order: orders.Order) -> None:
+    def _check_end(self, order_id: str, order: Order) -> None:
         assert order.state.kind in FINAL, f"{order_id} ended {order.state} at {order.process.stage}"
         assert orders.stage_of(order) == "finished", f"{order_id} is {order.state.kind} and {orders.stage_of(order)}"
         assert not any(parcel.open for parcel in order.process.parcels)
@@ -547,9 +549,9 @@ class World:
         ended = {"cancelled": "OrderCancelled", "delivered": "OrderDelivered", "returned": "OrderReturned"}
         assert ended[order.state.kind] in kinds
 
-    def _check_money(self, order_id: str, order: orders.Order) -> None:
+    def _check_money(self, order_id: str, order: Order) -> None:
         taken = payments_balances(self.booked).get(f"customer:{order_id}", 0)
-        due_minor = orders.owed(order) if self.sales[order_id].ours else 0
+        due_minor = owed(order) if self.sales[order_id].ours else 0
         assert -taken == due_minor, f"{order_id} is {order.state}, owes {due_minor} and gave {-taken}"
         for payment_id, seen in self.gateway.seen.items():
             if payment_id.startswith(f"{order_id}:"):
