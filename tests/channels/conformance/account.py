@@ -60,17 +60,20 @@ class Account:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, kit: Kit, case: Case, base_url: str) -> AsyncIterator[Self]:
-        """An account of the case, live."""
+    async def opened(cls, kit: Kit, case: Case, base_url: str, *, strict: bool = False) -> AsyncIterator[Self]:
+        """An account of the case, live; `strict` keeps the limits that both sides have by themselves."""
         shop = f"conform-{next(_names)}"
         async with SandboxClient(base_url, TOKEN) as control:
-            told = await control.put_shop(shop, limits=dict(case.limits), **case.shop)
+            told = await control.put_shop(shop, **({} if strict else {"limits": dict(case.limits)}), **case.shop)
+            settings = case.settings(told)
+            if strict:
+                settings = {name: text for name, text in settings.items() if not name.startswith("limit.")}
             connection = await kit.connect(
                 connector=case.connector,
                 account=case.name(told),
                 base_url=told["base_url"],
                 credentials=told["credentials"],
-                **case.settings(told),
+                **settings,
             )
             entry = kit.intake.registry.get(connection.connection_id)
             assert entry is not None

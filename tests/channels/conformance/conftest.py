@@ -1,6 +1,7 @@
 """An account of every connector that has a case."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
@@ -48,6 +49,20 @@ async def deaf_door() -> AsyncIterator[str]:
     await runner.cleanup()
 
 
+@asynccontextmanager
+async def _opened(
+    name: str, kit: Kit, base_url: str, door_url: str, capfd: pytest.CaptureFixture[str], *, strict: bool
+) -> AsyncIterator[Account]:
+    kit.intake.registry.document = _nfe
+    kit.intake.settings = kit.intake.settings.model_copy(update={"door_url": door_url})
+    async with ACCOUNTS[name].opened(kit, CASES[name], base_url, strict=strict) as opened:
+        yield opened
+        secrets = {value for value in opened.session.credentials.values() if len(value) > 6}
+        printed = capfd.readouterr()
+        for word in (*secrets, "Comprador 7", "comprador.7@", "Rua de Exemplo"):
+            assert word not in printed.out + printed.err, f"{name} printed what is nobody's business"
+
+
 @pytest_asyncio.fixture(params=sorted(CASES))
 async def account(
     request: pytest.FixtureRequest,
@@ -57,15 +72,23 @@ async def account(
     capfd: pytest.CaptureFixture[str],
 ) -> AsyncIterator[Account]:
     """A live account; whatever the test does with it, nothing of its secrets or its buyer is printed."""
-    name = request.param
-    kit.intake.registry.document = _nfe
-    kit.intake.settings = kit.intake.settings.model_copy(update={"door_url": deaf_door})
-    async with ACCOUNTS[name].opened(kit, CASES[name], sandbox_of(name)) as opened:
+    base_url = sandbox_of(request.param)
+    async with _opened(request.param, kit, base_url, deaf_door, capfd, strict=False) as opened:
         yield opened
-        secrets = {value for value in opened.session.credentials.values() if len(value) > 6}
-        printed = capfd.readouterr()
-        for word in (*secrets, "Comprador 7", "comprador.7@", "Rua de Exemplo"):
-            assert word not in printed.out + printed.err, f"{name} printed what is nobody's business"
+
+
+@pytest_asyncio.fixture(params=sorted(CASES))
+async def strict_account(
+    request: pytest.FixtureRequest,
+    kit: Kit,
+    sandbox_of: Callable[[str], str],
+    deaf_door: str,
+    capfd: pytest.CaptureFixture[str],
+) -> AsyncIterator[Account]:
+    """The same with the limits that the connector and the sandbox have by themselves."""
+    base_url = sandbox_of(request.param)
+    async with _opened(request.param, kit, base_url, deaf_door, capfd, strict=True) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -116,6 +116,19 @@ async def test_a_channel_that_asks_to_wait_or_is_away_has_done_nothing(account: 
     assert (await account.numbers())["A"] == 3
 
 
+async def test_a_channels_own_limits_are_never_run_into(strict_account: Account) -> None:
+    account = strict_account
+    skus = {f"S{place}": 3 for place in range(14)}
+    await account.put(**skus)
+    writes = [StockWrite(*place, 5) for place in (await account.places()).values()]
+    assert len(writes) == len(skus)
+    for group in (writes[:1], writes[1:]):
+        # A `Throttled` would be raised here.
+        outcomes = await asyncio.gather(*(account.connector.write_stock(account.session, [one]) for one in group))
+        assert {one.status for outcome in outcomes for one in outcome} == {WriteStatus.ACCEPTED}
+    assert set((await account.numbers()).values()) == {5}
+
+
 async def test_the_account_is_checked_and_set_up_as_often_as_one_likes(account: Account) -> None:
     await account.put(A=3)
     door_url = account.kit.intake.door_of(account.entry.connection, account.session)

@@ -19,7 +19,8 @@ class ShopAccount(Account):
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, kit: Kit, case: Case, base_url: str) -> AsyncIterator[Self]:
+    async def opened(cls, kit: Kit, case: Case, base_url: str, *, strict: bool = False) -> AsyncIterator[Self]:
+        del strict
         connection = await kit.connect(
             connector="shop", account="loja", credentials={"api_key": KEY}, card_page_url="http://127.0.0.1:9/cards"
         )
