@@ -532,7 +532,7 @@ def _told(status: SaleStatus, packages: Sequence[Mapping[str, Any]]) -> frozense
     for package in _output(packages):
         steps.add("invoice")
         if number := wire.text(package.get("trackingNumber")):
-            steps.add(f"shipment:{number}")
+            steps |= {f"shipment:{number}"} | ({f"delivery:{number}"} if _finished(package) else set())
     return frozenset(steps | ({"delivery"} if status is SaleStatus.DELIVERED else set()))
 
 

@@ -230,9 +230,10 @@ async def inputs(
             CASE WHEN $4 THEN coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o
                 WHERE o.tenant = s.tenant AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held), 0)
                 ELSE 0 END::bigint AS held,
-            -- What is released and not decided yet is still among what is available: nothing may forget it before.
+            -- What is released and not decided yet is still among what is available, so nothing may forget it: the date
+            -- stays before its sale, because a release is told later than it was.
             CASE WHEN $4 THEN coalesce((SELECT least(max(o.released_at),
-                    min(o.released_at) FILTER (WHERE o.asked > o.decided) - interval '1 millisecond')
+                    min(o.sold_at) FILTER (WHERE o.asked > o.decided))
                 FROM own_sales o WHERE o.tenant = s.tenant
                     AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.released_at IS NOT NULL),
                 (SELECT n.validated_at FROM connections n WHERE n.connection_id = r.connection_id)) END AS as_of,

@@ -199,9 +199,11 @@ class House:
         service = self.kit.service
         await self.kit.absorb()
         while True:
+            # Counted first: what the door absorbs in between is there to be claimed.
+            new = await self.kit.count("intake", "state = 'new'")
             async with service.pool.acquire() as database:
                 wanted = await store.claim_fetch(database, self.connection_id, service.clock(), timedelta(seconds=60))
-            if wanted is None and not await self.kit.count("intake", "state = 'new'"):
+            if wanted is None and not new:
                 return
             if wanted is None:  # The door absorbs at this moment.
                 await self.kit.absorb()

@@ -112,6 +112,32 @@ async def test_a_number_does_not_forget_an_order_whose_handling_is_not_known_yet
     assert (await house.inventory("a"), (await house.numbers())["a"], house.available["a"]) == ((6, 0), 6, 6)
 
 
+async def test_what_is_in_handling_before_inventory_has_decided_stays_reserved(house: House) -> None:
+    sold = await house.buy(a=3)
+    await invoice(house, sold, 5970)
+    await house.hear()
+    await house.elsewhere("a", 1)
+    await house.push()
+    assert (await house.inventory("a"), (await house.numbers())["a"]) == ((9, 3), 6)
+    await house.decide()
+    await house.push()
+    assert (await house.inventory("a"), (await house.numbers())["a"], house.available["a"]) == ((6, 0), 6, 6)
+
+
+async def test_the_same_number_is_said_again_to_let_go_of_what_was_handled(house: House) -> None:
+    sold = await house.buy(a=3)
+    await house.settle()
+    await invoice(house, sold, 5970)
+    await house.hear()
+    await house.elsewhere("a", -3)
+    await house.push()
+    assert (await house.inventory("a"), (await house.numbers())["a"]) == ((10, 0), 10)
+    writes = len(await house.account.rows("write"))
+    await house.elsewhere("a", 0)
+    await house.push()
+    assert len(await house.account.rows("write")) == writes, "once is enough"
+
+
 async def test_a_cancelled_order_is_on_sale_again_at_vtex_and_everywhere(house: House) -> None:
     first, second = await house.buy(a=4), await house.buy(a=1)
     await house.settle()

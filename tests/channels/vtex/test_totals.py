@@ -107,8 +107,8 @@ class World:
         held = [o for o in self.orders if o.heard and not o.known_cancelled and o.released_at is None]
         released = [order for order in self.orders if order.released_at is not None]
         as_of = max((order.released_at for order in released), default=START)
-        undecided = [o.released_at for o in released if not o.known_cancelled and o.decided < o.units]
-        as_of = min([as_of, *(at - timedelta(milliseconds=1) for at in undecided)])
+        undecided = [o.sold_at for o in released if not o.known_cancelled and o.decided < o.units]
+        as_of = min([as_of, *undecided])
         part = Part("s", 1, self.available, held=sum(order.decided for order in held))
         plan = domain.plan(Record("r", "i", "l", (part,), self.known, as_of=as_of), MANNER)
         if plan.step is Step.NOTHING:
