@@ -133,8 +133,6 @@ def unpack(records: bytes) -> list[tuple[bytes, list[tuple[str, bytes]], bytes]]
         key, *values, payload = record.split(b"\0")
         if len(values) > len(HEADERS):
             raise ValueError(f"a record of the outbox has {len(values)} headers, this build knows {len(HEADERS)}")
-        headers = list(zip(HEADERS, values, strict=False))
-        if b"" in values:
-            headers = [header for header in headers if header[1]]
+        headers = [header for header in zip(HEADERS, values, strict=False) if header[1]]
         unpacked.append((key, headers, payload))
     return unpacked
