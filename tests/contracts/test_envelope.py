@@ -9,8 +9,10 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from contracts.envelope import Envelope, EnvelopeInvalid
+from contracts.inventory.v1 import HoldExpired
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=20)
 envelopes = st.builds(
@@ -102,3 +104,11 @@ def test_a_missing_attribute_is_named(name: str) -> None:
 def test_a_wrong_attribute_is_refused(name: str, value: str, said: str) -> None:
     with pytest.raises(EnvelopeInvalid, match=said):
         Envelope.from_headers(GOOD | {name: value})
+
+
+def test_a_message_of_values_is_checked_as_any_other() -> None:
+    values = {"order_id": "a", "revision": 1, "expired_at": GOOD["ce_time"]}
+    assert HoldExpired.of(values) == HoldExpired.model_validate(values)
+    for wrong in ({**values, "more": 1}, {**values, "revision": "many"}, {"order_id": "a"}):
+        with pytest.raises(ValidationError):
+            HoldExpired.of(wrong)
