@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
-from contracts.channels.v1 import SaleLine, SaleStatus
+from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
 from contracts.inventory.v1 import (
     AccountState,
     DemandLine,
@@ -33,9 +34,8 @@ def demand_of(order: Order, *, again: bool) -> OrderDemand | None:
     asked = _asked(order, {})
     if not asked:
         return None
-    hold_until = None if order.paid or not sale.checkout else sale.checkout.hold_until
-    terms = sale.pool, sale.shortfall_policy, sale.all_or_nothing, hold_until
-    if known and not again and asked == known.lines and terms == _terms(known):
+    hold_until = sale.checkout.hold_until if sale.checkout and not order.paid else None
+    if known and not again and asked == known.lines and _terms(sale, hold_until) == _terms(known, known.hold_until):
         # Goods leave only once inventory has answered what else there was to ask: before that, the answer's
         # reservations are those of another demand.
         asked = _asked(order, shippable(order)) if order.settled and left_by_word(order) else asked
@@ -74,8 +74,8 @@ def _asked(order: Order, ship: Mapping[str, Mapping[str, int]]) -> tuple[DemandL
     return tuple(lines)
 
 
-def _terms(asked: OrderDemand) -> tuple[object, ...]:
-    return asked.pool, asked.shortfall_policy, asked.all_or_nothing, asked.hold_until
+def _terms(asked: SaleReported | OrderDemand, hold_until: datetime | None) -> tuple[object, ...]:
+    return asked.pool, asked.shortfall_policy, asked.all_or_nothing, hold_until
 
 
 def _demand_line(

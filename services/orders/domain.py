@@ -168,6 +168,8 @@ def _proceeding(order: Order, process: Process) -> Order:
     sale, paid = order.sale, order.paid
     if paid_by_us(sale) and not process.cancel:
         paid = paid or _is_covered(order, process)
+        if process.unpaid and not departed(process):
+            process = replace(process, cancel="payment_failed")
     return replace(order, process=process, paid=paid, status=_word(sale, process, paid=paid))
 
 
@@ -203,7 +205,8 @@ def _settle(
     demand = None if told and not again else demand_of(heard, again=again)
     after = heard.asking(demand) if demand else heard
     waits, missing = hold(after), short_lines(after)
-    state, commands = _state(after, waits, missing), tuple[Command, ...]()
+    state = _state(after, waits, missing)
+    commands: tuple[Command, ...] = ()
     if _has_process(after, state):
         view = _view(after, waits, missing)
         process, commands = ask(view, after.process, again=repeat)
@@ -271,6 +274,8 @@ def _state_of_process(order: Order, view: View, waits: Held | None, missing: tup
         done = stopped and money_settled(view, process)
         return Cancelled() if done else Cancelling(process.cancel or "channel")
     word = FINALS.get(order.status)
+    if _is_taken_for_delivered(process) and not left and (word is None or isinstance(word, Shipped)):
+        return Delivered()
     if left and not (word and RANKS[word.kind] > RANKS[left.kind]):
         return left
     if word and (view.by_word or not isinstance(word, Shipped)):
@@ -294,8 +299,13 @@ def _state_of_parcels(order: Order, view: View) -> State | None:
     units = sum(quantity for parcel in sent for _, quantity in parcel.lines)
     if sum(line.quantity for lines in came_back(process).values() for line in lines) >= units:
         return Returned()
-    taken = "delivered" in (process.answer("deliver"), process.answer("lost"))
-    return Delivered() if taken or all(parcel.delivered_at for parcel in sent) else Shipped()
+    arrived = _is_taken_for_delivered(process) or all(parcel.delivered_at for parcel in sent)
+    return Delivered() if arrived else Shipped()
+
+
+def _is_taken_for_delivered(process: Process) -> bool:
+    """Whether a person, or a silence that lasted, says that what left has arrived."""
+    return "delivered" in (process.answer("deliver"), process.answer("lost"))
 
 
 def _view(order: Order, waits: Held | None, missing: tuple[ShortLine, ...]) -> View:
@@ -335,6 +345,8 @@ def _stage(order: Order, state: State, process: Process) -> str:
             return "checkout" if paid_by_us(order.sale) else "payment"
         case Held(reason=reason):
             return reason
+        case Confirmed() if not any(line.fulfilled_by == US for line in order.sale.lines):
+            return "deliver"  # Its channel ships it, from stock that it holds itself.
         case Confirmed():
             return "prepare" if process.invoice or not needs_invoice(order.sale) else "invoice"
         case Shipped():

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from contracts.channels.v1 import ConnectionChanged, OrderProgress, ProgressAccepted, ProgressRefused, SaleStatus
 from contracts.envelope import Message
@@ -21,6 +21,8 @@ Heard: TypeAlias = Received[Any]
 
 IN_ROW = (OrderPlaced, OrderConfirmed)
 """Facts whose moment the row of the order tells: no sale on its usual way has a row more."""
+
+NO_ALERTS: Final[frozenset[str]] = frozenset()
 
 
 async def advance(events: Sequence[Heard], tx: Transaction, *, settings: OrdersSettings, recent: Recent) -> None:
@@ -111,7 +113,7 @@ async def save(
     written = new | changed
     for key, order in written.items():
         was = before.get(key)
-        stood, stands = alerts(was) if was else frozenset[str](), alerts(order)
+        stood, stands = alerts(was) if was else NO_ALERTS, alerts(order)
         # What has lasted another round is raised once more.
         again = stands if was and order.process.rounds > was.process.rounds else stands - stood
         raised += [(*key, kind) for kind in sorted(again)]

@@ -173,6 +173,12 @@ class Process:
         """The payment that counts, if one does."""
         return next((payment for payment in self.payments if payment.payment_id == self.payer), None)
 
+    @property
+    def unpaid(self) -> bool:
+        """The money that counted is gone before it was taken, and not because we let go of it."""
+        paying = self.paying
+        return paying is not None and paying.over and not paying.captured_minor and not paying.void
+
     def answer(self, stage: str) -> str:
         """What was answered at `stage`, empty if nothing was."""
         return dict(self.answers).get(stage, "")
@@ -527,6 +533,8 @@ def concerns(process: Process, *, cancelled: bool) -> set[str]:
         kinds |= {stage.alert} if stage.alert and process.rounds >= patience else set()
     if any(one.held_minor or one.lost_minor for one in process.payments):
         kinds.add("dispute")
+    if process.unpaid and departed(process):
+        kinds.add("unpaid")
     if any(one.lost and not one.delivered_at for one in process.parcels) and process.cancel != "lost":
         kinds.add("lost")
     if any(one.open and one.reason for one in process.parcels):

@@ -272,6 +272,8 @@ def tell(
     parcels = tuple(_parcel_told(parcel) for parcel in process.parcels if parcel.dispatched_at)
     reason = process.cancel if process.cancel and state == "cancelled" else None
     ours = sale.checkout is not None
+    if state in ("cancelling", "cancelled") and not ours and not reason:
+        return process, None  # Its channel cancelled it itself, or is told once the cancel is complete.
     if not (process.invoice or parcels or reason or (ours and (answered or state == "cancelled"))):
         return process, None
     progress = OrderProgress(

@@ -273,6 +273,12 @@ def test_a_cancel_gives_stock_back_only_once_the_parcel_is_stopped() -> None:
     assert alerts(life.now) == {"cancel_invoice"}
 
 
+def test_a_channel_that_cancelled_is_told_nothing_any_more() -> None:
+    life = Life().hear(sale(), sale(2, SaleStatus.CANCELLED), invoice())
+
+    assert (life.state, life.asked(OrderProgress), life.asked(PrepareShipment)) == ("cancelled", [], [])
+
+
 def test_part_of_a_parcel_is_cancelled_by_preparing_the_rest_anew() -> None:
     life = Life().hear(sale(), invoice(), sale(2, SaleStatus.PAID, line(cancelled=1)))
     [stop] = life.asked(CancelShipment)
@@ -512,6 +518,21 @@ def test_a_cancel_of_ours_that_is_too_late_ships_and_keeps_its_money() -> None:
     assert [capture.captured_total_minor for capture in life.asked(CapturePayment)] == [11_000]
 
 
+def test_money_that_lapses_before_the_goods_leave_cancels_and_after_it_calls_a_person() -> None:
+    lapsed = payment(PaymentFailed, 9, reason="expired", final=True)
+
+    life = packed_card()
+    [asked] = life.asked(PrepareShipment)
+    life.hear(lapsed)
+    assert (life.state, len(life.asked(CancelShipment))) == ("cancelling", 1)
+    life.hear(shipment(ShipmentCancelled, asked, 3, revision=2))
+    assert [fact.reason for fact in life.facts if isinstance(fact, OrderCancelled)] == ["payment_failed"]
+
+    life = packed_card()
+    life.hear(shipment(ShipmentDispatched, life.asked(PrepareShipment)[0], 3), lapsed)
+    assert (life.state, alerts(life.now)) == ("shipped", {"unpaid"})
+
+
 def test_a_disputed_payment_calls_a_person_and_is_not_refunded_twice() -> None:
     life = sent_card()
     [asked] = life.asked(PrepareShipment)
@@ -627,6 +648,15 @@ def test_silence_of_the_carrier_ends_as_delivered_after_two_rounds() -> None:
     life.hear(DUE)
 
     assert life.state == "delivered"
+
+
+def test_what_the_channel_ships_needs_its_word_alone_and_silence_ends_as_delivered() -> None:
+    life = Life().hear(sale(1, SaleStatus.PAID, line(fulfilled_by="full-sp")), DUE)
+    assert (life.state, stage_of(life.now)) == ("confirmed", "deliver")
+
+    life.hear(sale(2, SaleStatus.SHIPPED, line(fulfilled_by="full-sp")), DUE, DUE)
+
+    assert (life.state, life.commands) == ("delivered", [])
 
 
 @pytest.mark.parametrize("person", [False, True])

@@ -11,7 +11,7 @@ ROWS_OF = {
     "placed": {"placed"},
     "held": {"payment", "checkout", "mapping", "person"},
     "short": {"short"},
-    "confirmed": {"invoice", "prepare"},
+    "confirmed": {"invoice", "prepare", "deliver"},
     "invoiced": {"prepare"},
     "packed": {"dispatch"},
     "cancelling": {"cancelling"},

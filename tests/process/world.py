@@ -343,11 +343,20 @@ class World:
                 self.after(self.random.uniform(0.02, 0.7), lambda: self._pay_pix(payment_id))
         elif self.chance(0.2):
             self.gateway.declined.add(payment_id)
+        elif self.chance(0.1):
+            self.after(self.random.uniform(0.3, 60), lambda: self._lapse(payment_id))
         self.say(sale.snapshot())
 
     def _pay_pix(self, payment_id: str) -> None:
         pay = self.payments.get(payment_id)
         if pay and pay.choice and self.gateway.pay(payment_id, pay.choice.amount_minor):
+            self._hint(payment_id)
+
+    def _lapse(self, payment_id: str) -> None:
+        """The bank lets go of what it had reserved."""
+        was = self.gateway.seen.get(payment_id)
+        if was and was.status is Status.AUTHORIZED:
+            self.gateway.seen[payment_id] = replace(was, status=Status.VOIDED)
             self._hint(payment_id)
 
     def _hear_progress(self, progress: OrderProgress) -> None:
@@ -552,6 +561,8 @@ class World:
     def _check_money(self, order_id: str, order: Order) -> None:
         taken = payments_balances(self.booked).get(f"customer:{order_id}", 0)
         due_minor = owed(order) if self.sales[order_id].ours else 0
+        if "unpaid" in orders.alerts(order):
+            due_minor = 0  # Goods left before their money lapsed: a person asks the buyer for it.
         assert -taken == due_minor, f"{order_id} is {order.state}, owes {due_minor} and gave {-taken}"
         for payment_id, seen in self.gateway.seen.items():
             if payment_id.startswith(f"{order_id}:"):

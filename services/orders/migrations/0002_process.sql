@@ -31,7 +31,7 @@ ALTER TABLE alerts
     DROP CONSTRAINT alerts_kind_check,
     ADD CONSTRAINT alerts_kind_check CHECK (
         kind IN ('payment', 'mapping', 'person', 'short', 'silent', 'invoice', 'cancel_invoice', 'shipping', 'lost',
-                 'compensate', 'dispute', 'telling')
+                 'compensate', 'dispute', 'unpaid', 'telling')
     );
 
 -- What happened to an order, but for its placing and its confirming, which are in its own row: facts, commands, and what
