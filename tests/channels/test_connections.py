@@ -19,6 +19,7 @@ from services.channels.connectors.connector import Limit
 from tests.channels.conftest import Kit, shopify_order
 
 CREDENTIALS = {"access_token": "token", "webhook_secret": "secret"}
+MELI = dict.fromkeys(("client_id", "client_secret", "user_id", "refresh_token"), "1")
 SKYHUB = {"user_email": "a@example.com", "api_key": "key", "accountmanager_key": "key"}
 
 
@@ -53,6 +54,8 @@ def new(**changes: Any) -> NewConnection:
         ({"settings": {"limit.rest": "inf/1"}}, "limit.rest"),
         ({"settings": {"location": "a\0"}}, "location"),
         ({"connector": "skyhub", "credentials": SKYHUB, "settings": {"unpaid_deadline_h": "9" * 50}}, "hours"),
+        ({"connector": "mercadolivre", "credentials": MELI, "settings": {"poll_interval_s": "0"}}, "1 to 3600"),
+        ({"connector": "mercadolivre", "credentials": MELI, "settings": {"poll_interval_s": "9" * 50}}, "1 to 3600"),
         ({"base_url": "http://[::1"}, "base_url"),
         ({"base_url": "http://x:99999"}, "base_url"),
         ({"base_url": "http://x:port"}, "base_url"),

@@ -98,7 +98,21 @@ def _check_settings(traits: Traits, settings: Mapping[str, str]) -> None:
     hours = settings.get("unpaid_deadline_h", "0")
     if not hours.isdecimal() or len(hours) > 4:
         raise Refused("setting unpaid_deadline_h must be a whole number of hours below 10000, 0 for no deadline")
+    poll_interval_s(traits, settings)
     limits_of(traits, settings)
+
+
+def poll_interval_s(traits: Traits, settings: Mapping[str, str]) -> float:
+    """Seconds between two polls, as the setting of that name says where the connector has it.
+
+    Raises `Refused` where it is no number from 1 to 3600.
+    """
+    text = settings.get("poll_interval_s")
+    if not text:
+        return traits.poll_interval_s
+    if not text.isdecimal() or not 1 <= int(text[:5]) <= 3600:
+        raise Refused("setting poll_interval_s must be a whole number of seconds from 1 to 3600")
+    return float(text)
 
 
 def limits_of(traits: Traits, settings: Mapping[str, str]) -> dict[str, Limit]:

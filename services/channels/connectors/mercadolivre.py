@@ -82,8 +82,8 @@ class MercadoLivre:
 
     Credentials: `client_id` and `client_secret` of the application, the seller's number `user_id` and the first
     `refresh_token`; `hook_secret` is drawn. Setting `store_id` is the warehouse to be written, `network_node_id` its
-    node, needed where the stock does not show it. What the channel sends from its own warehouses is fulfilled by a
-    location of the code `meli_facility`.
+    node, needed where the stock does not show it; `poll_interval_s` is how often lost pushes are looked for. What the
+    channel sends from its own warehouses is fulfilled by a location of the code `meli_facility`.
     """
 
     traits: Traits = Traits(
@@ -111,7 +111,7 @@ class MercadoLivre:
             "reports": Limit(4.5, 5.0),
         },
         credentials=("client_id", "client_secret", "user_id", "refresh_token"),
-        settings=("store_id", "network_node_id", "unpaid_deadline_h"),
+        settings=("store_id", "network_node_id", "unpaid_deadline_h", "poll_interval_s"),
         url_secret=True,
         credentials_drawn=("hook_secret",),
         answer_within_s=0.5,

@@ -16,6 +16,7 @@ from services.bus.failures import describe, waited
 from services.bus.members import Holder
 from services.channels import ids
 from services.channels.alerts import Alert, raise_alerts, resolve_alerts
+from services.channels.connections.lifecycle import poll_interval_s
 from services.channels.connections.registry import Open
 from services.channels.connectors.connector import Fetched, Rejected, Throttled, Unreachable
 from services.channels.intake import domain, store
@@ -94,10 +95,11 @@ async def pull(service: "Service", intake: Intake, entry: Open) -> None:
         left_open = await store.open_pull(connection, connection_id, service.clock())
     # An answer of a queue that was lost on its way hides its order there for a while, so that empty is not complete.
     unsure = left_open and traits.intake == "queue"
+    interval_s = poll_interval_s(traits, entry.connection.settings)
     noted_at = subscribed_at = datetime.min.replace(tzinfo=service.clock().tzinfo)
     while True:
         begun_at = service.clock()
-        pause_s = traits.poll_interval_s
+        pause_s = interval_s
         try:
             if traits.intake == "queue":
                 received = await empty_queue(service, intake, entry)
