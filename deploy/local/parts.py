@@ -36,6 +36,8 @@ def _channels(drawn: Drawn) -> Mapping[str, str]:
         "SALDO_SECRETS_KEY": drawn.secrets["secrets_key"],
         "SALDO_DOOR_HOST": HOST,
         "SALDO_DOOR_PORT": str(drawn.ports["door"]),
+        "SALDO_SHOP_HOST": HOST,
+        "SALDO_SHOP_PORT": str(drawn.ports["shop"]),
     }
 
 
@@ -78,10 +80,17 @@ def _gateway(drawn: Drawn) -> Mapping[str, str]:
     }
 
 
+def _shop(drawn: Drawn) -> Mapping[str, str]:
+    return {
+        "SALDO_SANDBOX_SHOP_URL": f"http://{HOST}:{drawn.ports['shop']}",
+        "SALDO_SANDBOX_GATEWAY_URL": f"http://{HOST}:{drawn.ports['gateway_sandbox']}",
+    }
+
+
 SERVICES: Final[Mapping[str, Part]] = {
     "inventory": Part(),
     "orders": Part(),
-    "channels": Part(("door",), ("secrets_key",), _channels),
+    "channels": Part(("door", "shop"), ("secrets_key",), _channels),
     "payments": Part(("payments_door", "payments_pix_door"), ("payments_secrets_key",), _payments),
     "fulfillment": Part(("fulfillment_door",), ("fulfillment_secrets_key", "fulfillment_personal_key"), _fulfillment),
     "crm": Part((), ("crm_secrets_key", "crm_personal_key"), _crm),
@@ -97,5 +106,6 @@ SANDBOXES: Final[Mapping[str, Part]] = {
     "vtex": Part(),
     "gateway": Part(("gateway_pix",), (), _gateway),
     "carrier": Part(),
+    "shop": Part(("shop", "gateway_sandbox"), (), _shop),
 }
 """Each runs as ``python -m services.sandbox.app <name>``."""

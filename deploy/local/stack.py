@@ -124,6 +124,7 @@ class RunningStack:
                 name: {"dsn": self._dsn(name, name), "verify_dsn": self._dsn(name, READER)} for name in services
             },
             "webhooks": {"base_url": self._address("door")},
+            "shop": {"base_url": self._address("shop")},
             "doors": {name: {"base_url": self._address(f"{name}_door")} for name in ("payments", "fulfillment")},
             "sandboxes": {
                 name: {"base_url": self._address(f"{name}_sandbox"), "control_token": control_token}

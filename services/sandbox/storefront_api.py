@@ -1,5 +1,6 @@
 """What the storefront asks: the shop's API with its key, and the sandbox of the gateway as a buyer and their bank."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -7,6 +8,8 @@ from urllib.parse import quote, urlencode
 import httpx
 
 TIMEOUT_S: Final = 15.0
+_TRIES: Final = 5
+_AGAIN_S: Final = 0.5
 
 
 class Refused(Exception):
@@ -29,16 +32,23 @@ class ShopApi:
         self._headers = {"authorization": f"Bearer {api_key}"}
 
     async def ask(self, method: str, path: str, body: Any = None, *, key: str = "") -> dict[str, Any]:
-        """The answer's body. Raises `Refused` or `Unreachable`."""
+        """The answer's body. What is told to be tried again is, under the same key.
+
+        Raises `Refused` or `Unreachable`.
+        """
         headers = self._headers | ({"idempotency-key": key} if key else {})
-        try:
-            answer = await self._http.request(method, self._base_url + path, json=body, headers=headers)
-            told: dict[str, Any] = answer.json()
-        except (httpx.HTTPError, ValueError):
-            raise Unreachable from None
-        if not answer.is_success:
-            raise Refused(answer.status_code, told)
-        return told
+        for tries_left in range(_TRIES - 1, -1, -1):
+            try:
+                answer = await self._http.request(method, self._base_url + path, json=body, headers=headers)
+                told: dict[str, Any] = answer.json()
+            except (httpx.HTTPError, ValueError):
+                raise Unreachable from None
+            if answer.is_success:
+                return told
+            if told.get("code") != "try_again" or not tries_left:
+                raise Refused(answer.status_code, told)
+            await asyncio.sleep(_AGAIN_S)
+        raise Unreachable
 
     async def products(self) -> list[dict[str, Any]]:
         """Everything the shop sells."""

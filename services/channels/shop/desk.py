@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _WITHIN_S: Final = 3.0
 _BATCH_MAX: Final = 100
 _FAILURES: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_OF_ONE: Final = ("22", "23", "54")
+"""SQLSTATE classes of what one job can be the reason of."""
 # Told to a person over the telephone: without letters and digits that look alike.
 _ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _NUMBER_LENGTH: Final = 12
@@ -117,6 +119,8 @@ class Desk:
             # Shielded: a caller that hangs up changes nothing about what is being done.
             return await asyncio.wait_for(asyncio.shield(job.done), _WITHIN_S + 1)
         except _FAILURES as failure:
+            # What nobody waits for any more is not begun.
+            job.done.cancel()
             _log.error("a basket could not be changed", connection=job.shop, error=describe(failure))
             raise TooBusy from None
 
@@ -127,23 +131,27 @@ class Desk:
             self._wake.clear()
             while self._waiting:
                 batch, self._waiting = self._waiting[:_BATCH_MAX], self._waiting[_BATCH_MAX:]
-                await self._serve(batch)
+                await self._serve([job for job in batch if not job.done.cancelled()])
 
     async def _serve(self, batch: Sequence[Job]) -> None:
+        if not batch:
+            return
         try:
             async with asyncio.timeout(_WITHIN_S), self._service.transaction() as tx:
                 outcomes = await self._decide(tx, batch)
                 self._service.faults.point("shop.decided")
             self._service.faults.point("shop.done")
         except Exception as failure:  # noqa: BLE001 - one job's fault must not be everybody's
-            if len(batch) > 1:
+            if len(batch) > 1 and _is_of_one(failure):
                 for job in batch:
                     await self._serve([job])
                 return
-            if not batch[0].done.done():
-                batch[0].done.set_exception(failure if isinstance(failure, _FAILURES) else OSError(describe(failure)))
-                # Taken note of here, since a caller that timed out never looks.
-                batch[0].done.exception()
+            for job in batch:
+                if not job.done.done():
+                    told = failure if isinstance(failure, _FAILURES) else OSError(describe(failure))
+                    job.done.set_exception(told)
+                    # Taken note of here, since a caller that timed out never looks.
+                    job.done.exception()
             return
         for job, outcome in zip(batch, outcomes, strict=True):
             if not job.done.done():
@@ -276,6 +284,13 @@ class Desk:
                 currency=basket.currency,
             )
             work.tx.publish(quote, tenant=shop.tenant, cause=Cause("", order_id, basket.traceparent))
+
+
+def _is_of_one(failure: Exception) -> bool:
+    """Whether one job can be the reason, so that the others are to be tried without it."""
+    if isinstance(failure, asyncpg.PostgresError):
+        return (failure.sqlstate or "")[:2] in _OF_ONE
+    return not isinstance(failure, _FAILURES)
 
 
 def give_back(shelf: Shelf, basket: Basket) -> None:
