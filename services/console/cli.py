@@ -24,6 +24,7 @@ from services.console.commands import (
     payments,
     running,
     sandbox,
+    shops,
     stock,
     streams,
 )
@@ -58,6 +59,7 @@ app.add_typer(exports.app, name="export")
 app.add_typer(erp.app, name="erp")
 app.add_typer(customers.app, name="customer")
 app.add_typer(payments.app, name="payment")
+app.add_typer(shops.app, name="shop")
 app.add_typer(deadletters.app, name="deadletters")
 app.add_typer(deadletters.consumers, name="consumer")
 app.add_typer(sandbox.app, name="sandbox")

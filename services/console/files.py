@@ -169,6 +169,27 @@ def parse_invoices(raw: bytes) -> Parsed[InvoiceRow]:
     )
 
 
+def parse_products(raw: bytes, currency: str) -> Parsed[dict[str, Any]]:
+    """Products of the own shop: columns sku, title, price (as 19.90, in `currency`).
+
+    Each becomes what channels takes, with the price in minor units.
+    """
+
+    def read(row: Mapping[str, str]) -> dict[str, Any]:
+        price_minor = minor(row["price"], currency, "price", exact=True)
+        if price_minor < 0:
+            raise ValueError("price is below nothing")
+        return {"sku": row["sku"], "title": row["title"], "price_minor": price_minor}
+
+    return _parse(
+        raw,
+        required=("sku", "title", "price"),
+        optional=(),
+        read=read,
+        identity=lambda row: f"sku {row['sku']}",
+    )
+
+
 def parse_components(text: str) -> tuple[Component, ...]:
     """`A:1 B:2` → components. Raises `ValueError`."""
     components = []

@@ -49,6 +49,8 @@ ANSWER_S: Final = 2.0
 """How long a new basket is waited for until its stock is held or not to be had."""
 OPTIONS_S: Final = 0.7
 _PAGE_MAX: Final = 500
+_LOOK_S: Final = 0.25
+"""So often new changes of numbers are looked for while somebody waits for them."""
 _BODY_MAX_BYTES: Final = 2_000_000
 
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
@@ -238,7 +240,7 @@ class Api:
                 if rows or asyncio.get_running_loop().time() >= deadline:
                     told = [schemas.NumberChange(number=row.pop("external_id"), **row) for row in map(dict, rows)]
                     return schemas.NumberChanges(changes=told, position=told[-1].position if told else after)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_LOOK_S)
 
     # -- baskets -------------------------------------------------------------------------------------------------------
 
