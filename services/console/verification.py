@@ -43,6 +43,14 @@ _COUNTED = """
         LATERAL (VALUES ('available', available), ('reserved', reserved), ('shipped', shipped), ('damaged', damaged),
                         ('inbound', inbound)) AS counter (state, quantity)
 """
+_MONEY_MOVED = """
+    SELECT tenant, account, currency, sum(amount_minor) AS amount_minor FROM (
+        SELECT tenant, to_account AS account, currency, amount_minor FROM money_movements
+        UNION ALL
+        SELECT tenant, from_account, currency, -amount_minor FROM money_movements
+    ) AS both_sides
+    GROUP BY tenant, account, currency
+"""
 
 CHECKS = (
     Check(
@@ -96,11 +104,69 @@ CHECKS = (
         GROUP BY tenant, connection_id, external_id HAVING count(*) > 1
         """,
     ),
+    Check(
+        "payments",
+        "every balance of money is the sum of its movements, and all balances together are nothing",
+        f"""
+        SELECT format('%s %s: balance %s %s, movements %s', tenant, account, coalesce(kept.amount_minor, 0), currency,
+                      coalesce(moved.amount_minor, 0))
+        FROM money_balances AS kept FULL JOIN ({_MONEY_MOVED}) AS moved USING (tenant, account, currency)
+        WHERE coalesce(kept.amount_minor, 0) <> coalesce(moved.amount_minor, 0) AND ($1::text IS NULL OR tenant = $1)
+        UNION ALL
+        SELECT format('%s: all balances together are %s %s', tenant, sum(amount_minor), currency) FROM money_balances
+        WHERE $1::text IS NULL OR tenant = $1
+        GROUP BY tenant, currency HAVING sum(amount_minor) <> 0
+        """,  # noqa: S608 - constants of this module
+    ),
+    Check(
+        "payments",
+        "what a payment took and gave back is booked, once",
+        """
+        SELECT format('%s %s: %s taken and %s back, booked are %s and %s', tenant, payment_id, captured_minor,
+                      refunded_minor, taken, back)
+        FROM payments, LATERAL (
+            SELECT coalesce(sum(amount_minor) FILTER (WHERE split_part(kind, ':', 1) = 'captured'), 0) AS taken,
+                   coalesce(sum(CASE split_part(kind, ':', 1) WHEN 'refunded' THEN amount_minor
+                                WHEN 'refund_failed' THEN -amount_minor END), 0) AS back
+            FROM (SELECT amount_minor, right(cause, -length(payment_id) - 1) AS kind FROM money_movements AS booked
+                  WHERE booked.tenant = payments.tenant AND starts_with(cause, payment_id || ':')) AS of_payment
+        ) AS booked
+        WHERE (captured_minor, refunded_minor) <> (taken, back) AND ($1::text IS NULL OR tenant = $1)
+        """,
+    ),
+    Check(
+        "fulfillment",
+        "no parcel has two labels, and none that needs an invoice has one without its key",
+        """
+        SELECT format('%s %s: %s labels bought', tenant, shipment_id, count(*)) FROM carrier_calls
+        WHERE state = 'done' AND ($1::text IS NULL OR tenant = $1)
+        GROUP BY tenant, shipment_id HAVING count(*) > 1
+        UNION ALL
+        SELECT format('%s %s: a label without an invoice', tenant, shipment_id) FROM shipments
+        WHERE invoice_required AND invoice_key IS NULL AND tracking_code <> '' AND ($1::text IS NULL OR tenant = $1)
+        """,
+    ),
+    Check(
+        "erp",
+        "the journal has every invoice that stands with its total, and nothing of one that was replaced",
+        """
+        SELECT format('%s order %s, invoice %s is %s: %s, the journal has %s', tenant, order_id, invoice_key, state,
+                      total_minor, booked)
+        FROM documents, LATERAL (
+            SELECT coalesce(sum(amount_minor), 0) AS booked FROM journal
+            WHERE journal.tenant = documents.tenant AND kind = 'invoice' AND reference = document_id
+        ) AS in_journal
+        WHERE booked <> CASE state WHEN 'standing' THEN total_minor ELSE 0 END AND ($1::text IS NULL OR tenant = $1)
+        """,
+    ),
 )
 
 _EXAMINED = {
     "inventory": "SELECT count(*) FROM movements WHERE $1::text IS NULL OR tenant = $1",
     "orders": "SELECT count(*) FROM orders WHERE $1::text IS NULL OR tenant = $1",
+    "payments": "SELECT count(*) FROM payments WHERE $1::text IS NULL OR tenant = $1",
+    "fulfillment": "SELECT count(*) FROM shipments WHERE $1::text IS NULL OR tenant = $1",
+    "erp": "SELECT count(*) FROM documents WHERE $1::text IS NULL OR tenant = $1",
 }
 
 
