@@ -19,6 +19,7 @@ from contracts.fulfillment.v1 import (
 from contracts.orders.v1 import (
     OrderCancelled,
     OrderClosed,
+    OrderConfirmed,
     OrderDelivered,
     OrderFact,
     OrderOwing,
@@ -104,9 +105,14 @@ class Journey:
 
 @dataclass(slots=True)
 class Journeys:
-    """Every order by id, and what crm said. Facts may come in any order, and more than once."""
+    """Every order by id, and what crm said. Facts may come in any order, and more than once.
+
+    `confirmed` and `delivered` only grow, in the order of what was heard: people follow them.
+    """
 
     by_order: dict[str, Journey] = field(default_factory=dict)
+    confirmed: list[str] = field(default_factory=list)
+    delivered: list[ShipmentDelivered] = field(default_factory=list)
     customers: set[str] = field(default_factory=set)
     merges: set[tuple[str, str]] = field(default_factory=set)
     payment_kinds: dict[str, set[str]] = field(default_factory=dict)
@@ -116,6 +122,8 @@ class Journeys:
         match message:
             case OrderFact():
                 self._journey(message.order_id).facts[message.version] = message
+                if isinstance(message, OrderConfirmed):
+                    self.confirmed.append(message.order_id)
             case PaymentFact():
                 known = self._journey(message.order_id).payments.get(message.payment_id)
                 if known is None or known.version < message.version:
@@ -124,6 +132,8 @@ class Journeys:
             case ShipmentFact():
                 parcels = self._journey(message.order_id).parcels
                 parcels.setdefault(message.shipment_id, Parcel()).add(message)
+                if isinstance(message, ShipmentDelivered):
+                    self.delivered.append(message)
             case ReturnReceived():
                 returns = self._journey(message.order_id).returns
                 if message.return_id not in returns or returns[message.return_id].version < message.version:

@@ -1,0 +1,88 @@
+"""The demonstration company beyond its shops: a merchant at the gateway, a carrier with the company's own rates, a tax id.
+
+Everything here can be repeated without harm.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from services.console.client import Admin
+from services.console.demo.office import TAX_ID
+from services.console.instance import Endpoints
+from services.sandbox.carrier_client import CarrierClient
+from services.sandbox.gateway_client import GatewayClient
+
+CARRIER_DAYS_PER_S: Final = 1.0
+"""So many of a carrier's days pass in a second of the sandbox."""
+
+ORIGIN: Final = {
+    "name": "Saldo Demonstração Ltda",
+    "street": "Rua do Depósito",
+    "number": "100",
+    "district": "Centro",
+    "city": "São Paulo",
+    "state": "SP",
+    "postal_code": "01000-000",
+}
+STEPS: Final = ((1_000, 1_490), (5_000, 2_490), (30_000, 4_990))
+SERVICES: Final = {"padrao": (2, 5, 100), "expresso": (1, 2, 180)}
+"""Of the company's own carrier: days at least and at most, and per cent of the price."""
+
+
+async def open_outside(endpoints: Endpoints, tenant: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The company's accounts at the gateway's and the carrier's sandbox, as these tell them."""
+    address = endpoints.sandboxes["gateway"]
+    async with GatewayClient(address.base_url, address.token) as gateway:
+        merchant = await gateway.put_account(tenant, tax_id=TAX_ID)
+    address = endpoints.sandboxes["carrier"]
+    async with CarrierClient(address.base_url, address.token) as carrier:
+        speed = CARRIER_DAYS_PER_S * 86_400
+        account = await carrier.put_shop(tenant, kind="table", speed=speed)
+    return merchant, account
+
+
+def register_company(client: Admin) -> None:
+    """Its tax id, where it sends from, and what its own carrier charges, by weight."""
+    client.post("erp", "companies", {"tax_id": TAX_ID})
+    client.put("fulfillment", "origins/main", ORIGIN)
+    rates = [
+        {
+            "carrier": "propria", "service": service, "from_code": "00000-000", "to_code": "99999-999", "up_to_g": up_to_g,
+            "price_minor": price_minor * per_cent // 100, "currency": "BRL", "days_min": days_min, "days_max": days_max,
+        }
+        for service, (days_min, days_max, per_cent) in SERVICES.items()
+        for up_to_g, price_minor in STEPS
+    ]  # fmt: skip
+    client.put("fulfillment", "rates", rates)
+
+
+def register_merchant(client: Admin, merchant: Mapping[str, Any], return_url: str) -> None:
+    """The company's accounts for cards and for Pix, subscribed to what the gateway tells."""
+    told = merchant["credentials"]
+    certificates = Path(merchant["certificates"])
+    accounts = [
+        {
+            "gateway": "stripe",
+            "base_url": merchant["base_url"],
+            "merchant": f"acct_{client.tenant}",
+            "settings": {"return_url": return_url},
+            "credentials": {"secret_key": told["secret_key"]},
+        },
+        {
+            "gateway": "pix",
+            "base_url": merchant["pix_base_url"],
+            "merchant": told["client_id"],
+            "settings": {"pix_key": merchant["pix_key"]},
+            "credentials": {
+                "client_id": told["client_id"],
+                "client_secret": told["client_secret"],
+                "certificate_pem": (certificates / "client.pem").read_text(),
+                "key_pem": (certificates / "client.key").read_text(),
+                "ca_pem": (certificates / "ca.pem").read_text(),
+            },
+        },
+    ]
+    for account in accounts:
+        added = client.put("payments", "accounts", account | {"tenant": client.tenant, "environment": "sandbox"})
+        client.post("payments", f"accounts/{added['account_id']}/subscribe")

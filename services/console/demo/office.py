@@ -1,0 +1,115 @@
+"""The retailer's people in a demo: who writes invoices, and who looks at goods that come back. Quick, and never tired.
+
+What they do goes the way that every person's deed goes: through the services' own admin listeners.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+
+from contracts.fulfillment.v1 import ShipmentDelivered
+from services.border.tax_ids import mod_11
+from services.console.client import Admin, AdminError
+from services.console.demo.journeys import Journeys
+
+TAX_ID: Final = "11222333000181"
+"""A CNPJ with valid check digits."""
+
+STATE, MODEL, SERIES, NORMAL = "35", "55", "001", "1"
+RETURN_SHARE, DAMAGED_SHARE = 0.03, 0.4
+PAUSE_S, AGAIN_S = 0.1, 0.3
+TRIES: Final = 100
+HANDS: Final = 6
+NOT_YET: Final = {0, HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE}
+"""Who answers so has not heard of the order yet, or is just being started again: asked once more."""
+
+
+def invoice_key(number: int, issued_at: datetime) -> str:
+    """An access key of the company's NF-e (Manual de Orientação do Contribuinte, NF-e 4.00): 43 places and a digit."""
+    body = f"{STATE}{issued_at:%y%m}{TAX_ID}{MODEL}{SERIES}{number:09}{NORMAL}{number % 100_000_000:08}"
+    return body + mod_11(body)
+
+
+@dataclass(slots=True)
+class Office:
+    """Writes the invoice of every order that is confirmed, and takes back a few parcels that were delivered.
+
+    `run` goes on until it is cancelled. `refused` has what a service said no to, in its words.
+    """
+
+    admin: Admin
+    journeys: Journeys
+    seed: int
+    invoiced: int = 0
+    returned: int = 0
+    refused: list[str] = field(default_factory=list)
+    _hands: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HANDS))
+
+    async def run(self) -> None:
+        """Follow what is heard, a few deeds at a time."""
+        seen: set[str] = set()
+        confirmed = delivered = 0
+        async with asyncio.TaskGroup() as deeds:
+            while True:
+                for order_id in self.journeys.confirmed[confirmed:]:
+                    confirmed += 1
+                    if order_id not in seen:
+                        seen.add(order_id)
+                        deeds.create_task(self._do(partial(self._invoice, order_id, confirmed)))
+                for parcel in self.journeys.delivered[delivered:]:
+                    delivered += 1
+                    draw = random.Random(f"{self.seed} {parcel.shipment_id}")  # noqa: S311 - a repeatable crowd
+                    if parcel.shipment_id not in seen and draw.random() < RETURN_SHARE:
+                        deeds.create_task(self._do(partial(self._take_back, parcel, draw.random() < DAMAGED_SHARE)))
+                    seen.add(parcel.shipment_id)
+                await asyncio.sleep(PAUSE_S)
+
+    async def _do(self, deed: Callable[[], Awaitable[bool]]) -> None:
+        async with self._hands:
+            for _ in range(TRIES):
+                if await deed():
+                    return
+                await asyncio.sleep(AGAIN_S)
+            self.refused.append(f"given up after {TRIES} tries: {deed}")
+
+    async def _post(self, service: str, path: str, body: dict[str, Any]) -> bool | None:
+        """True: done; False: to be tried again; None: refused."""
+        try:
+            await asyncio.to_thread(self.admin.post, service, path, body)
+        except AdminError as error:
+            if error.status in NOT_YET:
+                return False
+            self.refused.append(str(error))
+            return None
+        return True
+
+    async def _invoice(self, order_id: str, number: int) -> bool:
+        journey = self.journeys.by_order[order_id]
+        if journey.ended or journey.due_minor is None:
+            return journey.ended
+        now = datetime.now(UTC)
+        given = {
+            "order_id": order_id,
+            "key": invoice_key(number, now),
+            "total_minor": journey.due_minor,
+            "issued_at": now.isoformat(),
+        }
+        done = await self._post("erp", "invoices", given)
+        self.invoiced += done is True
+        return done is not False
+
+    async def _take_back(self, parcel: ShipmentDelivered, damaged: bool) -> bool:
+        lines = [
+            line.model_dump() | {"location": parcel.location, "state": "damaged" if damaged else "available"}
+            for line in parcel.lines
+        ]
+        done = await self._post(
+            "fulfillment", f"parcels/{parcel.shipment_id}/return", {"return_id": "back-1", "lines": lines}
+        )
+        self.returned += done is True
+        return done is not False
