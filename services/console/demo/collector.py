@@ -10,13 +10,32 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from pydantic import ValidationError
 
-from contracts.catalogue import CATALOGUE, LEVELS, LISTINGS, MOVEMENTS, RESERVATIONS, SALES
+from contracts.catalogue import (
+    CATALOGUE,
+    CUSTOMERS,
+    DOCUMENTS,
+    LEVELS,
+    LISTINGS,
+    MOVEMENTS,
+    ORDERS,
+    PAYMENTS,
+    RESERVATIONS,
+    SALES,
+    SHIPMENTS,
+)
 from contracts.channels.v1 import StockPushed
 from contracts.envelope import Envelope, EnvelopeInvalid, Message
 from services.console.demo.evidence import Channel, Evidence, Heard, Plan, ShopBooks, read_books
+from services.console.demo.journeys import Journeys
+from services.console.demo.path import Carried, Taken, read_carrier, read_gateway
 from services.sandbox.client import SandboxClient
 
-STREAMS = tuple(stream.name for stream in (SALES, RESERVATIONS, LEVELS, MOVEMENTS, LISTINGS))
+STREAMS = tuple(
+    stream.name
+    for stream in (
+        SALES, RESERVATIONS, LEVELS, MOVEMENTS, LISTINGS, ORDERS, PAYMENTS, SHIPMENTS, DOCUMENTS, CUSTOMERS
+    )
+)  # fmt: skip
 RECENT = 5000
 
 
@@ -27,6 +46,7 @@ class Collector:
     bootstrap: str
     tenant: str
     heard: Heard = field(default_factory=Heard)
+    journeys: Journeys = field(default_factory=Journeys)
     recent_ms: dict[str, deque[float]] = field(default_factory=dict)
     _task: asyncio.Task[None] | None = None
     _consumer: Any = None
@@ -87,6 +107,7 @@ class Collector:
         envelope, message = read
         if envelope.tenant != self.tenant or not self.heard.add(envelope, message):
             return
+        self.journeys.add(message)
         if isinstance(message, StockPushed):
             recent = self.recent_ms.setdefault(message.connection_id, deque(maxlen=RECENT))
             for cause in message.causes:
@@ -122,35 +143,54 @@ class BookReader:
 
     def evidence(self, plan: Plan, channels: Sequence[Channel], heard: Heard) -> Evidence:
         """The books and what was heard, put together."""
-        shops = {marketplace: read_books(rows) for marketplace, rows in self.rows.items()}
+        markets = {channel.marketplace for channel in channels}
+        shops = {marketplace: read_books(rows) for marketplace, rows in self.rows.items() if marketplace in markets}
         books = {
             channel.connection_id: shops[channel.marketplace].get(channel.shop, ShopBooks()) for channel in channels
         }
         return Evidence(plan, channels, books, heard)
 
+    def outside(self, account: str) -> tuple[dict[str, Taken], Carried]:
+        """The books of the gateway and of the carrier about one account."""
+
+        def of(sandbox: str) -> list[dict[str, Any]]:
+            return [row for row in self.rows.get(sandbox, []) if row["shop"] == account]
+
+        return read_gateway(of("gateway")), read_carrier(of("carrier"))
+
+    def told(self, channels: Sequence[Channel]) -> list[tuple[str, str, str, int]]:
+        """(connection, external id, step, milliseconds) of what channels were told of orders."""
+        names = {(channel.marketplace, channel.shop): channel.connection_id for channel in channels}
+        return [
+            (names[marketplace, row["shop"]], str(row["order_id"]), row["step"], row["at_ms"])
+            for marketplace, rows in self.rows.items()
+            for row in rows
+            if row["kind"] == "told" and (marketplace, row["shop"]) in names
+        ]
+
 
 async def settle(
     collector: Collector,
     reader: BookReader,
-    judge_open: Callable[[Evidence], tuple[int, int]],
+    is_settled: Callable[[Evidence], bool],
     plan: Plan,
     channels: Sequence[Channel],
     timeout_s: float,
 ) -> Evidence:
-    """Wait until nothing is open and every number is right, at most `timeout_s`; returns the evidence as it is then."""
+    """Wait until all is settled, at most `timeout_s`; returns the evidence as it is then."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
     while True:
         await collector.caught_up()
         await reader.read()
         evidence = reader.evidence(plan, channels, collector.heard)
-        if judge_open(evidence) == (0, 0):
+        if is_settled(evidence):
             # Pushes are reported after they were accepted: give the last reports their way through the outbox.
             await asyncio.sleep(1.0)
             await collector.caught_up()
             await reader.read()
             evidence = reader.evidence(plan, channels, collector.heard)
-            if judge_open(evidence) == (0, 0):
+            if is_settled(evidence):
                 return evidence
         if loop.time() > deadline:
             return evidence

@@ -1,4 +1,4 @@
-"""The demonstration company beyond its shops: a merchant at the gateway, a carrier with the company's own rates, a tax id.
+"""The demonstration company beyond its shops: a merchant at the gateway, a carrier with its own rates, a tax id.
 
 Everything here can be repeated without harm.
 """
@@ -19,10 +19,11 @@ CARRIER_DAYS_PER_S: Final = 1.0
 ORIGIN: Final = {
     "name": "Saldo Demonstração Ltda",
     "street": "Rua do Depósito",
-    "number": "100",
+    "house": "100",
+    "complement": "",
     "district": "Centro",
     "city": "São Paulo",
-    "state": "SP",
+    "region": "SP",
     "postal_code": "01000-000",
 }
 STEPS: Final = ((1_000, 1_490), (5_000, 2_490), (30_000, 4_990))
@@ -48,8 +49,9 @@ def register_company(client: Admin) -> None:
     client.put("fulfillment", "origins/main", ORIGIN)
     rates = [
         {
-            "carrier": "propria", "service": service, "from_code": "00000-000", "to_code": "99999-999", "up_to_g": up_to_g,
-            "price_minor": price_minor * per_cent // 100, "currency": "BRL", "days_min": days_min, "days_max": days_max,
+            "carrier": "propria", "service": service, "from_code": "00000-000", "to_code": "99999-999",
+            "up_to_g": up_to_g, "price_minor": price_minor * per_cent // 100, "currency": "BRL", "days_min": days_min,
+            "days_max": days_max,
         }
         for service, (days_min, days_max, per_cent) in SERVICES.items()
         for up_to_g, price_minor in STEPS

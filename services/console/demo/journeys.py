@@ -147,6 +147,11 @@ class Journeys:
             case _:
                 pass
 
+    @property
+    def is_over(self) -> bool:
+        """Whether every order has come to an end, or waits for stock that nobody has."""
+        return all(one.ended or one.waits_for_stock for one in self.by_order.values())
+
     def _journey(self, order_id: str) -> Journey:
         return self.by_order.setdefault(order_id, Journey())
 

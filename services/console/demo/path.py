@@ -12,6 +12,7 @@ from typing import Any, Final
 from contracts.inventory.v1 import AccountState, MovementRecorded
 from services.console.demo.evidence import Plan
 from services.console.demo.journeys import Journey, Journeys
+from services.console.demo.propagation import summary
 
 _LEFT: Final = (AccountState.RESERVED, AccountState.SHIPPED)
 
@@ -227,3 +228,40 @@ def _told_late(told: Iterable[tuple[str, str, str, int]]) -> list[str]:
         for (connection, external_id), first in moments.items()
         if "invoice" in first and "shipment" in first and first["shipment"] < first["invoice"]
     ]
+
+
+def to_report(verdict: PathVerdict, *, reviews: int) -> dict[str, Any]:
+    """The part of `report.json` about the orders' way. Money in minor units, times in milliseconds."""
+    journeys = verdict.journeys
+    orders = journeys.by_order.values()
+    return {
+        "ends": _ends(orders),
+        "payments": journeys.payment_counts,
+        "money": {
+            "balanced": not verdict.money,
+            "captured_minor": verdict.captured_minor,
+            "refunded_minor": verdict.refunded_minor,
+            "due_minor": verdict.due_minor,
+        },
+        "parcels": journeys.parcel_counts,
+        "returns": journeys.return_counts,
+        "customers": {
+            "identified": len(journeys.customers), "merged": len(journeys.merges), "reviews": reviews
+        },
+        "documents": {
+            "issued": sum(len(one.invoices) for one in orders),
+            "missing": len(verdict.undocumented),
+            "told_late": len(verdict.told_late),
+        },
+        "sale_to_label_ms": summary(verdict.labels_ms),
+    }  # fmt: skip
+
+
+def _ends(orders: Iterable[Journey]) -> dict[str, int]:
+    """Orders by what was said of them last, in the words of their facts."""
+    counts: dict[str, int] = {}
+    for one in orders:
+        if one.newest is not None:
+            name = type(one.newest).__name__.removeprefix("Order").lower()
+            counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,48 @@ from rich.markup import escape
 from rich.table import Table
 
 from deploy.local.files import write_private
-from services.console.demo.verdict import Verdict
+from services.console.demo import path
+from services.console.demo.path import PathVerdict
+from services.console.demo.verdict import Verdict, to_report
+from services.console.verification import Outcome
 
 BARS = " ▁▂▃▄▅▆▇█"
 EDGES_MS = (10, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 2000, 5000)
 SHORTFALLS_SHOWN = 10
 
 
-def write(path: Path, report: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class Played:
+    """All that a run is judged by. `late_units` were still open 30 s after the last sale; `refused` is what people
+    asked for in vain; `checks` were made in the databases."""
+
+    stock: Verdict
+    path: PathVerdict
+    late_units: int
+    duration_s: float
+    deadletters: int
+    reviews: int
+    refused: Sequence[str]
+    checks: Sequence[Outcome]
+
+
+def compose(played: Played, *, seed: int) -> dict[str, Any]:
+    """`report.json`."""
+    told = to_report(played.stock, seed=seed, duration_s=played.duration_s, deadletters=played.deadletters)
+    told |= path.to_report(played.path, reviews=played.reviews)
+    told["checks"] = {outcome.check.what: not outcome.contradictions for outcome in played.checks}
+    wrong = [f"{outcome.check.what}: not so" for outcome in played.checks if outcome.contradictions]
+    late = [f"{played.late_units} units were open 30 s after the last sale"] if played.late_units else []
+    refused = [f"{len(played.refused)} deeds of the office were refused: {played.refused[0]}"] if played.refused else []
+    buried = [f"{played.deadletters} dead letters: `saldo deadletters list`"] if played.deadletters else []
+    failures = [*told.pop("failures"), *late, *played.path.failures, *refused, *wrong, *buried]
+    return told | {"verdict": "fail" if failures else "pass", "failures": failures}
+
+
+def write(at: Path, report: Mapping[str, Any]) -> None:
     """Write `report.json` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_private(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    at.parent.mkdir(parents=True, exist_ok=True)
+    write_private(at, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def histogram(values: Sequence[float]) -> str:
@@ -53,14 +85,37 @@ def show(console: Console, report: Mapping[str, Any], verdict: Verdict) -> None:
     console.print(
         f"[bold]ledger[/] {report['ledger']['movements']} movements, {conserved}; {report['deadletters']} dead letters"
     )
+    _show_path(console, report)
     console.print()
     console.print(_connections(report, verdict))
     console.print(f"[dim]bars: below {EDGES_MS[0]} ms, then from each of {', '.join(map(str, EDGES_MS))} ms on[/]")
     _show_shortfalls(console, verdict)
     console.print()
-    for failure in verdict.failures:
+    for failure in report["failures"]:
         console.print(f"[red]-[/] {escape(failure)}", highlight=False, soft_wrap=True)
-    console.print("[bold green]verdict: pass[/]" if verdict.passed else "[bold red]verdict: fail[/]")
+    console.print("[bold red]verdict: fail[/]" if report["failures"] else "[bold green]verdict: pass[/]")
+
+
+def _show_path(console: Console, report: Mapping[str, Any]) -> None:
+    """Money, parcels, documents and customers, a line each."""
+    if "money" not in report:
+        return
+
+    def counts(name: str) -> str:
+        return ", ".join(f"{value} {key}" for key, value in report[name].items())
+
+    money, labels = report["money"], report["sale_to_label_ms"]
+    balanced = "balanced" if money["balanced"] else "[red]not balanced[/]"
+    spread = " / ".join("-" if labels[one] is None else f"{labels[one] / 1000:.1f}" for one in ("p50", "p95", "p99"))
+    console.print(f"[bold]ends[/]   {counts('ends')}")
+    console.print(
+        f"[bold]money[/]  {money['captured_minor'] / 100:,.2f} taken, {money['refunded_minor'] / 100:,.2f} given back, "
+        f"{balanced}; payments: {counts('payments')}"
+    )
+    console.print(f"[bold]parcels[/] {counts('parcels')}; from sale to label p50 / p95 / p99 {spread} s")
+    console.print(
+        f"[bold]returns[/] {counts('returns')}; documents: {counts('documents')}; customers: {counts('customers')}"
+    )
 
 
 def _connections(report: Mapping[str, Any], verdict: Verdict) -> Table:
