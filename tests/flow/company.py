@@ -22,7 +22,8 @@ from services.channels import ids
 from services.console.client import Admin, AdminError
 from services.console.demo.collector import BookReader, Collector, settle
 from services.console.demo.evidence import Channel, Evidence, Plan
-from services.console.demo.seed import LOCATION, send_limits
+from services.console.demo.markets import MARKETS
+from services.console.demo.seed import LOCATION
 from services.console.demo.verdict import unsettled
 from services.console.instance import Endpoints
 from services.console.people import Order, book, new_command_id
@@ -168,7 +169,7 @@ class Company:
                 "account": account or name,
                 "base_url": told["base_url"].replace("127.0.0.1", host),
                 "credentials": told["credentials"],
-                "settings": {{"shopify": "location", "skyhub": "store"}[marketplace]: told["locations"][0]},
+                "settings": dict(MARKETS[marketplace].settings(told)),
             },
         )
         connection_id = str(added["connection_id"])
@@ -193,7 +194,12 @@ class Company:
         await self.post("channels", f"connections/{connection_id}/enable")
         records = {row["stock_record"]: row["sku"] for row in rows if row["sku"]}
         channel = Channel(
-            connection_id, f"{marketplace}/{name}", marketplace, name, records, send_limits(marketplace, told["limits"])
+            connection_id,
+            f"{marketplace}/{name}",
+            marketplace,
+            name,
+            records,
+            MARKETS[marketplace].send_limits(told["limits"]),
         )
         shop = Shop(marketplace, name, told, connection_id, channel, sandbox)
         self.shops.append(shop)

@@ -4,21 +4,21 @@ import asyncio
 import heapq
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from services.console.demo.evidence import Channel
+from services.console.demo.markets import MARKETS
 from services.console.demo.seed import Catalogue
 from services.sandbox.client import SandboxClient, SandboxError
-
-SKYHUB_ORDERS_PER_S = 3.0
-"""All SkyHub shops together: each order is one request to its queue, at nine a second, and comes up to three times."""
 
 SCARCE_WISH, KIT_WISH = 0.12, 0.08
 CANCEL_SHARE, UNPAID_SHARE, GIVEN_UP_SHARE = 0.04, 0.4, 0.15
 CHANGE_OF_MIND_S = (1.0, 6.0)
-PAID_LATER = ("skyhub", "vtex")
+PAID_LATER = frozenset({"skyhub", "mercadolivre", "vtex", "shop"})
+"""Where orders come unpaid, too."""
 
 Then = Literal["nothing", "pay", "cancel"]
 
@@ -48,13 +48,18 @@ class Tally:
 
 
 def rates(channels: Sequence[Channel], rate: float) -> dict[str, float]:
-    """Orders a second by connection: equal shares, SkyHub capped by its intake, the rest goes to the others."""
+    """Orders a second by connection: equal shares; who takes in less is capped, and the rest goes to the others."""
     equal = rate / len(channels)
-    capped = [channel for channel in channels if channel.marketplace == "skyhub"]
-    others = [channel for channel in channels if channel.marketplace != "skyhub"]
-    of_capped = min(equal, SKYHUB_ORDERS_PER_S / len(capped)) if capped else 0.0
-    of_other = (rate - of_capped * len(capped)) / len(others) if others else 0.0
-    return {channel.connection_id: of_capped if channel in capped else of_other for channel in channels}
+    shops = Counter(channel.marketplace for channel in channels)
+    caps = {name: MARKETS[name].intake_per_s for name in shops}
+    capped = {
+        channel.connection_id: min(equal, cap / shops[channel.marketplace])
+        for channel in channels
+        if (cap := caps[channel.marketplace]) is not None
+    }
+    others = len(channels) - len(capped)
+    of_other = (rate - sum(capped.values())) / others if others else 0.0
+    return {channel.connection_id: capped.get(channel.connection_id, of_other) for channel in channels}
 
 
 def plan_purchases(
@@ -107,7 +112,9 @@ def _arrivals(channel: Channel, catalogue: Catalogue, rate: float, seed: int) ->
 def _habit(channel: Channel, draw: random.Random) -> tuple[bool, Then]:
     if channel.marketplace in PAID_LATER and draw.random() < UNPAID_SHARE:
         return False, "cancel" if draw.random() < GIVEN_UP_SHARE else "pay"
-    return True, "cancel" if draw.random() < CANCEL_SHARE else "nothing"
+    # Who has paid in the own shop asks a person to cancel; the marketplaces decide it themselves.
+    share = 0.0 if channel.marketplace == "shop" else CANCEL_SHARE
+    return True, "cancel" if draw.random() < share else "nothing"
 
 
 async def buy_all(

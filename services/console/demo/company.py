@@ -43,6 +43,12 @@ async def open_outside(endpoints: Endpoints, tenant: str) -> tuple[Mapping[str, 
     return merchant, account
 
 
+def card_page(endpoints: Endpoints, merchant: Mapping[str, Any]) -> str:
+    """The gateway's page on which a buyer types a card."""
+    key = merchant["credentials"]["publishable_key"]
+    return f"{endpoints.sandboxes['gateway'].base_url}/sandbox/cards?key={key}"
+
+
 def register_company(client: Admin) -> None:
     """Its tax id, where it sends from, and what its own carrier charges, by weight."""
     client.post("erp", "companies", {"tax_id": TAX_ID})
@@ -88,3 +94,20 @@ def register_merchant(client: Admin, merchant: Mapping[str, Any], return_url: st
     for account in accounts:
         added = client.put("payments", "accounts", account | {"tenant": client.tenant, "environment": "sandbox"})
         client.post("payments", f"accounts/{added['account_id']}/subscribe")
+
+
+async def register_carrier(client: Admin, endpoints: Endpoints, account: Mapping[str, Any]) -> None:
+    """The company's account at its carrier, and where the carrier tells what it scanned."""
+    added = client.put(
+        "fulfillment",
+        "carriers",
+        {
+            "carrier": "propria",
+            "provider": "table",
+            "base_url": account["base_url"],
+            "credentials": {"access_token": account["credentials"]["access_token"]},
+        },
+    )
+    address = endpoints.sandboxes["carrier"]
+    async with CarrierClient(address.base_url, address.token) as carrier:
+        await carrier.put_shop(account["shop"], webhook_url=added["door_url"])

@@ -1,4 +1,4 @@
-"""The demonstration set: a company, its items and stock, shops on several marketplaces, each a live connection."""
+"""The demonstration set: a company, its items and stock, and its shops on every kind of channel, live."""
 
 import asyncio
 import random
@@ -9,7 +9,9 @@ from typing import Any
 
 from contracts.inventory.v1 import Component, PutItem, PutLocation, ReceiveStock
 from services.console.client import Admin
-from services.console.demo.evidence import Channel, Plan, SendLimits
+from services.console.demo.company import card_page, open_outside, register_carrier, register_company, register_merchant
+from services.console.demo.evidence import Channel, Plan
+from services.console.demo.markets import MARKETS
 from services.console.instance import Endpoints
 from services.console.options import Failed
 from services.console.people import Order, book, derived_command_id
@@ -21,14 +23,10 @@ SHOPS = (
     ("shopify", "loja-verde"),
     ("skyhub", "casa-norte"),
     ("skyhub", "casa-sul"),
-    ("vtex", "conta-leste"),
+    ("mercadolivre", "feira-livre"),
+    ("vtex", "vitrine"),
+    ("shop", "loja-propria"),
 )
-PLACE = {"shopify": "location", "skyhub": "store", "vtex": "warehouse_id"}
-"""The setting of a connection that names where its stock lies, by marketplace."""
-
-VTEX_PER_S = {"feed": 20, "orders": 50, "stock": 50, "reports": 20, "other": 50}
-"""VTEX publishes no limits but that of reading orders, 6000 a minute; a demonstration waits for no made-up ones."""
-
 LINKS_TIMEOUT_S, NUMBERS_TIMEOUT_S = 30.0, 90.0
 BEGUN = ("live", "paused")
 SCARCE_SHARE, KIT_SHARE = 0.03, 0.05
@@ -76,8 +74,12 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
     Raises `Failed` where something is refused or the sandboxes do not show the numbers in time.
     """
     catalogue = make_catalogue(skus, seed)
-    progress("opening the shops")
-    shops = asyncio.run(_open_shops(endpoints, catalogue))
+    progress("opening a shop on every channel, an account at the gateway and one at a carrier")
+    shops = asyncio.run(_open_shops(endpoints, tenant, catalogue))
+    merchant, carrier = asyncio.run(open_outside(endpoints, tenant))
+    for marketplace, shop in SHOPS:
+        if marketplace == "shop":
+            shops[marketplace, shop]["card_page_url"] = card_page(endpoints, merchant)
     with Admin(endpoints, tenant) as client:
         # Who has sold here before keeps the stock as it is: opening stock is taken on once, for ever.
         # A connection that a person has paused stays paused.
@@ -87,10 +89,16 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
         if fresh:
             progress(f"putting {skus} items with their stock")
             _put_stock(client, catalogue)
+            progress("registering the company: tax id, rates, gateway, carrier")
+            register_company(client)
+            register_merchant(client, merchant, f"{shops['shop', 'loja-propria']['base_url']}/paid")
+            asyncio.run(register_carrier(client, endpoints, carrier))
         channels = []
         for marketplace, shop in SHOPS:
             progress(f"connecting {marketplace}/{shop}")
-            connection_id = known.get((marketplace, shop)) or _connect(client, marketplace, shops[marketplace, shop])
+            connection_id = known.get((marketplace, shop)) or _connect(
+                client, marketplace, shops[marketplace, shop], catalogue
+            )
             channels.append(_channel(client, connection_id, marketplace, shops[marketplace, shop]))
     if fresh:
         progress("waiting until every shop shows its numbers")
@@ -99,13 +107,13 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
     return Scene(catalogue, tuple(channels), limits)
 
 
-async def _open_shops(endpoints: Endpoints, catalogue: Catalogue) -> dict[tuple[str, str], dict[str, Any]]:
+async def _open_shops(endpoints: Endpoints, tenant: str, catalogue: Catalogue) -> dict[tuple[str, str], dict[str, Any]]:
     opened = {}
     for marketplace, shop in SHOPS:
         address = endpoints.sandboxes[marketplace]
+        own = {"gateway_account": tenant} if marketplace == "shop" else {}
         async with SandboxClient(address.base_url, address.token) as sandbox:
-            limits = {f"vtex_{name}_per_s": rate for name, rate in VTEX_PER_S.items()} if marketplace == "vtex" else {}
-            opened[marketplace, shop] = await sandbox.put_shop(shop, limits=limits)
+            opened[marketplace, shop] = await sandbox.put_shop(shop, **MARKETS[marketplace].shop, **own)
             # Numbers start at zero: what a shop has to sell, Saldo tells it.
             products = [
                 {"sku": sku, "title": name, "quantity": 0, "price_minor": catalogue.prices_minor[sku]}
@@ -121,7 +129,16 @@ def _put_stock(client: Admin, catalogue: Catalogue) -> None:
     def identified(message: PutItem | PutLocation | ReceiveStock) -> Order:
         return Order(derived_command_id("seed", client.tenant, message.model_dump_json()), message)
 
-    plain = [PutItem(sku=sku, name=catalogue.names[sku]) for sku in plan.opening]
+    draw = random.Random("weights")  # noqa: S311 - a repeatable set, not a secret
+    plain = [
+        PutItem(
+            sku=sku,
+            name=catalogue.names[sku],
+            weight_g=draw.randrange(100, 1500, 50),
+            dimensions_mm=(draw.randrange(80, 300, 10), draw.randrange(60, 200, 10), draw.randrange(20, 120, 10)),
+        )
+        for sku in plan.opening
+    ]
     kits = [
         PutItem(
             sku=sku,
@@ -139,9 +156,8 @@ def _put_stock(client: Admin, catalogue: Catalogue) -> None:
             raise Failed(f"inventory refused {len(refused)} commands of the demonstration set, first: {refused[0]}")
 
 
-def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any]) -> str:
+def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any], catalogue: Catalogue) -> str:
     """Add, import, link, validate, enable: the way a person takes too. Returns the connection's id."""
-    paces = {f"limit.{name}": f"{rate}/{rate}" for name, rate in VTEX_PER_S.items()} if marketplace == "vtex" else {}
     added = client.post(
         "channels",
         "connections",
@@ -151,17 +167,33 @@ def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any]) -> str:
             "account": shop["shop"],
             "base_url": shop["base_url"],
             "credentials": shop["credentials"],
-            "settings": {PLACE[marketplace]: shop["locations"][0]} | paces,
+            "settings": dict(MARKETS[marketplace].settings(shop)),
         },
     )
     connection_id = str(added["connection_id"])
+    if marketplace == "shop":
+        rows = [
+            {"sku": sku, "title": name, "price_minor": catalogue.prices_minor[sku]}
+            for sku, name in catalogue.names.items()
+        ]
+        client.post("channels", f"connections/{connection_id}/products", {"rows": rows})
     client.post("channels", f"connections/{connection_id}/listings")
     _await_links(client, connection_id)
     validated = client.post("channels", f"connections/{connection_id}/validate")
     if problems := validated.get("problems"):
         raise Failed(f"{marketplace}/{shop['shop']} is not valid: {'; '.join(problems)}")
     client.post("channels", f"connections/{connection_id}/enable")
+    if MARKETS[marketplace].by_hand:
+        door = client.get("channels", f"connections/{connection_id}/door")["door_url"]
+        asyncio.run(_tell_door(client.endpoints, marketplace, shop["shop"], door))
     return connection_id
+
+
+async def _tell_door(endpoints: Endpoints, marketplace: str, shop: str, door_url: str) -> None:
+    """What a seller does by hand: put the address for pushes into the marketplace's own settings."""
+    address = endpoints.sandboxes[marketplace]
+    async with SandboxClient(address.base_url, address.token) as sandbox:
+        await sandbox.put_shop(shop, callback_url=door_url)
 
 
 def _await_links(client: Admin, connection_id: str) -> None:
@@ -187,24 +219,8 @@ def _channel(client: Admin, connection_id: str, marketplace: str, shop: Mapping[
         marketplace=marketplace,
         shop=shop["shop"],
         records={row["stock_record"]: row["sku"] for row in rows if row["sku"]},
-        limits=send_limits(marketplace, shop["limits"]),
+        limits=MARKETS[marketplace].send_limits(shop["limits"]),
     )
-
-
-def send_limits(marketplace: str, limits: Mapping[str, Any]) -> SendLimits:
-    """A sandbox's limits of stock writes, as requests a second."""
-    if marketplace == "shopify":
-        cost = limits["graphql_mutation_cost"]
-        return SendLimits(
-            requests_per_s=limits["graphql_restore_points_per_s"] / cost,
-            burst=limits["graphql_bucket_points"] / cost,
-            max_batch=limits["graphql_input_array_max"],
-        )
-    if marketplace == "vtex":
-        per_s = limits["vtex_stock_per_s"]
-        return SendLimits(requests_per_s=per_s, burst=2 * per_s, max_batch=1)
-    per_s = limits["skyhub_store_writes_per_s"]
-    return SendLimits(requests_per_s=per_s, burst=per_s, max_batch=limits["skyhub_batch_max"])
 
 
 async def _await_numbers(endpoints: Endpoints, plan: Plan, channels: list[Channel]) -> None:
