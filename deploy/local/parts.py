@@ -21,6 +21,11 @@ class Drawn:
         """Where the gateway's sandbox keeps the certificates of Pix: made at its start, and read by payments."""
         return self.folder / "certificates"
 
+    @property
+    def documents(self) -> str:
+        """Where invoices are read: erp's own listener."""
+        return f"http://{HOST}:{self.ports['erp_admin']}"
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -38,6 +43,8 @@ def _channels(drawn: Drawn) -> Mapping[str, str]:
         "SALDO_DOOR_PORT": str(drawn.ports["door"]),
         "SALDO_SHOP_HOST": HOST,
         "SALDO_SHOP_PORT": str(drawn.ports["shop"]),
+        "SALDO_DOCUMENTS_URL": drawn.documents,
+        "SALDO_DOCUMENTS_TOKEN": drawn.secrets["admin_token"],
     }
 
 
@@ -70,7 +77,7 @@ def _crm(drawn: Drawn) -> Mapping[str, str]:
 
 
 def _erp(drawn: Drawn) -> Mapping[str, str]:
-    return {"ERP_SECRETS_KEY": drawn.secrets["erp_secrets_key"]}
+    return {"ERP_SECRETS_KEY": drawn.secrets["erp_secrets_key"], "ERP_CONTENT_URL": drawn.documents}
 
 
 def _gateway(drawn: Drawn) -> Mapping[str, str]:

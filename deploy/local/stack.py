@@ -92,7 +92,7 @@ class RunningStack:
     def __init__(self, stack: Stack, supervisor: Supervisor) -> None:
         self.stack, self.instance, self._supervisor = stack, stack.folder, supervisor
         instance = self.instance
-        admin = [f"{name}_admin" for name in stack.services]
+        admin = [f"{name}_admin" for name in dict.fromkeys((*SERVICES, *stack.services))]
         sandboxes = [f"{name}_sandbox" for name in stack.sandboxes]
         parts = [*SERVICES.values(), *SANDBOXES.values()]
         further = [port for part in parts for port in part.ports]
