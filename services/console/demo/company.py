@@ -102,10 +102,10 @@ async def register_carrier(client: Admin, endpoints: Endpoints, account: Mapping
         "fulfillment",
         "carriers",
         {
-            "carrier": "propria",
-            "provider": "table",
+            "carrier": "table",
+            "environment": "sandbox",
             "base_url": account["base_url"],
-            "credentials": {"access_token": account["credentials"]["access_token"]},
+            "credentials": {name: account["credentials"][name] for name in ("access_token", "client_secret")},
         },
     )
     address = endpoints.sandboxes["carrier"]

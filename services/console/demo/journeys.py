@@ -107,11 +107,12 @@ class Journey:
 class Journeys:
     """Every order by id, and what crm said. Facts may come in any order, and more than once.
 
-    `confirmed` and `delivered` only grow, in the order of what was heard: people follow them.
+    `confirmed`, `labelled` and `delivered` only grow, in the order of what was heard: people follow them.
     """
 
     by_order: dict[str, Journey] = field(default_factory=dict)
     confirmed: list[str] = field(default_factory=list)
+    labelled: list[LabelCreated] = field(default_factory=list)
     delivered: list[ShipmentDelivered] = field(default_factory=list)
     customers: set[str] = field(default_factory=set)
     merges: set[tuple[str, str]] = field(default_factory=set)
@@ -132,6 +133,8 @@ class Journeys:
             case ShipmentFact():
                 parcels = self._journey(message.order_id).parcels
                 parcels.setdefault(message.shipment_id, Parcel()).add(message)
+                if isinstance(message, LabelCreated):
+                    self.labelled.append(message)
                 if isinstance(message, ShipmentDelivered):
                     self.delivered.append(message)
             case ReturnReceived():

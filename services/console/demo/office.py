@@ -1,6 +1,7 @@
-"""The retailer's people in a demo: who writes invoices, and who looks at goods that come back. Quick, and never tired.
+"""The people of a demo: who writes invoices, who drives parcels, who looks at goods that come back. Never tired.
 
-What they do goes the way that every person's deed goes: through the services' own admin listeners.
+What the retailer's people do goes the way of every person's deed: through the services' own admin listeners. The
+courier takes labelled parcels over at his own system, which then tells what it scanned.
 """
 
 import asyncio
@@ -12,16 +13,20 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
-from contracts.fulfillment.v1 import ShipmentDelivered
+import httpx
+
+from contracts.fulfillment.v1 import LabelCreated, ShipmentDelivered
 from services.border.tax_ids import mod_11
 from services.console.client import Admin, AdminError
 from services.console.demo.journeys import Journeys
+from services.console.instance import Address
 
 TAX_ID: Final = "11222333000181"
 """A CNPJ with valid check digits."""
 
 STATE, MODEL, SERIES, NORMAL = "35", "55", "001", "1"
 RETURN_SHARE, DAMAGED_SHARE = 0.03, 0.4
+DAYS = (1.0, 4.0)
 PAUSE_S, AGAIN_S = 0.1, 0.3
 TRIES: Final = 100
 HANDS: Final = 6
@@ -37,30 +42,37 @@ def invoice_key(number: int, issued_at: datetime) -> str:
 
 @dataclass(slots=True)
 class Office:
-    """Writes the invoice of every order that is confirmed, and takes back a few parcels that were delivered.
+    """Writes the invoice of every order that is confirmed, hands over every parcel that has its label, and takes back a
+    few that were delivered.
 
-    `run` goes on until it is cancelled. `refused` has what a service said no to, in its words.
+    `run` goes on until it is cancelled. `refused` has what a service said no to, in its words. `courier` is the
+    carrier's own system, for the account of this company.
     """
 
     admin: Admin
+    courier: Address
     journeys: Journeys
     seed: int
     invoiced: int = 0
     returned: int = 0
     refused: list[str] = field(default_factory=list)
     _hands: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HANDS))
+    _http: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(trust_env=False))
 
     async def run(self) -> None:
         """Follow what is heard, a few deeds at a time."""
         seen: set[str] = set()
-        confirmed = delivered = 0
-        async with asyncio.TaskGroup() as deeds:
+        confirmed = labelled = delivered = 0
+        async with self._http, asyncio.TaskGroup() as deeds:
             while True:
                 for order_id in self.journeys.confirmed[confirmed:]:
                     confirmed += 1
                     if order_id not in seen:
                         seen.add(order_id)
                         deeds.create_task(self._do(partial(self._invoice, order_id, confirmed)))
+                for label in self.journeys.labelled[labelled:]:
+                    labelled += 1
+                    deeds.create_task(self._do(partial(self._hand_over, label)))
                 for parcel in self.journeys.delivered[delivered:]:
                     delivered += 1
                     draw = random.Random(f"{self.seed} {parcel.shipment_id}")  # noqa: S311 - a repeatable crowd
@@ -102,6 +114,18 @@ class Office:
         done = await self._post("erp", "invoices", given)
         self.invoiced += done is True
         return done is not False
+
+    async def _hand_over(self, label: LabelCreated) -> bool:
+        days = random.Random(f"{self.seed} {label.shipment_id}").uniform(*DAYS)  # noqa: S311 - a repeatable crowd
+        body = {"tracking_code": label.tracking_code, "shipment_id": label.shipment_id, "days": days}
+        headers = {"Authorization": f"Bearer {self.courier.token}"}
+        try:
+            answer = await self._http.post(f"{self.courier.base_url}/table/v1/parcels", json=body, headers=headers)
+        except httpx.TransportError:
+            return False
+        if answer.is_client_error:
+            self.refused.append(f"the courier answered {answer.status_code}")
+        return not answer.is_server_error
 
     async def _take_back(self, parcel: ShipmentDelivered, damaged: bool) -> bool:
         lines = [

@@ -111,7 +111,7 @@ async def _play(endpoints: Endpoints, scene: Scene, options: DemoOptions, consol
         watched = [*scene.catalogue.scarce[:3], *list(plan.opening)[-2:], *list(plan.kits)[:1]]
         begun_s = time.monotonic()
         admin = opened.enter_context(Admin(endpoints, options.tenant))
-        office = Office(admin, collector.journeys, options.seed)
+        office = Office(admin, scene.courier, collector.journeys, options.seed)
         opened.push_async_callback(_dismiss, asyncio.create_task(office.run(), name="office"))
         view = View(channels, watched, tally, collector, sandboxes, admin, len(purchases))
         buying = asyncio.create_task(buy_all(purchases, channels, sandboxes, tally))

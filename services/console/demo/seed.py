@@ -12,7 +12,7 @@ from services.console.client import Admin
 from services.console.demo.company import card_page, open_outside, register_carrier, register_company, register_merchant
 from services.console.demo.evidence import Channel, Plan
 from services.console.demo.markets import MARKETS
-from services.console.instance import Endpoints
+from services.console.instance import Address, Endpoints
 from services.console.options import Failed
 from services.console.people import Order, book, derived_command_id
 from services.sandbox.client import SandboxClient
@@ -51,6 +51,7 @@ class Scene:
     catalogue: Catalogue
     channels: tuple[Channel, ...]
     limits: Mapping[str, Mapping[str, Any]]
+    courier: Address
 
 
 def make_catalogue(skus: int, seed: int) -> Catalogue:
@@ -104,7 +105,8 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
         progress("waiting until every shop shows its numbers")
         asyncio.run(_await_numbers(endpoints, catalogue.plan, channels))
     limits = {f"{marketplace}/{shop}": shops[marketplace, shop]["limits"] for marketplace, shop in SHOPS}
-    return Scene(catalogue, tuple(channels), limits)
+    courier = Address(carrier["base_url"], carrier["credentials"]["access_token"])
+    return Scene(catalogue, tuple(channels), limits, courier)
 
 
 async def _open_shops(endpoints: Endpoints, tenant: str, catalogue: Catalogue) -> dict[tuple[str, str], dict[str, Any]]:
