@@ -30,6 +30,9 @@ STEPS: Final = ((1_000, 1_490), (5_000, 2_490), (30_000, 4_990))
 SERVICES: Final = {"padrao": (2, 5, 100), "expresso": (1, 2, 180)}
 """Of the company's own carrier: days at least and at most, and per cent of the price."""
 
+EXPRESS: Final = ("SEDEX", "Correios SEDEX", "Normal")
+"""What marketplaces call the delivery that a buyer chose there; the company sends all of it by express."""
+
 
 async def open_outside(endpoints: Endpoints, tenant: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The company's accounts at the gateway's and the carrier's sandbox, as these tell them."""
@@ -63,6 +66,8 @@ def register_company(client: Admin) -> None:
         for up_to_g, price_minor in STEPS
     ]  # fmt: skip
     client.put("fulfillment", "rates", rates)
+    for given in EXPRESS:
+        client.post("fulfillment", "mappings", {"kind": "service", "given": given, "ours": "expresso"})
 
 
 def register_merchant(client: Admin, merchant: Mapping[str, Any], return_url: str) -> None:
