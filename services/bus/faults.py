@@ -1,6 +1,7 @@
 """Named fault points: places where a test lets the process die, to show that nothing is lost or doubled there."""
 
 import os
+from pathlib import Path
 from typing import final
 
 
@@ -9,12 +10,14 @@ class Faults:
     """`Faults("relay.send.after:after=10")`: the process ends the tenth time that point is reached.
 
     Each step of the bus has a point before and one after it; services add theirs. Several are separated by commas.
+    A file of a point's name in the folder `armed` ends the process there once: it is gone before the process is.
     Nothing happens unless switched on, and production refuses to start so.
     """
 
-    def __init__(self, specification: str, environment: str) -> None:
-        if specification and environment == "production":
-            raise ValueError("SALDO_FAULTS is set in production: remove it")
+    def __init__(self, specification: str, environment: str, armed: Path | None = None) -> None:
+        if (specification or armed) and environment == "production":
+            raise ValueError("SALDO_FAULTS or SALDO_FAULTS_FOLDER is set in production: remove it")
+        self._armed = armed
         self._left: dict[str, int] = {}
         for part in filter(None, specification.split(",")):
             name, _, count = part.strip().partition(":after=")
@@ -28,3 +31,6 @@ class Faults:
             self._left[name] -= 1
             if self._left[name] == 0:
                 os._exit(137)
+        if self._armed and (at := self._armed / name).exists():
+            at.unlink()
+            os._exit(137)

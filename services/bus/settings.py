@@ -34,6 +34,7 @@ class BusSettings(BaseSettings):
     spans_path: Path | None = None
     trace_ratio: float = Field(default=1.0, ge=0, le=1)
     faults: str = ""
+    faults_folder: Path | None = Field(default=None, description="Holds a folder of armed points for each service.")
 
     @model_validator(mode="after")
     def _listener_is_safe(self) -> Self:

@@ -75,7 +75,8 @@ class Work:
     ) -> None:
         self.service, self.settings, self.catalogue = service, settings, catalogue
         self.tracing, self.clock, self.wake_relay = tracing, clock, wake_relay
-        self.faults = Faults(settings.faults, settings.environment)
+        armed = settings.faults_folder and settings.faults_folder / service
+        self.faults = Faults(settings.faults, settings.environment, armed)
         self.seal = Seal(service, streams, catalogue, settings)
         self.metrics = Metrics()
         retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)

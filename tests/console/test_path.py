@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from contracts.erp.v1 import InvoiceIssued
-from contracts.fulfillment.v1 import LabelCreated, ReceivedLine, ReturnReceived, ShipmentDispatched, ShipmentLine
+from contracts.fulfillment.v1 import (
+    LabelCreated,
+    ReceivedLine,
+    ReturnReceived,
+    ShipmentDelivered,
+    ShipmentDispatched,
+    ShipmentLine,
+)
 from contracts.inventory.v1 import AccountRef, AccountState, MovementRecorded
 from contracts.orders.v1 import OrderDelivered, OrderLine, OrderPlaced, OrderShort, ShortLine
 from contracts.payments.v1 import PaymentCaptured, PaymentMethod, PaymentRefunded, PaymentTakenOver
@@ -25,6 +32,7 @@ PARCEL: dict[str, Any] = {
     "order_id": "o1", "shipment_id": "o1:s1", "revision": 1, "location": "main", "carrier": "table", "service": "std",
     "tracking_code": "SD1", "lines": (ShipmentLine(line_id="1", sku="SET", quantity=1),), "at": AT,
 }  # fmt: skip
+DELIVERED = ShipmentDelivered(**PARCEL, version=4, delivered_at=AT)
 CHARGED = {"kind": "charge", "reference": "pi_1", "captured": True, "amount_minor": 500}
 COLLECTED = {"kind": "collected", "shipment_id": "o1:s1", "tracking_code": "SD1"}
 
@@ -66,6 +74,7 @@ def verdict(**changed: Any) -> PathVerdict:
         changed.get("told", []),
         changed.get("movements", [moved("CUP", 1), moved("SPOON", 2)]),
         PLAN,
+        steps=changed.get("steps", {}),
         invoiced=True,
     )
 
@@ -102,6 +111,7 @@ def without(kind: type) -> list[Any]:
         ({"carrier": [COLLECTED, COLLECTED | {"tracking_code": "SD2"}]}, "the carrier has ['SD1', 'SD2']"),
         ({"movements": [moved("CUP", 1)]}, "the ledger shipped {'CUP': 1}"),
         ({"messages": without(InvoiceIssued)}, "1 parcels left without an invoice: o1:s1"),
+        ({"steps": {"c1": frozenset({"invoice"})}, "messages": [*messages(), DELIVERED]}, "c1 x1 (invoice)"),
         ({"told": [("c1", "x1", "shipment", 5), ("c1", "x1", "invoice", 6)]}, "1 shipments were told before"),
     ],
 )

@@ -303,7 +303,14 @@ class Company:
         await collector.start()
         try:
             channels = [shop.channel for shop in self.shops]
-            return await settle(collector, BookReader(self.sandboxes), unsettled, self.plan, channels, timeout_s)
+            return await settle(
+                collector,
+                BookReader(self.sandboxes),
+                lambda seen: unsettled(seen) == (0, 0),
+                self.plan,
+                channels,
+                timeout_s,
+            )
         finally:
             await collector.stop()
 

@@ -29,6 +29,10 @@ ENVIRONMENT = {
     "SALDO_STOCK_REREAD_AFTER_S": "3",
     "SALDO_BACKOFF_CAP_S": "1",
     "SALDO_ABSORB_IDLE_S": "0.1",
+    # Nobody stands at the packing table; what a lost webhook would have told is looked for soon.
+    "FULFILLMENT_AUTO_PACK": "1",
+    "FULFILLMENT_TRACK_EVERY_S": "2",
+    "PAYMENTS_LOOK_EVERY_S": "2",
 }
 SHOP_SETTINGS: Mapping[str, Any] = {"webhook_retry_s": [0.3] * 30, "queue_redelivery_ms": 2000}
 
@@ -43,11 +47,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def system() -> Iterator[System]:
-    """Kafka, PostgreSQL, two sandbox marketplaces and all services."""
+    """Kafka, PostgreSQL, all sandboxes and all services."""
     folder = Path(tempfile.mkdtemp(prefix="saldo-flow-"))
     folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
     try:
-        with stack.start_attached(stack.Stack(folder, environment=ENVIRONMENT)) as running:
+        armed = {"SALDO_FAULTS_FOLDER": str(folder / "faults")}
+        with stack.start_attached(stack.Stack(folder, environment=ENVIRONMENT | armed)) as running:
             yield System(folder, instance.read_endpoints(running.endpoints, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

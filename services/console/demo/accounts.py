@@ -12,15 +12,21 @@ LineKey = tuple[str, str, str]
 Account = tuple[str, str, str, AccountState]
 """SKU, location, pool, state."""
 
+_AWAY = (AccountState.SHIPPED, AccountState.INBOUND)
+
 
 @dataclass(slots=True)
 class Line:
-    """What the books sold and took back of one physical SKU in one order, and what Saldo said became of it."""
+    """What the books sold and took back of one physical SKU in one order, and what Saldo said became of it.
+
+    `held` units are reserved or have left for the buyer; `came_back` of these lie in a warehouse again.
+    """
 
     sold: int = 0
     returned: int = 0
     held: int = 0
     missing: int = 0
+    came_back: int = 0
 
     @property
     def surplus(self) -> int:
@@ -135,6 +141,7 @@ def settle(evidence: Evidence) -> Accounts:
             line = accounts.lines.setdefault((connection_id, order, told.sku), Line())
             line.held += told.reserved + told.shipped
             line.missing += told.short
+            line.came_back += told.returned
     doubled |= {(key[0], key[1]) for key, line in accounts.lines.items() if line.held + line.missing > line.sold}
     accounts.doubled = sorted(f"{names[connection_id]} {order}" for connection_id, order in doubled)
     return accounts
@@ -151,8 +158,11 @@ def latest_outcomes(evidence: Evidence) -> dict[str, DemandMet | DemandShort]:
 
 
 def oversold(evidence: Evidence, accounts: Accounts) -> dict[str, int]:
-    """Units of each SKU that were promised and do not exist."""
-    stock = evidence.plan.opening
+    """Units of each SKU that were promised and do not exist. A unit that came back may be promised once more."""
+    stock = dict(evidence.plan.opening)
+    for movement in {movement.movement_id: movement for movement in evidence.heard.movements}.values():
+        if movement.from_account.state in _AWAY and movement.to_account.state is AccountState.AVAILABLE:
+            stock[movement.sku] = stock.get(movement.sku, 0) + movement.quantity
     excess = {sku: promised - stock.get(sku, 0) for sku, promised in accounts.promised().items()}
     return {sku: units for sku, units in sorted(excess.items()) if units > 0}
 
@@ -201,7 +211,7 @@ def _below_zero(lowest: Mapping[Account, int]) -> list[str]:
 def _levels_differ(evidence: Evidence, balance: Mapping[Account, int], accounts: Accounts) -> list[str]:
     reserved_lines: dict[str, int] = {}
     for (_, _, sku), line in accounts.lines.items():
-        reserved_lines[sku] = reserved_lines.get(sku, 0) + line.held
+        reserved_lines[sku] = reserved_lines.get(sku, 0) + line.held - line.came_back
     sums: dict[tuple[str, AccountState], int] = {}
     for (sku, _, _, state), units in balance.items():
         sums[sku, state] = sums.get((sku, state), 0) + units

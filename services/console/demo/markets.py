@@ -14,7 +14,8 @@ class Market:
     `settings`: of the connection, from the shop as its sandbox tells it. `send_limits`: of stock writes, from the
     sandbox's limits. `shop`: what the sandbox's shop is made with. `by_hand`: the address for pushes is put into the
     marketplace's own settings by a person, as no interface takes it. `intake_per_s`: orders a second that all its shops
-    together may make, where taking them in is what is limited.
+    together may make, where taking them in is what is limited. `told`: the steps of a delivered order that its books
+    know of.
     """
 
     settings: Callable[[Mapping[str, Any]], Mapping[str, str]]
@@ -22,6 +23,7 @@ class Market:
     shop: Mapping[str, Any] = field(default_factory=dict)
     by_hand: bool = False
     intake_per_s: float | None = None
+    told: frozenset[str] = frozenset()
 
 
 def _shopify(limits: Mapping[str, Any]) -> SendLimits:
@@ -54,6 +56,7 @@ MARKETS: Final[Mapping[str, Market]] = {
         _skyhub,
         # Each order is one request to its queue, at nine a second, and comes up to three times.
         intake_per_s=3.0,
+        told=frozenset({"invoice", "shipment", "delivery"}),
     ),
     "mercadolivre": Market(
         lambda shop: (
@@ -70,6 +73,7 @@ MARKETS: Final[Mapping[str, Market]] = {
             }
         },
         by_hand=True,
+        told=frozenset({"invoice", "shipment", "delivery"}),
     ),
     "vtex": Market(
         lambda shop: (

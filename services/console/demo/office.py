@@ -53,6 +53,7 @@ class Office:
     courier: Address
     journeys: Journeys
     seed: int
+    return_share: float = RETURN_SHARE
     invoiced: int = 0
     returned: int = 0
     refused: list[str] = field(default_factory=list)
@@ -76,7 +77,7 @@ class Office:
                 for parcel in self.journeys.delivered[delivered:]:
                     delivered += 1
                     draw = random.Random(f"{self.seed} {parcel.shipment_id}")  # noqa: S311 - a repeatable crowd
-                    if parcel.shipment_id not in seen and draw.random() < RETURN_SHARE:
+                    if parcel.shipment_id not in seen and draw.random() < self.return_share:
                         deeds.create_task(self._do(partial(self._take_back, parcel, draw.random() < DAMAGED_SHARE)))
                     seen.add(parcel.shipment_id)
                 await asyncio.sleep(PAUSE_S)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from contracts.fulfillment.v1 import ShipmentDelivered
 from contracts.inventory.v1 import AccountState, MovementRecorded
 from services.console.demo.evidence import Plan
 from services.console.demo.journeys import Journey, Journeys
@@ -87,6 +88,7 @@ class PathVerdict:
     parcels: Sequence[str]
     undocumented: Sequence[str]
     told_late: Sequence[str]
+    untold: Sequence[str]
     captured_minor: int
     refunded_minor: int
     due_minor: int
@@ -102,6 +104,7 @@ class PathVerdict:
             ("parcels do not agree with the carrier's books or the ledger", self.parcels),
             ("parcels left without an invoice", self.undocumented),
             ("shipments were told before their invoice", self.told_late),
+            ("channels were not told all", self.untold),
         ):
             if items:
                 shown = ", ".join(items[:5])
@@ -117,13 +120,16 @@ def judge(
     movements: Iterable[MovementRecorded],
     plan: Plan,
     *,
+    steps: Mapping[str, frozenset[str]],
     invoiced: bool,
 ) -> PathVerdict:
     """Judge the orders' way. `told` has (connection, external id, step, milliseconds) of what channels were told.
 
-    `invoiced`: every order of this run needs an invoice before it may leave.
+    `steps`: what each connection is to be told of an order that was delivered. `invoiced`: every order of this run
+    needs an invoice before it may leave.
     """
     orders = journeys.by_order
+    moments = _first_told(told)
     ours = [one for one in orders.values() if one.ours]
     return PathVerdict(
         journeys=journeys,
@@ -132,7 +138,8 @@ def judge(
         money=_money(orders, gateway),
         parcels=_parcels(orders, carrier, _shipped_units(movements), plan),
         undocumented=_undocumented(orders) if invoiced else [],
-        told_late=_told_late(told),
+        told_late=_told_late(moments),
+        untold=_untold(orders, moments, steps),
         captured_minor=sum(payment.captured_minor for one in ours for payment in one.ours),
         refunded_minor=sum(payment.refunded_minor for one in ours for payment in one.ours),
         due_minor=sum(one.due_minor or 0 for one in ours if one.ended),
@@ -217,17 +224,37 @@ def _undocumented(orders: Mapping[str, Journey]) -> list[str]:
     return wrong
 
 
-def _told_late(told: Iterable[tuple[str, str, str, int]]) -> list[str]:
-    """Orders of a channel that takes invoices and heard of a shipment first."""
+def _first_told(told: Iterable[tuple[str, str, str, int]]) -> dict[tuple[str, str], dict[str, int]]:
+    """When each step of an order was told first, by (connection, external id)."""
     moments: dict[tuple[str, str], dict[str, int]] = {}
     for connection, external_id, step, at_ms in told:
         first = moments.setdefault((connection, external_id), {})
         first[step] = min(first.get(step, at_ms), at_ms)
+    return moments
+
+
+def _told_late(moments: Mapping[tuple[str, str], Mapping[str, int]]) -> list[str]:
+    """Orders of a channel that takes invoices and heard of a shipment first."""
     return [
         f"{connection} {external_id}"
         for (connection, external_id), first in moments.items()
         if "invoice" in first and "shipment" in first and first["shipment"] < first["invoice"]
     ]
+
+
+def _untold(
+    orders: Mapping[str, Journey],
+    moments: Mapping[tuple[str, str], Mapping[str, int]],
+    steps: Mapping[str, frozenset[str]],
+) -> list[str]:
+    missing = []
+    for one in orders.values():
+        if one.placed is None or not any(ShipmentDelivered in parcel.facts for parcel in one.parcels.values()):
+            continue
+        key = one.placed.connection_id, one.placed.external_id
+        if left_out := steps.get(key[0], frozenset()) - moments.get(key, {}).keys():
+            missing.append(f"{key[0]} {key[1]} ({', '.join(sorted(left_out))})")
+    return missing
 
 
 def to_report(verdict: PathVerdict, *, reviews: int) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from services.console.demo.buyers import Tally, buy_all, plan_purchases, rates
 from services.console.demo.collector import BookReader, Collector, settle
 from services.console.demo.evidence import Evidence
 from services.console.demo.live import View, watch
+from services.console.demo.markets import MARKETS
 from services.console.demo.office import Office
+from services.console.demo.path import PathVerdict
 from services.console.demo.path import judge as judge_path
 from services.console.demo.report import Played
 from services.console.demo.seed import Scene, set_up
@@ -122,21 +124,24 @@ async def _play(endpoints: Endpoints, scene: Scene, options: DemoOptions, consol
             decided = await settle(collector, reader, _is_decided, plan, channels, SETTLE_TIMEOUT_S)
         open_units, _ = unsettled(decided)
 
+        steps = {channel.connection_id: MARKETS[channel.marketplace].told for channel in channels}
+
+        def judged(evidence: Evidence) -> PathVerdict:
+            gateway, carrier = reader.outside(options.tenant)
+            told, movements = reader.told(channels), evidence.heard.movements
+            return judge_path(collector.journeys, gateway, carrier, told, movements, plan, steps=steps, invoiced=True)
+
         def is_over(evidence: Evidence) -> bool:
-            return unsettled(evidence) == (0, 0) and collector.journeys.is_over
+            return unsettled(evidence) == (0, 0) and not judged(evidence).failures
 
         with console.status("waiting until every order has come to its end"):
             evidence = await settle(collector, reader, is_over, plan, channels, PATH_TIMEOUT_S)
         duration_s = time.monotonic() - begun_s
-        gateway, carrier = reader.outside(options.tenant)
-        path = judge_path(
-            collector.journeys, gateway, carrier, reader.told(channels), evidence.heard.movements, plan, invoiced=True
-        )
         letters = await _count_dead_letters(admin)
         reviews = await asyncio.to_thread(admin.get, "crm", "reviews", limit=1000)
         return Played(
             stock=judge(evidence),
-            path=path,
+            path=judged(evidence),
             late_units=open_units,
             duration_s=duration_s,
             deadletters=letters,
