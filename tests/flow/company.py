@@ -192,6 +192,9 @@ class Company:
         validated = await self.post("channels", f"connections/{connection_id}/validate")
         assert not validated["problems"], validated["problems"]
         await self.post("channels", f"connections/{connection_id}/enable")
+        if MARKETS[marketplace].by_hand:
+            door = await self.get("channels", f"connections/{connection_id}/door")
+            await sandbox.put_shop(name, callback_url=door["door_url"])
         records = {row["stock_record"]: row["sku"] for row in rows if row["sku"]}
         channel = Channel(
             connection_id,
