@@ -85,8 +85,10 @@ MARKETS: Final[Mapping[str, Market]] = {
                 "vtex_stock_per_s": _AGREED_PER_S,
                 "vtex_orders_per_s": _AGREED_PER_S,
                 "vtex_reports_per_s": _AGREED_PER_S,
+                "vtex_other_per_s": _AGREED_PER_S,
             }
         },
+        told=frozenset({"invoice", "shipment", "delivery"}),
     ),
     "shop": Market(
         lambda shop: {"currency": "BRL", "card_page_url": shop["card_page_url"]},
