@@ -46,7 +46,7 @@ def _place(setting: str) -> Callable[[Mapping[str, Any]], dict[str, str]]:
 
 # Neither Mercado Livre nor VTEX publishes how often stock may be written. Their connectors are cautious; here a seller
 # with an agreed quota is played: so many requests a second, told to the sandbox and to the connection.
-_AGREED_PER_S: Final = 25.0
+_AGREED_PER_S: Final = 50.0
 _OURS: Final = f"{_AGREED_PER_S * 0.9:g}/{_AGREED_PER_S:g}"
 
 MARKETS: Final[Mapping[str, Market]] = {
@@ -77,7 +77,8 @@ MARKETS: Final[Mapping[str, Market]] = {
     ),
     "vtex": Market(
         lambda shop: (
-            _place("warehouse_id")(shop) | {"limit.stock": _OURS, "limit.orders": _OURS, "limit.reports": _OURS}
+            _place("warehouse_id")(shop)
+            | {"limit.stock": _OURS, "limit.orders": _OURS, "limit.reports": _OURS, "limit.other": _OURS}
         ),
         lambda limits: SendLimits(limits["vtex_stock_per_s"], 2 * limits["vtex_stock_per_s"], 1),
         shop={
