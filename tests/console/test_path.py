@@ -19,7 +19,9 @@ from contracts.orders.v1 import OrderDelivered, OrderLine, OrderPlaced, OrderSho
 from contracts.payments.v1 import PaymentCaptured, PaymentMethod, PaymentRefunded, PaymentTakenOver
 from services.console.demo.evidence import Plan
 from services.console.demo.journeys import Journeys
+from services.console.demo.office import invoice_xml
 from services.console.demo.path import PathVerdict, judge, read_carrier, read_gateway
+from services.erp.invoices import check_key, read_xml
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PLAN = Plan({"CUP": 10, "SPOON": 20}, {"SET": {"CUP": 1, "SPOON": 2}})
@@ -149,3 +151,9 @@ def test_returns_are_counted_by_the_newest_word_on_each() -> None:
     for message in (back(9, AccountState.DAMAGED), back(8, AccountState.AVAILABLE), back(9, AccountState.DAMAGED)):
         journeys.add(message)
     assert journeys.return_counts == {"received": 1, "available": 0, "damaged": 1}
+
+
+def test_an_invoice_of_the_demo_is_what_its_key_says_and_erp_takes() -> None:
+    xml = invoice_xml(42, AT, 1_990, "o1")
+    read = read_xml(xml)
+    assert (read.total_minor, read.issued_at, check_key(read.key)) == (1_990, AT, [])

@@ -50,7 +50,7 @@ _AGREED_PER_S: Final = 50.0
 _OURS: Final = f"{_AGREED_PER_S * 0.9:g}/{_AGREED_PER_S:g}"
 
 MARKETS: Final[Mapping[str, Market]] = {
-    "shopify": Market(_place("location"), _shopify),
+    "shopify": Market(_place("location"), _shopify, told=frozenset({"shipment"})),
     "skyhub": Market(
         _place("store"),
         _skyhub,
@@ -62,6 +62,7 @@ MARKETS: Final[Mapping[str, Market]] = {
         lambda shop: (
             _place("store_id")(shop)
             | {"limit.stock": _OURS, "limit.orders": _OURS, "limit.shipments": _OURS, "limit.reports": _OURS}
+            | {"poll_interval_s": "10"}
         ),
         lambda limits: SendLimits(limits["meli_stock_per_s"], 2 * limits["meli_stock_per_s"], 1),
         shop={

@@ -40,6 +40,19 @@ def invoice_key(number: int, issued_at: datetime) -> str:
     return body + mod_11(body)
 
 
+def invoice_xml(number: int, issued_at: datetime, total_minor: int, order: str) -> str:
+    """The NF-e of an order (layout 4.00): who issued what, when, over how much. Nobody signed it, as nobody is taxed."""
+    key = invoice_key(number, issued_at)
+    return (
+        f'<NFe xmlns="http://www.portalfiscal.inf.br/nfe"><infNFe Id="NFe{key}" versao="4.00">'
+        f"<ide><cUF>{STATE}</cUF><natOp>Venda</natOp><mod>{MODEL}</mod><serie>{int(SERIES)}</serie><nNF>{number}</nNF>"
+        f"<dhEmi>{issued_at.isoformat(timespec='seconds')}</dhEmi></ide>"
+        f"<emit><CNPJ>{TAX_ID}</CNPJ><xNome>Saldo Demonstracao Ltda</xNome></emit>"
+        f"<total><ICMSTot><vNF>{total_minor // 100}.{total_minor % 100:02}</vNF></ICMSTot></total>"
+        f"<compra><xPed>{order}</xPed></compra></infNFe></NFe>"
+    )
+
+
 @dataclass(slots=True)
 class Office:
     """Writes the invoice of every order that is confirmed, hands over every parcel that has its label, and takes back a
@@ -105,13 +118,8 @@ class Office:
         journey = self.journeys.by_order[order_id]
         if journey.ended or journey.due_minor is None:
             return journey.ended
-        now = datetime.now(UTC)
-        given = {
-            "order_id": order_id,
-            "key": invoice_key(number, now),
-            "total_minor": journey.due_minor,
-            "issued_at": now.isoformat(),
-        }
+        xml = invoice_xml(number, datetime.now(UTC), journey.due_minor, order_id)
+        given = {"order_id": order_id, "xml": xml}
         done = await self._post("erp", "invoices", given)
         self.invoiced += done is True
         return done is not False
