@@ -39,23 +39,15 @@ class Subscription:
     """What a service reads of one stream.
 
     `handles` are models in their newest major. `handler(events, tx)` gets a batch in order and the open transaction.
-    `aggregate(key, headers)` names what is parked together, without more the key; it never sees the body.
+    `aggregate(key, headers)` names what is parked together, without more the key; it never sees the body. A reader that
+    nobody waits for rests for `linger_s` between two batches, and does in one transaction what came meanwhile.
     """
 
     stream: str
     handles: tuple[type[Message], ...]
     handler: Handler
     aggregate: Aggregate = lambda key, _: key
-
-
-def each(handler: Callable[[Received[Any], Transaction], Awaitable[None]]) -> Handler:
-    """A batch handler out of one for a single event; it is still one transaction a batch."""
-
-    async def batch(events: Sequence[Received[Any]], tx: Transaction) -> None:
-        for event in events:
-            await handler(event, tx)
-
-    return batch
+    linger_s: float = 0.0
 
 
 class Stopped(Exception):
@@ -71,7 +63,7 @@ class Consumer:
     """Takes the records of one subscription. `stop` ends its waits; `reason` says why it is not ready, if so."""
 
     def __init__(self, subscription: Subscription, work: Work) -> None:
-        self.stream, self._handler = subscription.stream, subscription.handler
+        self.stream, self.linger_s, self._handler = subscription.stream, subscription.linger_s, subscription.handler
         self.group_id = f"{work.service}.{subscription.stream}"
         self.reader = Reader(self.stream, subscription.handles, subscription.aggregate, work.catalogue, work.horizon)
         self.brake = Brake(work, self.stream)
@@ -102,7 +94,9 @@ class Consumer:
             now = self._work.clock()
             batch = [self.reader.read(record, now) for record in records]
             self.brake.taken += len(batch)
-            for segment in _segments(batch):
+            concerning = [event for event in batch if event.verdict is not Verdict.SKIPPED]
+            self._outcomes["skipped"].inc(len(batch) - len(concerning))
+            for segment in _segments(concerning):
                 await self._settle(segment)
             self._work.faults.point("offsets.before")
             await self._commit_offsets(records)
@@ -166,9 +160,7 @@ class Consumer:
             parked_keys = await inbox.locked_keys(tx.connection, self._name, batch)
             events, parked = [], []
             for event in batch:
-                if event.verdict is Verdict.SKIPPED:
-                    counts["skipped"] += 1
-                elif event.verdict is Verdict.REFUSED:
+                if event.verdict is Verdict.REFUSED:
                     buried = await inbox.dead_letter(tx, self._name, event, event.error, work.seal)
                     counts["dead" if buried else "duplicate"] += 1
                 elif event.aggregate in parked_keys:

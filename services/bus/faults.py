@@ -27,10 +27,10 @@ class Faults:
 
     def point(self, name: str) -> None:
         """Reach the point `name`; dies there, without any clean-up, if it is switched on."""
-        if self._left and name in self._left:
+        if self._armed and (at := self._armed / name).exists():
+            at.unlink()
+            self._left[name] = 1
+        if name in self._left:
             self._left[name] -= 1
             if self._left[name] == 0:
                 os._exit(137)
-        if self._armed and (at := self._armed / name).exists():
-            at.unlink()
-            os._exit(137)

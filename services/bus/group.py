@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 from typing import Any, Final, final
 
@@ -74,13 +75,14 @@ class Group:
             ack_policy=AckPolicy.MANUAL, no_reply=True, session_timeout_ms=SESSION_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS, parser=_passed_through, decoder=_raw_records,
         )  # fmt: skip
-        subscriber.get_msg = _fetched
+        subscriber.get_msg = partial(_fetched, consumer.linger_s)
         return subscriber
 
 
-async def _fetched(kafka: Any) -> tuple[Any, ...]:
+async def _fetched(linger_s: float, kafka: Any) -> tuple[Any, ...]:
     """The next batch, as soon as there is one. FastStream's own waits, and where nothing came sleeps as long, deaf to
     what comes: short enough for a sale, that took a hundredth of a core for every stream, all day long."""
+    await asyncio.sleep(linger_s)
     return tuple(chain(*(await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values()))
 
 

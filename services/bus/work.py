@@ -75,8 +75,9 @@ class Work:
     ) -> None:
         self.service, self.settings, self.catalogue = service, settings, catalogue
         self.tracing, self.clock, self.wake_relay = tracing, clock, wake_relay
-        armed = settings.faults_folder and settings.faults_folder / service
-        self.faults = Faults(settings.faults, settings.environment, armed)
+        self.faults = Faults(
+            settings.faults, settings.environment, settings.faults_folder and settings.faults_folder / service
+        )
         self.seal = Seal(service, streams, catalogue, settings)
         self.metrics = Metrics()
         retention_h = max((catalogue.streams[stream].retention_h for stream in streams), default=0)

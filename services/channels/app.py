@@ -59,7 +59,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             Subscription(
                 stream="fulfillment.shipments.v1", handles=(DeliveryQuoted,), handler=partial(take_quotes, shop=shop)
             ),
-            Subscription(stream="crm.customers.v1", handles=(CustomerErased,), handler=handlers.forget),
+            Subscription(stream="crm.customers.v1", handles=(CustomerErased,), handler=handlers.forget, linger_s=1.0),
             Subscription(
                 stream="inventory.levels.v1",
                 handles=(StockLevelChanged,),

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from contracts.fulfillment.v1 import ShipmentDispatched
 from contracts.inventory.v1 import ItemChanged, MovementRecorded
@@ -28,6 +29,10 @@ from services.runtime import Service
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
+LINGER_S: Final = 0.5
+"""What is recorded is in nobody's way: half a second's facts in one transaction cost a fraction of one each."""
+
+
 def build(bus: BusSettings, settings: ErpSettings) -> Service:
     """The erp service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
@@ -46,18 +51,22 @@ def build(bus: BusSettings, settings: ErpSettings) -> Service:
                     OrderPlaced, OrderPaid, OrderChanged, OrderCancelled, OrderShipped, OrderDelivered, OrderReturned,
                     OrderClosed,
                 ),
-                handler=record_orders,
+                handler=record_orders, linger_s=LINGER_S,
             ),
             Subscription(
                 stream="payments.payments.v1",
                 handles=(PaymentCaptured, PaymentRefunded, PaymentDisputed, PaymentTakenOver),
-                handler=record_payments,
+                handler=record_payments, linger_s=LINGER_S,
             ),
             Subscription(
-                stream="fulfillment.shipments.v1", handles=(ShipmentDispatched,), handler=record_shipments
+                stream="fulfillment.shipments.v1", handles=(ShipmentDispatched,), handler=record_shipments,
+                linger_s=LINGER_S,
             ),
-            Subscription(stream="inventory.items.v1", handles=(ItemChanged,), handler=keep_items),
-            Subscription(stream="inventory.movements.v1", handles=(MovementRecorded,), handler=record_movements),
+            Subscription(stream="inventory.items.v1", handles=(ItemChanged,), handler=keep_items, linger_s=LINGER_S),
+            Subscription(
+                stream="inventory.movements.v1", handles=(MovementRecorded,), handler=record_movements,
+                linger_s=LINGER_S,
+            ),
         ],
         loops=[book, partial(keep_retention, settings=settings)],
         routers=[admin_router(lambda: service, vault, settings)],

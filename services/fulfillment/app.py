@@ -43,8 +43,8 @@ def build(bus: BusSettings, settings: FulfillmentSettings) -> Service:
                 handles=(BuyerReported,),
                 handler=partial(meet, settings=settings, vault=vault, quotes=quotes),
             ),
-            Subscription(stream="crm.customers.v1", handles=(CustomerErased,), handler=forget),
-            Subscription(stream="inventory.items.v1", handles=(ItemChanged,), handler=measure),
+            Subscription(stream="crm.customers.v1", handles=(CustomerErased,), handler=forget, linger_s=1.0),
+            Subscription(stream="inventory.items.v1", handles=(ItemChanged,), handler=measure, linger_s=0.5),
         ],
         loops=[
             partial(book.run, carriers=carriers, vault=vault, settings=settings),

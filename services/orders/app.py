@@ -3,7 +3,7 @@
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 from contracts.channels.v1 import ConnectionChanged, ProgressAccepted, ProgressRefused, SaleReported
 from contracts.erp.v1 import InvoiceIssued
@@ -17,6 +17,9 @@ from services.orders.process import PaymentHeard, ShipmentHeard
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
 from services.runtime import Service
+
+LINGER_S: Final = 0.1
+"""A parcel is told of often, and by no means as soon as a sale."""
 
 
 def build(bus: BusSettings, settings: OrdersSettings) -> Service:
@@ -39,9 +42,12 @@ def build(bus: BusSettings, settings: OrdersSettings) -> Service:
             ),
             Subscription(stream="payments.payments.v1", handles=get_args(PaymentHeard), handler=take),
             Subscription(
-                stream="fulfillment.shipments.v1", handles=(*get_args(ShipmentHeard), ReturnReceived), handler=take
+                stream="fulfillment.shipments.v1",
+                handles=(*get_args(ShipmentHeard), ReturnReceived),
+                handler=take,
+                linger_s=LINGER_S,
             ),
-            Subscription(stream="erp.documents.v1", handles=(InvoiceIssued,), handler=take),
+            Subscription(stream="erp.documents.v1", handles=(InvoiceIssued,), handler=take, linger_s=LINGER_S),
             Subscription(stream="channels.connections.v1", handles=(ConnectionChanged,), handler=know_connections),
         ],
         loops=[partial(watch, settings=settings)],

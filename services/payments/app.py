@@ -46,7 +46,7 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
                 handles=(AuthorizePayment, CapturePayment, VoidPayment, RefundPayment),
                 handler=partial(obey, vault=vault, settings=settings),
             ),
-            Subscription(stream="orders.orders.v1", handles=get_args(OrderHeard), handler=take_over),
+            Subscription(stream="orders.orders.v1", handles=get_args(OrderHeard), handler=take_over, linger_s=1.0),
         ],
         loops=[charge, doors, settle],
         routers=[admin_router(lambda: service.pool, accounts, settings)],

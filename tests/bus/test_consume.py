@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.bus import each
 from services.bus.consumer import BACKLOG_RECORDS, BACKLOG_STALE_S
 from services.bus.group import BATCH_RECORDS
 from services.runtime.topics import ensure_topics
@@ -219,18 +218,6 @@ async def test_a_batch_equals_its_records_one_by_one(database, given_events, cut
             last = {one.key: one.payload for one in await waiting(service.pool)}
         ends.append([last, *[await rows(database, statement) for statement in _STATE]])
     assert ends[0] == ends[1]
-
-
-async def test_each_runs_a_handler_for_single_events_in_one_transaction(database):
-    streams = make_streams()
-
-    async def one(event, tx):
-        await deposit([event], tx)
-
-    async with by_hand(database, streams, handler=each(one)) as (_, consumer):
-        await consumer.take(log(streams, [record(streams, "a", n) for n in range(5)]))
-        assert await value(database, "SELECT count(DISTINCT xmin::text) FROM entries") == 1
-    assert await amounts(database, "a") == [0, 1, 2, 3, 4]
 
 
 async def test_a_backlog_is_one_only_while_the_consumer_gets_on_with_it(database):

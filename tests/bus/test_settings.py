@@ -1,7 +1,10 @@
 """What a service refuses at the start."""
 
 import base64
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +72,13 @@ def test_a_publication_that_no_broker_would_take_is_poison_at_the_insert() -> No
         with pytest.raises(Poison):
             encoded(wrong, message)
     assert encoded(envelope(), good)[0] == b"acme:a"
+
+
+def test_an_armed_point_ends_the_process_once(tmp_path: Path) -> None:
+    (tmp_path / "commit.after").touch()
+    reach = "import sys; from pathlib import Path; from services.bus.faults import Faults\n"
+    reach += "Faults('', 'test', Path(sys.argv[1])).point('commit.after')"
+    ended = [subprocess.run([sys.executable, "-c", reach, str(tmp_path)], check=False).returncode for _ in range(2)]
+    assert ended == [137, 0]
+    with pytest.raises(ValueError, match="production"):
+        Faults("", "production", tmp_path)

@@ -13,7 +13,7 @@ from services.console.demo.company import (
     register_company,
     register_merchant,
 )
-from services.console.demo.evidence import Evidence
+from services.console.demo.evidence import Evidence, cancelled_orders
 from services.console.demo.markets import MARKETS
 from services.console.demo.office import Office
 from services.console.demo.path import PathVerdict, judge
@@ -54,7 +54,7 @@ class Retailer:
             told, movements = reader.told(channels), seen.heard.movements
             return judge(
                 self.collector.journeys, gateway, carrier, told, movements, self.company.plan, steps=steps,
-                invoiced=True,
+                cancelled=cancelled_orders(seen), invoiced=True,
             )  # fmt: skip
 
         def is_over(seen: Evidence) -> bool:

@@ -142,6 +142,8 @@ def settle(evidence: Evidence) -> Accounts:
             line.held += told.reserved + told.shipped
             line.missing += told.short
             line.came_back += told.returned
+            # Who cancels what has left gives nothing back: it stands as held until it comes back itself.
+            line.returned -= min(line.returned, told.shipped)
     doubled |= {(key[0], key[1]) for key, line in accounts.lines.items() if line.held + line.missing > line.sold}
     accounts.doubled = sorted(f"{names[connection_id]} {order}" for connection_id, order in doubled)
     return accounts

@@ -215,3 +215,8 @@ class Evidence:
     channels: Sequence[Channel]
     books: Mapping[str, ShopBooks]
     heard: Heard
+
+
+def cancelled_orders(evidence: Evidence) -> set[tuple[str, str]]:
+    """Orders (connection, external id) of which the books gave units back."""
+    return {(connection_id, back.order) for connection_id, books in evidence.books.items() for back in books.given_back}

@@ -41,7 +41,7 @@ def invoice_key(number: int, issued_at: datetime) -> str:
 
 
 def invoice_xml(number: int, issued_at: datetime, total_minor: int, order: str) -> str:
-    """The NF-e of an order (layout 4.00): who issued what, when, over how much. Nobody signed it, as nobody is taxed."""
+    """The NF-e of an order (layout 4.00): who issued what, when, over how much. Nobody signs it: it is a sandbox's."""
     key = invoice_key(number, issued_at)
     return (
         f'<NFe xmlns="http://www.portalfiscal.inf.br/nfe"><infNFe Id="NFe{key}" versao="4.00">'

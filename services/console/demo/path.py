@@ -5,7 +5,7 @@ ended, what its buyer owes. Parcels: each one that left is in the carrier's book
 shipped, and had its invoice before. Documents: a channel that takes both heard of the invoice before the shipment.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -121,11 +121,13 @@ def judge(
     plan: Plan,
     *,
     steps: Mapping[str, frozenset[str]],
+    cancelled: Collection[tuple[str, str]] = (),
     invoiced: bool,
 ) -> PathVerdict:
     """Judge the orders' way. `told` has (connection, external id, step, milliseconds) of what channels were told.
 
-    `steps`: what each connection is to be told of an order that was delivered. `invoiced`: every order of this run
+    `steps`: what each connection is to be told of an order that was delivered, unless it is among those that were
+    `cancelled` there (connection, external id): then it hears nothing more. `invoiced`: every order of this run
     needs an invoice before it may leave.
     """
     orders = journeys.by_order
@@ -139,7 +141,7 @@ def judge(
         parcels=_parcels(orders, carrier, _shipped_units(movements), plan),
         undocumented=_undocumented(orders) if invoiced else [],
         told_late=_told_late(moments),
-        untold=_untold(orders, moments, steps),
+        untold=[one for key, one in _untold(orders, moments, steps) if key not in cancelled],
         captured_minor=sum(payment.captured_minor for one in ours for payment in one.ours),
         refunded_minor=sum(payment.refunded_minor for one in ours for payment in one.ours),
         due_minor=sum(one.due_minor or 0 for one in ours if one.ended),
@@ -246,15 +248,13 @@ def _untold(
     orders: Mapping[str, Journey],
     moments: Mapping[tuple[str, str], Mapping[str, int]],
     steps: Mapping[str, frozenset[str]],
-) -> list[str]:
-    missing = []
+) -> Iterator[tuple[tuple[str, str], str]]:
     for one in orders.values():
         if one.placed is None or not any(ShipmentDelivered in parcel.facts for parcel in one.parcels.values()):
             continue
         key = one.placed.connection_id, one.placed.external_id
         if left_out := steps.get(key[0], frozenset()) - moments.get(key, {}).keys():
-            missing.append(f"{key[0]} {key[1]} ({', '.join(sorted(left_out))})")
-    return missing
+            yield key, f"{key[0]} {key[1]} ({', '.join(sorted(left_out))})"
 
 
 def to_report(verdict: PathVerdict, *, reviews: int) -> dict[str, Any]:

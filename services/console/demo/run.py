@@ -17,7 +17,7 @@ from services.console.commands.deadletters import all_letters
 from services.console.demo import report
 from services.console.demo.buyers import Tally, buy_all, plan_purchases, rates
 from services.console.demo.collector import BookReader, Collector, settle
-from services.console.demo.evidence import Evidence
+from services.console.demo.evidence import Evidence, cancelled_orders
 from services.console.demo.live import View, watch
 from services.console.demo.markets import MARKETS
 from services.console.demo.office import Office
@@ -129,7 +129,17 @@ async def _play(endpoints: Endpoints, scene: Scene, options: DemoOptions, consol
         def judged(evidence: Evidence) -> PathVerdict:
             gateway, carrier = reader.outside(options.tenant)
             told, movements = reader.told(channels), evidence.heard.movements
-            return judge_path(collector.journeys, gateway, carrier, told, movements, plan, steps=steps, invoiced=True)
+            return judge_path(
+                collector.journeys,
+                gateway,
+                carrier,
+                told,
+                movements,
+                plan,
+                steps=steps,
+                cancelled=cancelled_orders(evidence),
+                invoiced=True,
+            )
 
         def is_over(evidence: Evidence) -> bool:
             return unsettled(evidence) == (0, 0) and not judged(evidence).failures
