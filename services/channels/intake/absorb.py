@@ -164,7 +164,8 @@ async def _absorb_waiting(tx: Transaction, intake: Intake, limit: int, only: int
     if good:
         rows, asked = await _take(tx, intake, good)
         if asked:
-            tx.after_commit(intake.wanted.set)
+            for connection_id in {one.new.body.connection_id for one in good}:
+                tx.after_commit(intake.wanted[connection_id].set)
         erased = [one.new.intake_id for one in good if rows[one.order_id].erased]
     await store.finish_bodies(
         tx.connection,

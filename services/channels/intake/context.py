@@ -1,6 +1,7 @@
 """What the parts of intake share in one process."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +23,7 @@ from services.channels.stock.wake import Wake
 class Intake:
     """Made once by `app.py`.
 
-    `arrived` wakes the absorber, `wanted` the loops that read orders again, `telling` the loop that tells
+    `arrived` wakes the absorber, `wanted` those of a connection that read orders again, `telling` the loop that tells
     channels of their orders, `stock` the senders of stock.
     """
 
@@ -30,7 +31,7 @@ class Intake:
     registry: Registry
     vault: Vault
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    wanted: defaultdict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     telling: asyncio.Event = field(default_factory=asyncio.Event)
     stock: Wake = field(default_factory=Wake)
     customer_keys: dict[str, bytes] = field(default_factory=dict, repr=False)

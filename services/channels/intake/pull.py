@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _LOOK_S: Final = 0.5
+_LOOK_AGAIN_S: Final = 2.0
+"""Whoever asks for an order wakes its connection's readers; a timer finds what another process asked for."""
 _REFUSED_PAUSE_S: Final = 30.0
 _SUBSCRIBE_EVERY: Final = timedelta(minutes=10)
 _QUEUE_NOTE_EVERY: Final = timedelta(seconds=1)
@@ -240,12 +242,13 @@ async def refetch(service: "Service", intake: Intake, entry: Open) -> None:
     before it began.
     """
     connection_id = entry.connection.connection_id
+    wake = intake.wanted[connection_id]
     while True:
         async with service.pool.acquire() as database:
             wanted = await store.claim_fetch(database, connection_id, service.clock(), LEASE)
         if wanted is None:
-            if await waited(intake.wanted, _LOOK_S):
-                intake.wanted.clear()
+            if await waited(wake, _LOOK_AGAIN_S):
+                wake.clear()
             continue
         try:
             await fetch_one(service, intake, entry, wanted)
