@@ -46,7 +46,7 @@ def test_every_agreed_command_exists() -> None:
         "payment accounts", "payment add", "payment list", "payment show", "payment strangers",
         "parcel list", "parcel show", "parcel pick", "parcel pack", "parcel label", "parcel retry", "parcel dispatch",
         "parcel event", "parcel return", "parcel origin", "rate import", "rate list", "mapping add", "mapping list",
-        "carrier add", "carrier list",
+        "carrier add", "carrier list", "shop key", "shop products",
         "sandbox fill", "sandbox buy", "sandbox pay", "sandbox cancel", "sandbox numbers",
     }  # fmt: skip
     assert set(ALL) == agreed

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from services.console.demo.collector import BookReader, Collector, settle
 from services.console.demo.company import (
-    card_page,
     open_outside,
     register_carrier,
     register_company,
@@ -19,7 +18,6 @@ from services.console.demo.office import Office
 from services.console.demo.path import PathVerdict, judge
 from services.console.demo.verdict import judge as judge_stock
 from services.console.demo.verdict import unsettled
-from services.console.instance import Address
 from tests.flow.company import Company, until
 
 
@@ -28,8 +26,6 @@ class Retailer:
     """A company whose orders find their way while `run` is open; `journeys` is what was said of them."""
 
     company: Company
-    courier: Address
-    card_page: str
     collector: Collector
     office: Office
 
@@ -68,17 +64,16 @@ class Retailer:
 async def at_work(company: Company, *, return_share: float = 0.0) -> AsyncIterator[Retailer]:
     """Register the company outside, and let its people work."""
     endpoints = company.system.endpoints
-    merchant, carrier = await open_outside(endpoints, company.tenant)
+    outside = await open_outside(endpoints, company.tenant)
     await asyncio.to_thread(register_company, company.admin)
-    await asyncio.to_thread(register_merchant, company.admin, merchant, "http://127.0.0.1:9/paid")
-    await register_carrier(company.admin, endpoints, carrier)
+    await asyncio.to_thread(register_merchant, company.admin, outside.merchant, "http://127.0.0.1:9/paid")
+    await register_carrier(company.admin, endpoints, outside.carrier)
     collector = Collector(endpoints.kafka, company.tenant)
     await collector.start()
-    courier = Address(carrier["base_url"], carrier["credentials"]["access_token"])
-    office = Office(company.admin, courier, collector.journeys, seed=1, return_share=return_share)
+    office = Office(company.admin, outside.courier, collector.journeys, seed=1, return_share=return_share)
     working = asyncio.create_task(office.run())
     try:
-        yield Retailer(company, courier, card_page(endpoints, merchant), collector, office)
+        yield Retailer(company, collector, office)
         assert not office.refused, office.refused
     finally:
         working.cancel()

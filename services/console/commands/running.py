@@ -196,22 +196,25 @@ def _without_secret(dsn: str) -> str:
 
 def demo(
     orders: Annotated[int | None, typer.Option(min=1, help="Stop after this many orders.")] = None,
-    rate: Annotated[float, typer.Option(min=0.1, help="Orders a second over all connections.")] = 30.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Orders a second over all connections.")] = 3.0,
     skus: Annotated[int, typer.Option(min=10, help="SKUs on sale, kits and scarce ones among them.")] = 200,
     seconds: Annotated[
         float | None, typer.Option(min=1, help="How long buyers buy; 60 where --orders does not end it.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed has the same buyers.")] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running afterwards, until Ctrl-C.")] = False,
+    stock_alone: Annotated[
+        bool, typer.Option("--stock-alone", help="Two kinds of channel and three services: nothing is paid or sent.")
+    ] = False,
     tenant: Tenant = DEFAULT_TENANT,
     instance: Instance = None,
     json_wanted: Json = False,
 ) -> None:
-    """Everything from nothing: servers, services, four shops, buyers, and a verdict. Exit code 0 only if it passes."""
+    """Everything from nothing: servers, services, shops, buyers, and a verdict. Exit code 0 only if it passes."""
     from services.console.demo.run import DemoOptions, run_demo
 
     folder = instances.make_folder(instance or "demo")
-    options = DemoOptions(orders=orders, rate=rate, skus=skus, seconds=seconds, seed=seed, tenant=tenant, keep=keep)
+    options = DemoOptions(orders, rate, skus, seconds, seed, tenant, keep, stock_alone)
     passed = run_demo(folder, options, json_wanted=json_wanted)
     if not passed:
         raise typer.Exit(1)

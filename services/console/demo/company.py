@@ -4,12 +4,13 @@ Everything here can be repeated without harm.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from services.console.client import Admin
 from services.console.demo.office import TAX_ID
-from services.console.instance import Endpoints
+from services.console.instance import Address, Endpoints
 from services.sandbox.carrier_client import CarrierClient
 from services.sandbox.gateway_client import GatewayClient
 
@@ -34,8 +35,21 @@ EXPRESS: Final = ("SEDEX", "Correios SEDEX", "Normal")
 """What marketplaces call the delivery that a buyer chose there; the company sends all of it by express."""
 
 
-async def open_outside(endpoints: Endpoints, tenant: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class Outside:
     """The company's accounts at the gateway's and the carrier's sandbox, as these tell them."""
+
+    merchant: Mapping[str, Any]
+    carrier: Mapping[str, Any]
+
+    @property
+    def courier(self) -> Address:
+        """The carrier's own system, with this company's token."""
+        return Address(self.carrier["base_url"], self.carrier["credentials"]["access_token"])
+
+
+async def open_outside(endpoints: Endpoints, tenant: str) -> Outside:
+    """Open both accounts, or find them."""
     address = endpoints.sandboxes["gateway"]
     async with GatewayClient(address.base_url, address.token) as gateway:
         merchant = await gateway.put_account(tenant, tax_id=TAX_ID)
@@ -43,7 +57,7 @@ async def open_outside(endpoints: Endpoints, tenant: str) -> tuple[Mapping[str, 
     async with CarrierClient(address.base_url, address.token) as carrier:
         speed = CARRIER_DAYS_PER_S * 86_400
         account = await carrier.put_shop(tenant, kind="table", speed=speed)
-    return merchant, account
+    return Outside(merchant, account)
 
 
 def card_page(endpoints: Endpoints, merchant: Mapping[str, Any]) -> str:

@@ -26,10 +26,10 @@ SHORTFALLS_SHOWN = 10
 @dataclass(frozen=True, slots=True)
 class Played:
     """All that a run is judged by. `late_units` were still open 30 s after the last sale; `refused` is what people
-    asked for in vain; `checks` were made in the databases."""
+    asked for in vain; `checks` were made in the databases. No `path` where stock alone was played."""
 
     stock: Verdict
-    path: PathVerdict
+    path: PathVerdict | None
     late_units: int
     duration_s: float
     deadletters: int
@@ -41,13 +41,14 @@ class Played:
 def compose(played: Played, *, seed: int) -> dict[str, Any]:
     """`report.json`."""
     told = to_report(played.stock, seed=seed, duration_s=played.duration_s, deadletters=played.deadletters)
-    told |= path.to_report(played.path, reviews=played.reviews)
+    if played.path:
+        told |= path.to_report(played.path, reviews=played.reviews)
     told["checks"] = {outcome.check.what: not outcome.contradictions for outcome in played.checks}
     wrong = [f"{outcome.check.what}: not so" for outcome in played.checks if outcome.contradictions]
     late = [f"{played.late_units} units were open 30 s after the last sale"] if played.late_units else []
     refused = [f"{len(played.refused)} deeds of the office were refused: {played.refused[0]}"] if played.refused else []
     buried = [f"{played.deadletters} dead letters: `saldo deadletters list`"] if played.deadletters else []
-    failures = [*told.pop("failures"), *late, *played.path.failures, *refused, *wrong, *buried]
+    failures = [*told.pop("failures"), *late, *(played.path.failures if played.path else []), *refused, *wrong, *buried]
     return told | {"verdict": "fail" if failures else "pass", "failures": failures}
 
 

@@ -35,6 +35,9 @@ SETTLE_TIMEOUT_S = 30.0
 PATH_TIMEOUT_S = 90.0
 ASK_AGAIN_S = 0.5
 # Nobody stands at the packing table, and what a lost webhook would have told is looked for soon.
+STOCK_ALONE = {"services": ("inventory", "orders", "channels"), "sandboxes": ("shopify", "skyhub")}
+"""The spine: a sale on two kinds of channel lowers the stock on the others, and nothing is paid, packed or sent."""
+
 ENVIRONMENT = {"FULFILLMENT_AUTO_PACK": "1", "FULFILLMENT_TRACK_EVERY_S": "5", "PAYMENTS_LOOK_EVERY_S": "5"}
 
 
@@ -49,6 +52,7 @@ class DemoOptions:
     seed: int
     tenant: str
     keep: bool = False
+    stock_alone: bool = False
 
     @property
     def buying_s(self) -> float | None:
@@ -66,9 +70,9 @@ def run_demo(folder: Path, options: DemoOptions, *, json_wanted: bool) -> bool:
     begun_s = time.monotonic()
     with contextlib.ExitStack() as running:
         with console.status("starting Kafka, PostgreSQL, the sandboxes and the services") as shown:
-            attached = running.enter_context(
-                stack.start_attached(stack.Stack(folder, fresh=True, environment=ENVIRONMENT))
-            )
+            some = STOCK_ALONE if options.stock_alone else {}
+            wanted = stack.Stack(folder, fresh=True, environment=ENVIRONMENT, **some)
+            attached = running.enter_context(stack.start_attached(wanted))
             endpoints = instances.read_endpoints(attached.endpoints, folder)
             scene = set_up(endpoints, options.tenant, skus=options.skus, seed=options.seed, progress=shown.update)
         console.print(f"ready after {time.monotonic() - begun_s:.1f} s in {folder}", highlight=False)
@@ -113,8 +117,10 @@ async def _play(endpoints: Endpoints, scene: Scene, options: DemoOptions, consol
         watched = [*scene.catalogue.scarce[:3], *list(plan.opening)[-2:], *list(plan.kits)[:1]]
         begun_s = time.monotonic()
         admin = opened.enter_context(Admin(endpoints, options.tenant))
-        office = Office(admin, scene.courier, collector.journeys, options.seed)
-        opened.push_async_callback(_dismiss, asyncio.create_task(office.run(), name="office"))
+        refused: list[str] = []
+        if scene.courier:
+            office = Office(admin, scene.courier, collector.journeys, options.seed, refused=refused)
+            opened.push_async_callback(_dismiss, asyncio.create_task(office.run(), name="office"))
         view = View(channels, watched, tally, collector, sandboxes, admin, len(purchases))
         buying = asyncio.create_task(buy_all(purchases, channels, sandboxes, tally))
         await watch(view, console, buying)
@@ -126,37 +132,32 @@ async def _play(endpoints: Endpoints, scene: Scene, options: DemoOptions, consol
 
         steps = {channel.connection_id: MARKETS[channel.marketplace].told for channel in channels}
 
-        def judged(evidence: Evidence) -> PathVerdict:
+        def judged(evidence: Evidence) -> PathVerdict | None:
+            if scene.courier is None:
+                return None
             gateway, carrier = reader.outside(options.tenant)
-            told, movements = reader.told(channels), evidence.heard.movements
+            told, movements, cancelled = reader.told(channels), evidence.heard.movements, cancelled_orders(evidence)
             return judge_path(
-                collector.journeys,
-                gateway,
-                carrier,
-                told,
-                movements,
-                plan,
-                steps=steps,
-                cancelled=cancelled_orders(evidence),
+                collector.journeys, gateway, carrier, told, movements, plan, steps=steps, cancelled=cancelled,
                 invoiced=True,
-            )
+            )  # fmt: skip
 
         def is_over(evidence: Evidence) -> bool:
-            return unsettled(evidence) == (0, 0) and not judged(evidence).failures
+            path = judged(evidence)
+            return unsettled(evidence) == (0, 0) and not (path and path.failures)
 
         with console.status("waiting until every order has come to its end"):
             evidence = await settle(collector, reader, is_over, plan, channels, PATH_TIMEOUT_S)
         duration_s = time.monotonic() - begun_s
-        letters = await _count_dead_letters(admin)
-        reviews = await asyncio.to_thread(admin.get, "crm", "reviews", limit=1000)
+        reviews = await asyncio.to_thread(admin.get, "crm", "reviews", limit=1000) if scene.courier else {"reviews": []}
         return Played(
             stock=judge(evidence),
             path=judged(evidence),
             late_units=open_units,
             duration_s=duration_s,
-            deadletters=letters,
+            deadletters=await _count_dead_letters(admin),
             reviews=len(reviews["reviews"]),
-            refused=tuple(office.refused),
+            refused=tuple(refused),
             checks=await verify(endpoints.verify_dsns, options.tenant),
         )
 

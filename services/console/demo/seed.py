@@ -25,7 +25,7 @@ SHOPS = (
     ("skyhub", "casa-sul"),
     ("mercadolivre", "feira-livre"),
     ("vtex", "vitrine"),
-    ("shop", "loja-propria"),
+    OWN_SHOP := ("shop", "loja-propria"),
 )
 LINKS_TIMEOUT_S, NUMBERS_TIMEOUT_S = 30.0, 90.0
 BEGUN = ("live", "paused")
@@ -51,7 +51,7 @@ class Scene:
     catalogue: Catalogue
     channels: tuple[Channel, ...]
     limits: Mapping[str, Mapping[str, Any]]
-    courier: Address
+    courier: Address | None
 
 
 def make_catalogue(skus: int, seed: int) -> Catalogue:
@@ -72,15 +72,13 @@ def make_catalogue(skus: int, seed: int) -> Catalogue:
 def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress: Progress) -> Scene:
     """Put the demonstration set there, or find it as it was left. Everything in it can be repeated without harm.
 
+    Shops are opened on the marketplaces that are there; without a gateway's sandbox the company sells and no more.
     Raises `Failed` where something is refused or the sandboxes do not show the numbers in time.
     """
     catalogue = make_catalogue(skus, seed)
     progress("opening a shop on every channel, an account at the gateway and one at a carrier")
     shops = asyncio.run(_open_shops(endpoints, tenant, catalogue))
-    merchant, carrier = asyncio.run(open_outside(endpoints, tenant))
-    for marketplace, shop in SHOPS:
-        if marketplace == "shop":
-            shops[marketplace, shop]["card_page_url"] = card_page(endpoints, merchant)
+    outside = asyncio.run(open_outside(endpoints, tenant)) if "gateway" in endpoints.sandboxes else None
     with Admin(endpoints, tenant) as client:
         # Who has sold here before keeps the stock as it is: opening stock is taken on once, for ever.
         # A connection that a person has paused stays paused.
@@ -90,12 +88,15 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
         if fresh:
             progress(f"putting {skus} items with their stock")
             _put_stock(client, catalogue)
-            progress("registering the company: tax id, rates, gateway, carrier")
-            register_company(client)
-            register_merchant(client, merchant, f"{shops['shop', 'loja-propria']['base_url']}/paid")
-            asyncio.run(register_carrier(client, endpoints, carrier))
+            if outside:
+                progress("registering the company: tax id, rates, gateway, carrier")
+                register_company(client)
+                register_merchant(client, outside.merchant, f"{shops[OWN_SHOP]['base_url']}/paid")
+                asyncio.run(register_carrier(client, endpoints, outside.carrier))
+        if outside:
+            shops[OWN_SHOP]["card_page_url"] = card_page(endpoints, outside.merchant)
         channels = []
-        for marketplace, shop in SHOPS:
+        for marketplace, shop in shops:
             progress(f"connecting {marketplace}/{shop}")
             connection_id = known.get((marketplace, shop)) or _connect(
                 client, marketplace, shops[marketplace, shop], catalogue
@@ -104,14 +105,15 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
     if fresh:
         progress("waiting until every shop shows its numbers")
         asyncio.run(_await_numbers(endpoints, catalogue.plan, channels))
-    limits = {f"{marketplace}/{shop}": shops[marketplace, shop]["limits"] for marketplace, shop in SHOPS}
-    courier = Address(carrier["base_url"], carrier["credentials"]["access_token"])
-    return Scene(catalogue, tuple(channels), limits, courier)
+    limits = {f"{marketplace}/{shop}": told["limits"] for (marketplace, shop), told in shops.items()}
+    return Scene(catalogue, tuple(channels), limits, outside.courier if outside else None)
 
 
 async def _open_shops(endpoints: Endpoints, tenant: str, catalogue: Catalogue) -> dict[tuple[str, str], dict[str, Any]]:
     opened = {}
     for marketplace, shop in SHOPS:
+        if marketplace not in endpoints.sandboxes:
+            continue
         address = endpoints.sandboxes[marketplace]
         own = {"gateway_account": tenant} if marketplace == "shop" else {}
         async with SandboxClient(address.base_url, address.token) as sandbox:
