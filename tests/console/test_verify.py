@@ -22,8 +22,9 @@ VALUES ($1, 'o', '1', 'A', 'A', 'reserved', 'main', 'shared', '', 3, 1, now())
 """
 ORDER = """
 INSERT INTO orders (tenant, order_id, connection_id, external_id, state, version, sale_revision, units_ordered,
-                    units_cancelled, units_reserved, units_short, units_open, sold_at, changed_at, stamp, sale, body)
-VALUES ($1, 'o', 'c', 'x', 'confirmed', 1, 1, 5, 1, 2, 1, 1, now(), now(), 's', '{}', '{}')
+                    units_cancelled, units_reserved, units_short, units_open, sold_at, placed_at, changed_at, stamp,
+                    sale, body)
+VALUES ($1, 'o', 'c', 'x', 'confirmed', 1, 1, 5, 1, 2, 1, 1, now(), now(), now(), 's', '{}', '{}')
 """
 
 

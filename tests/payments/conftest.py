@@ -28,7 +28,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     yield from running("gateway", tmp_path_factory)
 
 
-@pytest_asyncio.fixture(scope="package")
+@pytest_asyncio.fixture(scope="module")
 async def payments(kafka_bootstrap: str, postgres_admin_dsn: str, sandbox: Sandbox) -> AsyncIterator[Running]:
     """What a call of unknown outcome did may be seen sooner than at the real gateways."""
     with pytest.MonkeyPatch.context() as patch:

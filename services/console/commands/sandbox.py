@@ -63,7 +63,7 @@ def fill(
     tenant: Tenant = DEFAULT_TENANT,
     instance: Instance = None,
 ) -> None:
-    """Open two shops on each marketplace, with stock, and connect them, as `up` does at its first start."""
+    """Open shops on every kind of channel, with stock, and connect them, as `up` does at its first start."""
     from services.console.demo.seed import set_up
 
     endpoints = instances.find(instance)
@@ -72,7 +72,7 @@ def fill(
         raise Failed(f"every sandbox is wanted: set {variables} and SALDO_SANDBOX_TOKEN")
     with output.errors.status("opening the shops") as shown:
         set_up(endpoints, tenant, skus=skus, seed=seed, progress=shown.update)
-    output.console.print("four shops are connected: `saldo connection list`")
+    output.console.print("the shops are connected: `saldo connection list`")
 
 
 @app.command()
@@ -129,7 +129,7 @@ def _at(instance: str | None, shop: str, ask: Callable[["SandboxClient"], Awaita
     for _, answers in found:
         if answers:
             return answers[0]
-    names = ", ".join(name for shops, _ in found for name in shops) or "none: `saldo up` opens four"
+    names = ", ".join(name for shops, _ in found for name in shops) or "none: `saldo up` opens some"
     raise Failed(f"no sandbox has a shop {shop}; there are: {names}")
 
 
@@ -137,9 +137,11 @@ def _everywhere(instance: str | None, ask: Callable[[str, "SandboxClient"], Awai
     """The answers of all sandbox marketplaces. Raises `Failed` in the words of the one that refuses."""
     import aiohttp
 
+    from services.console.demo.markets import MARKETS
     from services.sandbox.client import SandboxClient, SandboxError
 
-    sandboxes = instances.find(instance).sandboxes
+    known = instances.find(instance).sandboxes
+    sandboxes = {name: address for name, address in known.items() if name in MARKETS}
     if not sandboxes:
         raise Failed("no sandbox is known: set SALDO_SANDBOX_SHOPIFY_URL or SALDO_SANDBOX_SKYHUB_URL, and its token")
 
