@@ -21,7 +21,7 @@ from services.channels.linking import link_loop
 from services.channels.report.documents import Documents
 from services.channels.report.loop import report_loop, warn_loop
 from services.channels.settings import ChannelsSettings
-from services.channels.shop.admin import Shops
+from services.channels.shop.admin import admin_router
 from services.channels.shop.handlers import take_quotes
 from services.channels.shop.listener import shop_loop
 from services.channels.shop.shop import Shop
@@ -38,7 +38,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
     vault = Vault(settings.secrets_key.get_secret_value())
     registry = Registry(vault, document=Documents(settings).read)
     intake = Intake(settings, registry, vault)
-    channels, shops, shop = Channels(intake), Shops(intake), Shop(intake)
+    channels, shop = Channels(intake), Shop(intake)
     metrics = StockMetrics()
     sender = Sender(registry, intake.stock, stock, metrics)
     reconciler = Reconciler(registry, intake.stock, stock)
@@ -83,11 +83,10 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             reconciler.run,
         ],
         announcers={"channels.connections.v1": announce_connections},
-        routers=[channels.router, shops.router],
+        routers=[channels.router, admin_router(lambda: service, intake)],
     )
     metrics.register(service.metrics.registry)
     channels.serve(service)
-    shops.serve(service)
     return service
 
 

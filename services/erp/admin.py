@@ -4,12 +4,11 @@ import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-import httpx
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from contracts.envelope import Tenant
-from services.border.client import AddressRefused, require_public_url
+from services.border.accounts import AccountInvalid, check_base_url
 from services.border.tax_ids import cnpj
 from services.border.vault import Vault
 from services.erp import bookings, store
@@ -116,13 +115,9 @@ def _add_targets(router: APIRouter, service: Callable[[], Service], vault: Vault
     async def put_target(tenant: Tenant, given: GivenTarget) -> dict[str, Any]:
         """Keep the company's ERP; given again, it is changed."""
         try:
-            url = httpx.URL(given.base_url)
-            if given.environment != "sandbox":
-                require_public_url(url)
-        except AddressRefused as refused:
-            raise HTTPException(422, f"base_url: {refused}") from None
-        except httpx.InvalidURL:
-            raise HTTPException(422, "base_url is no URL: give one as https://host or https://host/path") from None
+            check_base_url(given.base_url, given.environment)
+        except AccountInvalid as invalid:
+            raise HTTPException(422, str(invalid)) from None
         login = json.dumps({"user": given.user, "password": given.password}).encode()
         kept = given.model_dump(exclude={"user", "password"}) | {
             "tenant": tenant,

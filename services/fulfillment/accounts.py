@@ -12,7 +12,14 @@ import asyncpg
 import httpx
 import structlog
 
-from services.border.client import AddressRefused, open_client, require_public_url
+from services.border.accounts import (
+    AccountInvalid,
+    check_base_url,
+    check_credentials,
+    open_credentials,
+    seal_credentials,
+)
+from services.border.client import open_client
 from services.border.errors import Limit, OutcomeUnknown, Rejected, Throttled, Unreachable
 from services.border.limiter import Limiter
 from services.border.vault import SealBroken, Vault
@@ -32,10 +39,6 @@ _AUTHORISE_S: Final = 60.0
 _BUSY_S: Final = 0.5
 
 _log = structlog.get_logger(__name__)
-
-
-class AccountInvalid(ValueError):
-    """The account cannot be kept; the text says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +104,7 @@ class Carriers:
         self._open.clear()
 
     def _sealed(self, account: Account, credentials: Mapping[str, str]) -> dict[str, bytes]:
-        return {
-            name: self._vault.seal(value.encode(), tenant=account.tenant, owner=account.account_id, field=name)
-            for name, value in credentials.items()
-        }
+        return seal_credentials(self._vault, account.tenant, account.account_id, credentials)
 
     async def _rates(self, tenant: str) -> Sequence[Rate]:
         async with self._pool().acquire() as connection:
@@ -115,10 +115,7 @@ class Carriers:
 
     async def _credentials(self, row: asyncpg.Record) -> dict[str, str]:
         kept = await store.read_credentials(self._pool(), row["account_id"])
-        return {
-            name: self._vault.open(sealed, tenant=row["tenant"], owner=row["account_id"], field=name).decode()
-            for name, sealed in kept.items()
-        }
+        return open_credentials(self._vault, row["tenant"], row["account_id"], kept)
 
     async def _opened(self, row: asyncpg.Record) -> _Open:
         account_id, credentials = row["account_id"], await self._credentials(row)
@@ -182,10 +179,7 @@ def _check(account: Account) -> None:
     kind = KINDS.get(account.carrier)
     if kind is None:
         raise AccountInvalid(f"there is no carrier of that name: one of {', '.join(sorted(KINDS))}")
-    if missing := set(kind.credentials) - set(account.credentials):
-        raise AccountInvalid(f"credentials are missing: {', '.join(sorted(missing))}")
-    if surplus := set(account.credentials) - set(kind.credentials):
-        raise AccountInvalid(f"{len(surplus)} credentials are unknown: give {', '.join(kind.credentials)}")
+    check_credentials(account.credentials, kind.credentials)
     if missing := {name for name in kind.settings if not account.settings.get(name)}:
         raise AccountInvalid(f"settings are missing: {', '.join(sorted(missing))}")
     try:
@@ -193,11 +187,4 @@ def _check(account: Account) -> None:
         float(account.settings.get("late_s", "0"))
     except (ValueError, ZeroDivisionError):
         raise AccountInvalid("late_s and requests_per_minute are numbers") from None
-    try:
-        url = httpx.URL(account.base_url)
-        if account.environment != "sandbox":
-            require_public_url(url)
-    except AddressRefused as refused:
-        raise AccountInvalid(f"base_url: {refused}") from None
-    except httpx.InvalidURL:
-        raise AccountInvalid("base_url is no URL: give one as https://host or https://host/path") from None
+    check_base_url(account.base_url, account.environment)

@@ -11,10 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.envelope import UtcDatetime
 from contracts.fulfillment.v1 import ReceivedLine, TrackingStatus
 from contracts.inventory.v1 import AccountState
+from services.border.accounts import AccountInvalid
 from services.border.vault import Vault
 from services.bus import Cause, Transaction
 from services.fulfillment import store
-from services.fulfillment.accounts import AccountInvalid, Carriers
+from services.fulfillment.accounts import Carriers
 from services.fulfillment.book import Form, printed
 from services.fulfillment.carriers.carrier import Account
 from services.fulfillment.domain import (

@@ -12,9 +12,15 @@ from typing import Any, final
 from uuid import NAMESPACE_URL, uuid5
 
 import asyncpg
-import httpx
 
-from services.border.client import AddressRefused, open_client, require_public_url
+from services.border.accounts import (
+    AccountInvalid,
+    check_base_url,
+    check_credentials,
+    open_credentials,
+    seal_credentials,
+)
+from services.border.client import open_client
 from services.border.errors import Rejected
 from services.border.limiter import Limiter
 from services.border.vault import Vault
@@ -26,10 +32,6 @@ _AUTHORITY = "ca_pem"
 """The authority to trust beside the public ones, as a sandbox's."""
 _SECRET = "webhook_secret"  # noqa: S105 - the name of a field
 """What webhooks are known by, where it was agreed on elsewhere; `subscribe` keeps one by itself."""
-
-
-class AccountInvalid(ValueError):
-    """The account cannot be kept; the text says what to change."""
 
 
 @final
@@ -95,19 +97,8 @@ class Accounts:
         gateway = self._gateways.get(account.gateway)
         if gateway is None:
             raise AccountInvalid(f"there is no gateway of that name: one of {sorted(self._gateways)}")
-        traits = gateway.traits
-        if missing := set(traits.credentials) - set(account.credentials):
-            raise AccountInvalid(f"credentials are missing: {', '.join(sorted(missing))}")
-        if surplus := set(account.credentials) - {*traits.credentials, _AUTHORITY, _SECRET}:
-            raise AccountInvalid(f"{len(surplus)} credentials are unknown: give {', '.join(traits.credentials)}")
-        try:
-            url = httpx.URL(account.base_url)
-            if account.environment != "sandbox":
-                require_public_url(url)
-        except AddressRefused as refused:
-            raise AccountInvalid(f"base_url: {refused}") from None
-        except httpx.InvalidURL:
-            raise AccountInvalid("base_url is no URL: give one as https://host or https://host/path") from None
+        check_credentials(account.credentials, gateway.traits.credentials, (_AUTHORITY, _SECRET))
+        check_base_url(account.base_url, account.environment)
         try:
             session = await _opened(gateway, account)
         except (OSError, ValueError, TypeError):
@@ -126,8 +117,8 @@ class Accounts:
             ON CONFLICT (account_id, field) DO UPDATE SET sealed = excluded.sealed
             """,
             [
-                (account_id, name, self._vault.seal(value.encode(), tenant=tenant, owner=account_id, field=name))
-                for name, value in sorted(credentials.items())
+                (account_id, name, sealed)
+                for name, sealed in sorted(seal_credentials(self._vault, tenant, account_id, credentials).items())
             ],
         )
 
@@ -175,10 +166,7 @@ class Accounts:
 
     def _account(self, row: asyncpg.Record, kept: list[asyncpg.Record]) -> Account:
         tenant, account_id = row["tenant"], row["account_id"]
-        credentials = {
-            one["field"]: self._vault.open(one["sealed"], tenant=tenant, owner=account_id, field=one["field"]).decode()
-            for one in kept
-        }
+        credentials = open_credentials(self._vault, tenant, account_id, {one["field"]: one["sealed"] for one in kept})
         settings = json.loads(row["settings"])
         return Account(
             tenant, row["gateway"], row["environment"], row["base_url"], row["merchant"], settings, credentials

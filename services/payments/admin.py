@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.border.accounts import AccountInvalid
 from services.border.errors import OutcomeUnknown, Rejected, Throttled
 from services.payments import store
-from services.payments.accounts import Account, AccountInvalid, Accounts
+from services.payments.accounts import Account, Accounts
 from services.payments.settings import PaymentsSettings
 from services.payments.store import Pool
 

@@ -6,8 +6,8 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.border.accounts import AccountInvalid
 from services.fulfillment import store
-from services.fulfillment.accounts import AccountInvalid
 from services.fulfillment.carriers.carrier import Account
 from tests.fulfillment.office import Office
 

@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 
+from services.border.accounts import AccountInvalid
 from services.border.errors import Rejected
 from services.payments import accounts as opened
-from services.payments.accounts import Account, AccountInvalid, Accounts
+from services.payments.accounts import Account, Accounts
 from services.payments.admin import admin_router
 from services.payments.gateways import gateways
 from tests.payments.given import PAYMENT, authorize

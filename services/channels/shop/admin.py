@@ -1,5 +1,6 @@
 """What people tell channels about shops of their own."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
@@ -13,49 +14,37 @@ from services.channels.shop.schemas import NewProducts
 from services.runtime import Service
 
 
-class Shops:
-    """The routes of shops under `/admin`."""
+def admin_router(service: Callable[[], Service], intake: Intake) -> APIRouter:
+    """The routes of shops under `/admin`; `service` is made after them."""
+    router = APIRouter()
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self._service: Service | None = None
-        self.router = APIRouter()
-        self._routes()
+    @router.post("/connections/{connection_id}/products")
+    async def put(connection_id: str, body: NewProducts, tenant: str) -> dict[str, Any]:
+        shop = await _shop(service(), connection_id, tenant)
+        linked = await put_products(service(), intake, shop, body.rows)
+        return {"connection_id": connection_id, "kept": len(body.rows), "linked": linked}
 
-    def serve(self, service: Service) -> None:
-        """Answer for this service, which is made after its routes."""
-        self._service = service
+    @router.get("/connections/{connection_id}/shop")
+    async def shown(connection_id: str, tenant: str) -> dict[str, Any]:
+        shop = await _shop(service(), connection_id, tenant)
+        async with service().pool.acquire() as connection:
+            sealed = await store.sealed_credentials(connection, [connection_id])
+        try:
+            credentials = lifecycle.open_credentials(intake.vault, shop, sealed[connection_id])
+        except SealBroken as error:
+            raise HTTPException(409, str(error)) from None
+        return {
+            "connection_id": connection_id,
+            "api_url": intake.settings.public_shop_url,
+            "api_key": credentials.get("api_key", ""),
+        }
 
-    @property
-    def service(self) -> Service:
-        assert self._service is not None
-        return self._service
+    return router
 
-    def _routes(self) -> None:
-        @self.router.post("/connections/{connection_id}/products")
-        async def put(connection_id: str, body: NewProducts, tenant: str) -> dict[str, Any]:
-            shop = await self._shop(connection_id, tenant)
-            linked = await put_products(self.service, self._intake, shop, body.rows)
-            return {"connection_id": connection_id, "kept": len(body.rows), "linked": linked}
 
-        @self.router.get("/connections/{connection_id}/shop")
-        async def shown(connection_id: str, tenant: str) -> dict[str, Any]:
-            shop = await self._shop(connection_id, tenant)
-            async with self.service.pool.acquire() as connection:
-                sealed = await store.sealed_credentials(connection, [connection_id])
-            try:
-                credentials = lifecycle.open_credentials(self._intake.vault, shop, sealed[connection_id])
-            except SealBroken as error:
-                raise HTTPException(409, str(error)) from None
-            return {
-                "connection_id": connection_id,
-                "api_url": self._intake.settings.public_shop_url,
-                "api_key": credentials.get("api_key", ""),
-            }
-
-    async def _shop(self, connection_id: str, tenant: str) -> Connection:
-        async with self.service.pool.acquire() as connection:
-            found = await store.find(connection, connection_id, tenant)
-        if found is None or found.connector != "shop":
-            raise HTTPException(404, f"there is no shop {connection_id}: `saldo connection list` shows connections")
-        return found
+async def _shop(service: Service, connection_id: str, tenant: str) -> Connection:
+    async with service.pool.acquire() as connection:
+        found = await store.find(connection, connection_id, tenant)
+    if found is None or found.connector != "shop":
+        raise HTTPException(404, f"there is no shop {connection_id}: `saldo connection list` shows connections")
+    return found
