@@ -15,7 +15,7 @@ from contracts.fulfillment.v1 import (
     ShipmentLine,
 )
 from contracts.inventory.v1 import AccountRef, AccountState, MovementRecorded
-from contracts.orders.v1 import OrderDelivered, OrderLine, OrderPlaced, OrderShort, ShortLine
+from contracts.orders.v1 import OrderDelivered, OrderLine, OrderPaid, OrderPlaced, OrderShort, ShortLine
 from contracts.payments.v1 import PaymentCaptured, PaymentMethod, PaymentRefunded, PaymentTakenOver
 from services.console.demo.evidence import Plan
 from services.console.demo.journeys import Journeys
@@ -128,8 +128,11 @@ def test_what_is_told_in_its_order_or_without_an_invoice_is_right() -> None:
 
 def test_an_order_that_misses_stock_waits_and_is_no_failure() -> None:
     missing = OrderShort(**ORDER, version=6, lines=(ShortLine(line_id="1", sku="CUP", missing=1),))
-    waiting = verdict(messages=[messages()[0], missing], gateway=[], carrier=[], movements=[])
-    assert (waiting.failures, waiting.waiting) == ([], 1)
+    paid = OrderPaid(**ORDER, version=7)
+    for said in ([missing], [missing, paid]):
+        waiting = verdict(messages=[messages()[0], *said], gateway=[], carrier=[], movements=[])
+        assert (waiting.failures, waiting.waiting) == ([], 1)
+    assert verdict(messages=[messages()[0], paid], gateway=[], carrier=[], movements=[]).failures
 
 
 def test_money_that_a_marketplace_took_is_none_of_our_gateways() -> None:

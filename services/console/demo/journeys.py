@@ -18,11 +18,13 @@ from contracts.fulfillment.v1 import (
 )
 from contracts.orders.v1 import (
     OrderCancelled,
+    OrderChanged,
     OrderClosed,
     OrderConfirmed,
     OrderDelivered,
     OrderFact,
     OrderOwing,
+    OrderPaid,
     OrderPlaced,
     OrderReturned,
     OrderShort,
@@ -79,8 +81,10 @@ class Journey:
 
     @property
     def waits_for_stock(self) -> bool:
-        """Whether units are missing: the order stands until stock comes or a person decides."""
-        return isinstance(self.newest, OrderShort)
+        """Whether units are missing: the order stands until stock comes or a person decides. Its being paid meanwhile,
+        or asked for less, says nothing of that."""
+        said = [fact for _, fact in sorted(self.facts.items()) if not isinstance(fact, OrderPaid | OrderChanged)]
+        return bool(said) and isinstance(said[-1], OrderShort)
 
     @property
     def due_minor(self) -> int | None:
