@@ -133,7 +133,9 @@ def take(order: Order | None, fact: OrderHeard) -> tuple[Order | None, list[Row]
     if currency and due_minor is not None:
         rest = due_minor - order.due_minor - sum(row.amount_minor or 0 for row in rows)
     if rest:
-        rows.append(Row(kind or ("sale" if rest > 0 else "cancel"), "", "", amount_minor=rest))
+        if kind in ("", "cancel"):
+            kind = "sale" if rest > 0 else "cancel"  # An order grows too, by freight that the buyer chose late.
+        rows.append(Row(kind, "", "", amount_minor=rest))
     if not currency:
         rows = [row._replace(amount_minor=None) for row in rows]
     order = replace(

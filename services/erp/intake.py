@@ -23,11 +23,16 @@ TOTAL_MAX = 10**15
 
 
 class GivenInvoice(BaseModel):
-    """An invoice of an order: its XML, or its key and total. `replaces` names the key whose place it takes."""
+    """An invoice of an order: its XML, or its key and total. `replaces` names the key whose place it takes.
+
+    `order_version` is the version of the fact that said what the order is over. Who listens to the orders may be
+    quicker than erp: nothing is judged by an older version than this.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     order_id: str = Field(min_length=1, max_length=TEXT_MAX)
+    order_version: int = Field(default=0, ge=0)
     key: str | None = Field(default=None, max_length=TEXT_MAX)
     total_minor: int | None = Field(default=None, ge=0, le=TOTAL_MAX)
     issued_at: AwareDatetime | None = None
@@ -76,14 +81,16 @@ async def take_invoice(
 ) -> dict[str, Any]:
     """Keep the invoice of an order and tell it; what is kept already is only answered.
 
-    Raises `Unfit` with every reason, `InTheWay` where the order is not known, has another invoice, or another order
-    has this one.
+    Raises `Unfit` with every reason, `InTheWay` where the order is not known as the giver knows it, has another
+    invoice, or another order has this one.
     """
     invoice = read(given, tx.now)
     found = await store.lock_order(tx.connection, tenant, given.order_id)
     if found is None:
         raise InTheWay(f"order {given.order_id} is not here yet: try again, or see `saldo order show`")
     order, cause = found
+    if order.version < given.order_version:
+        raise InTheWay(f"order {given.order_id} is known here as of version {order.version}: try again")
     if known := await store.find_document(tx.connection, tenant, invoice.key):
         if known["order_id"] != given.order_id:
             raise InTheWay("this invoice is that of another order: " + known["order_id"])

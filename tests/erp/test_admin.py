@@ -134,6 +134,17 @@ async def test_an_order_that_is_not_here_yet_says_try_again(
 
 
 @pytest.mark.asyncio
+async def test_who_knows_the_order_better_than_erp_is_told_to_try_again(
+    connection: asyncpg.Connection, admin: httpx.AsyncClient
+) -> None:
+    await known(connection)
+    early = await give(admin, order_version=2, total_minor=1)
+    assert early.status_code == 409
+    assert "version 1: try again" in early.json()["detail"]
+    assert (await give(admin, order_version=1)).status_code == 200
+
+
+@pytest.mark.asyncio
 async def test_another_invoice_needs_to_say_which_it_replaces(
     connection: asyncpg.Connection, admin: httpx.AsyncClient
 ) -> None:

@@ -40,6 +40,12 @@ def test_a_cancelled_part_is_the_difference() -> None:
     assert shown(rows)[2:] == [("cancel", "MUG", 1, -2000), ("cancel", "", None, -500)]
 
 
+def test_freight_that_the_buyer_chose_late_is_sold_not_cancelled() -> None:
+    grown = fact(OrderChanged, 2, lines=lines(MUG=2), due_minor=6490, currency="BRL")
+    _, rows = told(placed(), grown)
+    assert shown(rows)[2:] == [("sale", "", None, 1490)]
+
+
 def test_a_cancelled_order_takes_back_all_of_it() -> None:
     order, rows = told(placed(), fact(OrderCancelled, 2, reason="person", due_minor=0, currency="BRL"))
     assert shown(rows)[2:] == [("cancel", "MUG", 2, -4000), ("cancel", "", None, -1000)]

@@ -87,11 +87,15 @@ class Journey:
         return bool(said) and isinstance(said[-1], OrderShort)
 
     @property
-    def due_minor(self) -> int | None:
-        """What the buyer owes in all, as it was said last; None: it was never said."""
+    def owing(self) -> OrderOwing | None:
+        """The fact that said last what the buyer owes in all; None: it was never said."""
         owed = [fact for _, fact in sorted(self.facts.items()) if isinstance(fact, OrderOwing)]
-        said = [fact.due_minor for fact in owed if fact.due_minor is not None]
-        return said[-1] if said else None
+        return next((fact for fact in reversed(owed) if fact.due_minor is not None), None)
+
+    @property
+    def due_minor(self) -> int | None:
+        """What that was, minor units."""
+        return self.owing.due_minor if self.owing else None
 
     @property
     def ours(self) -> list[PaymentFact]:

@@ -116,10 +116,11 @@ class Office:
 
     async def _invoice(self, order_id: str, number: int) -> bool:
         journey = self.journeys.by_order[order_id]
-        if journey.ended or journey.due_minor is None:
+        owing = journey.owing
+        if journey.ended or owing is None or owing.due_minor is None:
             return journey.ended
-        xml = invoice_xml(number, datetime.now(UTC), journey.due_minor, order_id)
-        given = {"order_id": order_id, "xml": xml}
+        xml = invoice_xml(number, datetime.now(UTC), owing.due_minor, order_id)
+        given = {"order_id": order_id, "order_version": owing.version, "xml": xml}
         done = await self._post("erp", "invoices", given)
         self.invoiced += done is True
         return done is not False
