@@ -31,7 +31,7 @@ ALERTS = {
     "lost": "a parcel is not delivered; ask the carrier and answer `delivered` or `lost`",
     "compensate": "a parcel is not stopped or money not given back; it is asked for again, answer `refund` once done",
     "dispute": "the buyer's bank disputes the payment; answer it at the gateway",
-    "unpaid": "goods left and their payment lapsed before it was taken; ask the buyer for it",
+    "unpaid": "goods left and their money lapsed or went back without our asking; ask the buyer for it",
     "telling": "the channel refuses what it was told; tell it there by hand",
 }
 

@@ -59,7 +59,7 @@ from services.orders.process import (
     hear,
     overdue,
 )
-from services.orders.standing import hold, is_written_off, left_by_word, owed, shippable, short_lines
+from services.orders.standing import hold, left_by_word, owed, shippable, short_lines
 from services.orders.wanted import US, Command, View, ask, money_settled, needs_invoice, paid_by_us, tell
 
 RANKS: Final = {"cancelled": 0, "shipped": 1, "delivered": 2, "returned": 3}
@@ -291,7 +291,7 @@ def _state_of_process(order: Order, view: View, waits: Held | None, missing: tup
 def _state_of_parcels(order: Order, view: View) -> State | None:
     """Shipped, delivered or returned, once everything that is still wanted has left in our parcels."""
     process, gone = order.process, departed(order.process)
-    sent = [one for one in process.parcels if one.dispatched_at and not is_written_off(process, one)]
+    sent = [one for one in process.parcels if one.dispatched_at and not one.missing]
     if not sent or any(parcel.open for parcel in process.parcels):
         return None
     if not view.cancelled and any(sum(gone.get(line, {}).values()) < units for line, units in view.asked.items()):
@@ -350,7 +350,7 @@ def _stage(order: Order, state: State, process: Process) -> str:
         case Confirmed():
             return "prepare" if process.invoice or not needs_invoice(order.sale) else "invoice"
         case Shipped():
-            lost = any(parcel.lost and not parcel.delivered_at for parcel in process.parcels)
+            lost = any(one.lost and not one.delivered_at and not one.written_off for one in process.parcels)
             return "lost" if lost else "deliver"
         case Cancelled() | Delivered() | Returned() | Closed():
             waits = money_settled(_view(order, None, ()), process)
@@ -371,4 +371,13 @@ def alerts(order: Order) -> frozenset[str]:
         kinds.add(waits.reason)
     if process is not NOTHING:
         kinds |= concerns(process, cancelled=order.status is SaleStatus.CANCELLED)
+        if _left_unpaid(order):
+            kinds.add("unpaid")
     return frozenset(kinds | ({"short"} if short_lines(order) else set()))
+
+
+def _left_unpaid(order: Order) -> bool:
+    """Whether goods are with their buyer and nothing of the money for them is with us, nor will be."""
+    paying = order.process.paying
+    gone = paying is not None and paying.good_minor <= 0 and departed(order.process)
+    return bool(gone) and owed(order) > 0 and not isinstance(order.state, Returned)

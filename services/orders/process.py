@@ -43,7 +43,8 @@ PaymentStatus: TypeAlias = Literal["asked", "pending", "authorized", "captured",
 class Payment:
     """One attempt to pay, as payments told of it, and what was asked of it in all.
 
-    `held_minor` is in open disputes, `lost_minor` was taken back by banks. `revision` is of the newest command.
+    `held_minor` is in open disputes, `lost_minor` was taken back by banks. `by_hand_minor` a person gave back outside,
+    `let_go`: a person saw to what hung there. `revision` is of the newest command.
     """
 
     payment_id: str
@@ -56,6 +57,7 @@ class Payment:
     refunded_minor: int = 0
     held_minor: int = 0
     lost_minor: int = 0
+    by_hand_minor: int = 0
     version: int = 0
     dispute_version: int = 0
     reason: str = ""
@@ -66,6 +68,7 @@ class Payment:
     capture_minor: int = 0
     refund_minor: int = 0
     void: bool = False
+    let_go: bool = False
 
     @property
     def over(self) -> bool:
@@ -101,7 +104,8 @@ class Parcel:
     """What leaves one location, as asked for and as fulfillment told of it. `lines` are units by line id.
 
     `revision` is of the newest command, `asked_revision` of the newest that asked for the parcel; `stopping`: the
-    newest asked for its end. `terms` are what it was asked for with beside its lines.
+    newest asked for its end. `terms` are what it was asked for with beside its lines. `lost` is the carrier's word, and
+    `written_off` what a person or the clock made of it: its buyer gets the money back.
     """
 
     shipment_id: str
@@ -116,6 +120,7 @@ class Parcel:
     labelled: bool = False
     packed: bool = False
     lost: bool = False
+    written_off: bool = False
     version: int = 0
     reason: str = ""
     carrier: str = ""
@@ -130,6 +135,11 @@ class Parcel:
     def open(self) -> bool:
         """It may still leave."""
         return not self.cancelled and self.dispatched_at is None
+
+    @property
+    def missing(self) -> bool:
+        """It was written off, and has not arrived since."""
+        return self.written_off and self.delivered_at is None
 
 
 @final
@@ -148,8 +158,8 @@ class Return:
 class Process:
     """All that happened to an order beside its sale and its stock.
 
-    `cancel` is why it is to be cancelled, empty where it is not; `payer` the payment that counts; `by_hand`: a person
-    settled its money outside. `stage` is what is waited for since `entered_at`, and `rounds` how often in vain.
+    `cancel` is why it is to be cancelled, empty where it is not; `payer` the payment that counts. `stage` is what is
+    waited for since `entered_at`, and `rounds` how often in vain.
     """
 
     payments: tuple[Payment, ...] = ()
@@ -158,7 +168,6 @@ class Process:
     parcels: tuple[Parcel, ...] = ()
     returns: tuple[Return, ...] = ()
     cancel: str = ""
-    by_hand: bool = False
     answers: tuple[tuple[str, str], ...] = ()
     told: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
@@ -175,9 +184,13 @@ class Process:
 
     @property
     def unpaid(self) -> bool:
-        """The money that counted is gone before it was taken, and not because we let go of it."""
+        """The money that counted is gone, and not because we let go of it or gave it back."""
         paying = self.paying
-        return paying is not None and paying.over and not paying.captured_minor and not paying.void
+        if paying is None:
+            return False
+        if paying.captured_minor:
+            return paying.good_minor <= 0 and paying.refund_minor < paying.captured_minor
+        return paying.over and not paying.void
 
     def answer(self, stage: str) -> str:
         """What was answered at `stage`, empty if nothing was."""
@@ -511,13 +524,29 @@ def answered(process: Process, answer: str, *, person: bool = True) -> Process:
         case "expire":
             return replace(noted, cancel=noted.cancel or "payment_expired")
         case "lost":
-            return replace(noted, cancel="lost")
+            return replace(noted, cancel="lost", parcels=_written_off(process.parcels))
         case "refund":
-            return replace(noted, by_hand=True)
+            return replace(noted, payments=tuple(_by_hand(payment) for payment in process.payments))
         case "wait":
             return replace(process, rounds=0, stage="", entered_at=None) if person else process
         case _:
             return noted
+
+
+def _written_off(parcels: tuple[Parcel, ...]) -> tuple[Parcel, ...]:
+    """Parcels once those are given up that their carrier lost; all that are under way, where it has lost none."""
+    away = [one for one in parcels if one.dispatched_at and one.delivered_at is None]
+    lost = [one for one in away if one.lost] or away
+    return tuple(replace(one, written_off=True) if one in lost else one for one in parcels)
+
+
+def _by_hand(payment: Payment) -> Payment:
+    """A payment once a person has given back outside what was asked for and not done; it is asked for no more."""
+    missing_minor = max(0, payment.refund_minor - payment.refunded_minor)
+    return replace(
+        payment, by_hand_minor=payment.by_hand_minor + missing_minor, refund_minor=payment.refund_minor - missing_minor,
+        let_go=True,
+    )  # fmt: skip
 
 
 def _reason(stage: str) -> str:
@@ -533,9 +562,7 @@ def concerns(process: Process, *, cancelled: bool) -> set[str]:
         kinds |= {stage.alert} if stage.alert and process.rounds >= patience else set()
     if any(one.held_minor or one.lost_minor for one in process.payments):
         kinds.add("dispute")
-    if process.unpaid and departed(process):
-        kinds.add("unpaid")
-    if any(one.lost and not one.delivered_at for one in process.parcels) and process.cancel != "lost":
+    if any(one.lost and not one.delivered_at and not one.written_off for one in process.parcels):
         kinds.add("lost")
     if any(one.open and one.reason for one in process.parcels):
         kinds.add("shipping")

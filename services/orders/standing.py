@@ -20,8 +20,6 @@ from services.orders.order import (
 )
 from services.orders.process import (
     NOTHING,
-    Parcel,
-    Process,
     came_back,
 )
 from services.orders.wanted import paid_by_us
@@ -101,7 +99,7 @@ def owed(order: Order) -> int:
         # Money follows the goods: what may still leave is owed until its parcel is stopped.
         left = Counter[str]()
         for parcel in process.parcels:
-            if parcel.open or (parcel.dispatched_at and not is_written_off(process, parcel)):
+            if parcel.open or (parcel.dispatched_at and not parcel.missing):
                 left.update(dict(parcel.lines))
         kept = {line.line_id: min(line.quantity, left[line.line_id]) for line in sale.lines}
     else:
@@ -110,11 +108,6 @@ def owed(order: Order) -> int:
     for line in sale.lines:
         kept[line.line_id] -= min(kept[line.line_id], max(returned_units(sale, line), received.get(line.line_id, 0)))
     return due.due_minor(sale, kept, freight=freight)
-
-
-def is_written_off(process: Process, parcel: Parcel) -> bool:
-    """Whether a parcel that left is taken for lost."""
-    return process.cancel == "lost" and parcel.delivered_at is None
 
 
 def shippable(order: Order) -> dict[str, Counter[str]]:

@@ -132,9 +132,10 @@ def _claim(view: View, process: Process, payment: Payment, *, again: bool) -> tu
             return replace(payment, capture_minor=taken_minor, revision=revision), command
         return payment, None
     taken_minor = max(payment.captured_minor, payment.capture_minor)
-    # What a bank has taken back, or holds until it has decided, is not given back a second time.
-    back_minor = max(0, taken_minor - due_minor - payment.held_minor - payment.lost_minor)
-    if back_minor > payment.refund_minor or (again and back_minor > payment.refunded_minor):
+    # What a bank has taken back, or holds until it has decided, or a person gave back, is not given back a second time.
+    back_minor = max(0, taken_minor - due_minor - payment.held_minor - payment.lost_minor - payment.by_hand_minor)
+    known_minor = payment.refunded_minor if again else max(payment.refund_minor, payment.refunded_minor)
+    if back_minor > known_minor:
         refund = RefundPayment(
             **about, captured_total_minor=taken_minor, refunded_total_minor=max(back_minor, payment.refund_minor),
             currency=sale.currency, reason=process.cancel or ("cancelled" if view.cancelled else "returned"),
@@ -154,14 +155,14 @@ def _due(view: View, process: Process, payment: Payment) -> int:
 
 def money_settled(view: View, process: Process) -> bool:
     """Whether nothing is to be taken, let go of or given back any more. A person may say that it was done by hand."""
-    return process.by_hand or all(_is_settled(view, process, payment) for payment in process.payments)
+    return all(_is_settled(view, process, payment) for payment in process.payments)
 
 
 def _is_settled(view: View, process: Process, payment: Payment) -> bool:
     if payment.captured_minor:
-        kept_minor = payment.captured_minor - payment.refunded_minor - payment.held_minor - payment.lost_minor
-        return kept_minor <= _due(view, process, payment) and not payment.held_minor
-    return payment.over
+        gone_minor = payment.refunded_minor + payment.held_minor + payment.lost_minor + payment.by_hand_minor
+        return payment.captured_minor - gone_minor <= _due(view, process, payment) and not payment.held_minor
+    return payment.over or payment.let_go
 
 
 def _parcels(view: View, process: Process, *, again: bool) -> tuple[Process, list[Command]]:

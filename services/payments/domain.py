@@ -329,7 +329,9 @@ def _wanted(pay: Pay, now: datetime) -> tuple[Kind, int] | Close | None:
             return (Kind.CAPTURE, capture_minor) if capture_minor else None
         case Status.CAPTURED:
             given_minor = _total(seen.refunds.values(), Part.OPEN, Part.DONE)
-            missing_minor = min(want.refund_minor, seen.captured_minor) - given_minor
+            # What a bank took back, or holds until it has decided, is not ours to give.
+            taken_minor = _total(seen.disputes.values(), Part.OPEN, Part.LOST)
+            missing_minor = min(want.refund_minor, seen.captured_minor - taken_minor) - given_minor
             return (Kind.REFUND, missing_minor) if missing_minor > 0 and not _refund_failed(pay) else None
         case _:
             return None

@@ -26,7 +26,7 @@ from contracts.fulfillment.v1 import (
     ShipmentTracked,
     TrackingStatus,
 )
-from contracts.inventory.v1 import AccountState, HoldExpired, OrderDemand
+from contracts.inventory.v1 import AccountState, HoldExpired, OrderDemand, ShippedQuantity
 from contracts.orders.v1 import OrderCancelled, OrderChanged, OrderHeld
 from contracts.payments.v1 import (
     AuthorizePayment,
@@ -47,6 +47,7 @@ from services.orders.order import Order
 from services.orders.process import NOTHING, DeadlineDue, PersonSaid, deadline
 from services.orders.settings import OrdersSettings
 from services.orders.standing import owed, standing
+from services.orders.wanted import US
 from tests.orders.given import NOW, answer, basket, checkout, invoice, line, payment, sale, shipment
 
 SETTINGS = OrdersSettings()
@@ -680,3 +681,80 @@ def test_waiting_longer_starts_the_clock_anew() -> None:
     life = Life().hear(sale(), DUE, DUE, PersonSaid("wait"))
 
     assert (life.now.process.rounds, life.now.process.entered_at, alerts(life.now)) == (0, NOW, frozenset())
+
+
+def two_parcels() -> tuple[Life, PrepareShipment, PrepareShipment]:
+    """A paid basket of two lines in two locations: two parcels that have left, its card captured."""
+    lines = (
+        line("1", unit_price_minor=5_000, quantity=1, fulfilled_by=US),
+        line("2", unit_price_minor=5_000, quantity=1, fulfilled_by=US),
+    )
+    life = Life(silent=True)
+    authorized = payment(PaymentAuthorized, 1, authorized=11_000)
+    for told in (basket(lines=lines), basket(2, 1, CARD, lines=lines), authorized, invoice()):
+        life.hear(told)
+        while not life.now.settled:
+            met = answer(life.demands[-1])
+            apart = met.lines[1].model_copy(update={"locations": (ShippedQuantity(location="annex", quantity=1),)})
+            life.hear(met.model_copy(update={"lines": (met.lines[0], apart)}))
+    life.silent = False
+    first, second = life.asked(PrepareShipment)
+    for asked in (first, second):
+        life.hear(shipment(LabelCreated, asked, 1), shipment(ShipmentDispatched, asked, 2))
+    return life.hear(payment(PaymentCaptured, 2, authorized=11_000, captured=11_000)), first, second
+
+
+@pytest.mark.parametrize("person", [False, True])
+def test_of_two_parcels_only_the_lost_one_is_given_back(person: bool) -> None:
+    life, first, second = two_parcels()
+    life.hear(shipment(ShipmentFailed, first, 3, reason="lost", final=True))
+    life.hear(PersonSaid("lost") if person else DUE)
+
+    [refund] = life.asked(RefundPayment)
+    assert (refund.refunded_total_minor, owed(life.now)) == (5_000, 6_000)
+    life.hear(payment(PaymentRefunded, 3, captured=11_000, refunded=5_000, reason="lost"))
+    assert (life.state, stage_of(life.now)) == ("shipped", "deliver")
+
+    life.hear(shipment(ShipmentDelivered, second, 3))
+    assert (life.state, stage_of(life.now), len(life.asked(RefundPayment))) == ("delivered", "finished", 1)
+
+
+def test_money_that_went_back_behind_our_back_before_the_goods_left_cancels() -> None:
+    paid = Life().hear(basket(1, 1, PIX), payment(PaymentCaptured, 1, captured=11_000), invoice())
+    assert len(paid.asked(PrepareShipment)) == 1
+
+    paid.hear(payment(PaymentRefunded, 2, captured=11_000, refunded=11_000, reason="gateway"))
+
+    [asked] = paid.asked(PrepareShipment)
+    assert (paid.state, len(paid.asked(CancelShipment))) == ("cancelling", 1)
+    paid.hear(shipment(ShipmentCancelled, asked, 1, revision=2))
+    assert (paid.state, paid.asked(RefundPayment)) == ("cancelled", [])
+
+
+def test_money_that_a_bank_took_back_before_the_goods_left_cancels() -> None:
+    life = Life().hear(basket(1, 1, PIX), payment(PaymentCaptured, 1, captured=11_000), invoice())
+    life.hear(payment(PaymentDisputed, 2, captured=11_000, reason="lost", disputed_minor=0, lost_minor=11_000))
+
+    assert (life.state, len(life.asked(CancelShipment)), life.asked(RefundPayment)) == ("cancelling", 1, [])
+
+
+def test_what_went_back_behind_our_back_after_the_goods_left_calls_a_person() -> None:
+    life = sent_card().hear(payment(PaymentRefunded, 3, captured=11_000, refunded=11_000, reason="gateway"))
+
+    assert (life.state, alerts(life.now)) == ("shipped", {"unpaid"})
+
+
+def test_what_a_person_settled_by_hand_is_not_given_back_again() -> None:
+    life = sent_card()
+    [asked] = life.asked(PrepareShipment)
+    life.hear(shipment(ShipmentDelivered, asked, 4), _return(asked, 5, (1, AccountState.AVAILABLE)))
+    assert [one.refunded_total_minor for one in life.asked(RefundPayment)] == [5_000]
+    life.hear(PersonSaid("refund"))
+    assert stage_of(life.now) == "finished"
+
+    life.hear(_return(asked, 6, (2, AccountState.AVAILABLE)))
+
+    assert [one.refunded_total_minor for one in life.asked(RefundPayment)] == [5_000, 5_000]
+    assert stage_of(life.now) == "refunding"
+    life.hear(payment(PaymentRefunded, 3, captured=11_000, refunded=5_000, reason="returned"))
+    assert (life.state, stage_of(life.now)) == ("returned", "finished")

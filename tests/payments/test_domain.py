@@ -410,3 +410,20 @@ def test_a_lost_dispute_takes_the_money_out_of_the_order() -> None:
         ("gateway:model:account-1", "BRL"): AMOUNT - 3_000,
         ("disputed:model", "BRL"): 0,
     }
+
+
+@pytest.mark.parametrize("part", [Part.OPEN, Part.LOST])
+def test_what_a_bank_holds_or_took_back_is_not_given_back_as_well(part: Part) -> None:
+    world = World()
+    world.hear(authorize(), capture())
+    world.finish()
+    seen = replace(world.gateway.seen[PAYMENT], disputes={"d": Portion(AMOUNT - 1_000, part)})
+    assert world.pay
+    world.pay = saw(world.pay, seen, NOW).pay
+
+    world.hear(refund(3, AMOUNT))  # Sent before the dispute was heard of.
+
+    assert next_call(world.pay, NOW) == Call(Kind.REFUND, 1, 1_000, 3)
+    won = replace(seen, disputes={"d": Portion(AMOUNT - 1_000, Part.WON)})
+    if part is Part.OPEN:
+        assert next_call(saw(world.pay, won, NOW).pay, NOW) == Call(Kind.REFUND, 1, AMOUNT, 3)

@@ -93,7 +93,8 @@ async def test_a_part_is_captured_and_given_back() -> None:
 async def test_a_look_reads_charge_refunds_fee_and_dispute() -> None:
     charge = {
         "id": "ch_1", "refunds": {"object": "list", "data": [REFUND, REFUND | {"id": "re_2", "metadata": {}}]},
-        "balance_transaction": {"id": "txn_1", "fee": 229}, "dispute": {"id": "dp_1", "amount": 900, "status": "lost"},
+        "balance_transaction": {"id": "txn_1", "fee": 229, "currency": "brl"},
+        "dispute": {"id": "dp_1", "amount": 900, "status": "lost"},
     }  # fmt: skip
     server = StripeServer((200, INTENT | {"status": "succeeded", "amount_received": AMOUNT, "latest_charge": charge}))
     seen = await Stripe().look(server.account, "pi_3MtwBw", PAYMENT)
@@ -101,6 +102,11 @@ async def test_a_look_reads_charge_refunds_fee_and_dispute() -> None:
     assert (seen.fee_minor, seen.disputes) == (229, {"dp_1": Portion(900, Part.LOST)})
     assert set(seen.refunds) == {f"{PAYMENT}:refund:1", "re_2"}
     assert "latest_charge.refunds" in server.requests[0].url.params.get_list("expand[]")
+
+
+async def test_a_fee_in_the_currency_of_our_account_alone_is_no_fee_of_this_payment() -> None:
+    charge = {"id": "ch_1", "balance_transaction": {"id": "txn_1", "fee": 229, "currency": "usd"}}
+    assert intent(INTENT | {"status": "succeeded", "amount_received": AMOUNT, "latest_charge": charge}).fee_minor == 0
 
 
 async def test_without_a_reference_it_is_searched_by_our_id() -> None:

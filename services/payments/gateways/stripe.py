@@ -208,10 +208,15 @@ def intent(value: Any) -> Seen:
         captured_minor=captured_minor,
         refunds=_refunds(objects(listed.get("data"), "refunds.data")) if isinstance(listed, dict) else {},
         disputes=_dispute(dispute) if isinstance(dispute, dict) else {},
-        fee_minor=count(transaction.get("fee", 0), "fee") if isinstance(transaction, dict) else 0,
+        fee_minor=_fee(transaction, text(given.get("currency"))) if isinstance(transaction, dict) else 0,
         reason=reason,
         next_url=_next_url(given.get("next_action")),
     )
+
+
+def _fee(transaction: Mapping[str, Any], currency: str) -> int:
+    """What the charge cost; 0 where our balance is in another currency, in which its payout tells of it."""
+    return count(transaction.get("fee", 0), "fee") if text(transaction.get("currency")) == currency else 0
 
 
 def settlement(value: Mapping[str, Any]) -> Settlement | None:
