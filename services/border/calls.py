@@ -1,5 +1,6 @@
 """One request to the outside, at the other side's pace, with what became of it told apart."""
 
+import math
 from typing import Final
 
 import aiohttp
@@ -9,6 +10,8 @@ from services.border.errors import LimiterLike, OutcomeUnknown, Rejected, Thrott
 
 _RETRY_READ_S: Final = 2.0
 _RETRY_DEFAULT_S: Final = 1.0
+_RETRY_MAX_S: Final = 3600.0
+"""Nobody documents a longer pause. One without end would be the end of all work with that account."""
 
 
 async def send(
@@ -39,13 +42,13 @@ async def send(
             raise OutcomeUnknown(f"{endpoint}: {type(error).__name__} after the request was sent") from None
         raise Unreachable(_RETRY_READ_S) from None
     status = response.status_code
-    if status < 300 or status in answers:
+    if 200 <= status < 300 or status in answers:
         return response
     if status == 429:
         retry_after_s = _retry_after_s(response, retry_default_s)
         limiter.throttled(endpoint, retry_after_s)
         raise Throttled(retry_after_s)
-    if status >= 500:
+    if status >= 500 or status < 200:
         if writes:
             raise OutcomeUnknown(f"{endpoint}: answered {status} after the request was sent")
         raise Unreachable(_RETRY_READ_S)
@@ -63,6 +66,7 @@ def _never_left(error: httpx.HTTPError) -> bool:
 
 def _retry_after_s(response: httpx.Response, default_s: float) -> float:
     try:
-        return max(0.05, float(response.headers["retry-after"]))
+        asked_s = float(response.headers["retry-after"])
     except (KeyError, ValueError):
         return default_s
+    return default_s if math.isnan(asked_s) else min(max(0.05, asked_s), _RETRY_MAX_S)

@@ -10,7 +10,8 @@ import ipaddress
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
@@ -33,6 +34,15 @@ class AddressRefused(httpx.ConnectError):
 
 class AnswerTooLarge(httpx.ReadError):
     """The answer is longer than any documented one, or compressed though that was declined."""
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What is no HTTP leaves as httpx's own error: aiohttp's is none of those, and repeats the answer and the URL."""
+    try:
+        yield
+    except aiohttp.ClientError as error:
+        raise httpx.RemoteProtocolError(f"the answer is no HTTP ({type(error).__name__})") from None
 
 
 def _require_public(address: str) -> None:
@@ -67,11 +77,12 @@ class _Capped(httpx.AsyncByteStream):
         self._left = max_bytes
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise AnswerTooLarge("the answer is longer than allowed")
-            yield chunk
+        with _readable():
+            async for chunk in self._stream:
+                self._left -= len(chunk)
+                if self._left < 0:
+                    raise AnswerTooLarge("the answer is longer than allowed")
+                yield chunk
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -109,7 +120,8 @@ class _Guarded(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._public_only:
             require_public_url(request.url)
-        response = await self._inner.handle_async_request(request)
+        with _readable():
+            response = await self._inner.handle_async_request(request)
         assert isinstance(response.stream, httpx.AsyncByteStream)
         encoding = response.headers.pop("content-encoding", "identity")
         if encoding == "gzip" and self._gzip:

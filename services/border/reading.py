@@ -27,6 +27,8 @@ def read_json(body: bytes) -> Any:
         raise ValueError(f"the body is no JSON: {error.msg} at byte {error.pos}") from None
     except (UnicodeDecodeError, RecursionError):
         raise ValueError("the body is no JSON in UTF-8") from None
+    except ArithmeticError:
+        raise ValueError("the body holds a number beyond any measure") from None
 
 
 def mapping(value: Any, name: str) -> Mapping[str, Any]:

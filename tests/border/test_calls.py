@@ -74,3 +74,23 @@ async def test_what_became_of_a_request_is_told_apart(
 async def test_answers_that_are_waited_for_are_no_errors() -> None:
     answer = await call(lambda _: httpx.Response(404), Pace(), answers=(404,))
     assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited_s"),
+    [("inf", 3600.0), ("1e15", 3600.0), ("-1e9", 0.05), ("nan", 1.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0)],
+)
+async def test_nobody_makes_us_wait_without_end(asked: str, waited_s: float) -> None:
+    pace = Pace()
+    with pytest.raises(Throttled) as raised:
+        await call(lambda _: httpx.Response(429, headers={"retry-after": asked}), pace)
+    assert raised.value.retry_after_s == waited_s
+    assert pace.paused == [("charges", waited_s)]
+
+
+@pytest.mark.parametrize("status", [0, 101, 199])
+async def test_what_is_no_final_answer_is_none(status: int) -> None:
+    with pytest.raises(Unreachable):
+        await call(lambda _: httpx.Response(status), Pace())
+    with pytest.raises(OutcomeUnknown):
+        await call(lambda _: httpx.Response(status), Pace(), writes=True)

@@ -1,5 +1,6 @@
 """Where calls to the outside may go, and what answers may be."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator
 
@@ -69,4 +70,34 @@ async def test_gzip_is_refused_where_it_was_not_asked_for(answers: tuple[str, di
     client = open_client(public_only=False, timeout_s=5)
     with pytest.raises(AnswerTooLarge):
         await client.get(f"{url}/whole")
+    await client.aclose()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-hush\r\n\r\n",
+        b"HTTP/1.1 9999 hush\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nhush: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\nhush",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nhush\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\nhush",
+        b"",
+    ],
+    ids=["no http", "status", "header", "length", "chunk", "half", "nothing"],
+)
+async def test_what_is_no_http_is_no_answer_and_is_not_repeated(answer: bytes) -> None:
+    async def spoil(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(spoil, "127.0.0.1", 0)
+    client = open_client(public_only=False, timeout_s=5)
+    async with server:
+        with pytest.raises(httpx.TransportError) as raised:
+            await client.get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/?token=hush")
+    assert "hush" not in str(raised.value)
     await client.aclose()

@@ -3,8 +3,10 @@
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from services.border.reading import minor, version_of
+from services.border.reading import minor, read_json, version_of
 
 
 def test_versions_sort_as_the_moments_do_from_the_first_year_on() -> None:
@@ -29,3 +31,23 @@ def test_more_decimals_are_refused_where_money_is_to_be_exact(text: str, currenc
     assert minor(text, currency, "sum") in {5000, 50, 0}
     with pytest.raises(ValueError, match=f"decimals of {currency}"):
         minor(text, currency, "sum", exact=True)
+
+
+WORDS = ["1e9999999999999999999", "NaN", "9" * 5000, '"\\ud800"', "1e-9", "hush", "-", "1"]
+
+
+@given(
+    st.recursive(
+        st.sampled_from(WORDS),
+        lambda inner: st.lists(inner, max_size=3).map(lambda parts: f"[{','.join(parts)}]"),
+    )
+)
+@example("1e9999999999999999999")
+@example("[" * 100_000)
+def test_whatever_comes_is_read_or_refused_without_being_repeated(body: str) -> None:
+    refused = ""
+    try:
+        read_json(body.encode())
+    except ValueError as error:
+        refused = str(error)
+    assert "hush" not in refused

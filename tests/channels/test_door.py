@@ -250,3 +250,19 @@ async def test_many_at_once_share_transactions_and_all_are_stored(kit: Kit, shop
         await running
     with socket.create_server(("127.0.0.1", port)):
         pass
+
+
+@pytest.mark.parametrize("event_id", ["w\x00", "w" * 10_000, "\ud800"], ids=["NUL", "long", "half a character"])
+async def test_a_delivery_is_kept_whatever_it_is_called(kit: Kit, door: httpx.AsyncClient, event_id: str) -> None:
+    credentials = {"client_id": "7", "client_secret": "s", "user_id": "8", "refresh_token": "r", "hook_secret": "hush"}
+    seller = await kit.connect(
+        connector="mercadolivre", account="ana", credentials=credentials, store_id="1", network_node_id="2"
+    )
+    path, form = f"/hooks/{seller.connection_id}/hush", {"content-type": "application/json"}
+    told = {"_id": event_id, "user_id": 8, "application_id": 7, "topic": "orders_v2", "resource": "/orders/1"}
+    for _ in range(2):
+        answer = await door.post(path, content=json.dumps(told), headers=form)
+        assert answer.status_code == 200
+    assert await kit.count("intake") == 1
+    strange = await door.post(path, content=json.dumps(told | {"user_id": event_id}), headers=form)
+    assert strange.status_code == 401

@@ -129,7 +129,8 @@ class MercadoLivre:
         except ValueError:
             raise SignatureInvalid("the body is no notification") from None
         for field, credential in (("user_id", "user_id"), ("application_id", "client_id")):
-            if not hmac.compare_digest(wire.text(told.get(field)).encode(), credentials[credential].encode()):
+            given = wire.text(told.get(field)).encode(errors="replace")
+            if not hmac.compare_digest(given, credentials[credential].encode()):
                 raise SignatureInvalid(f"{field} is not the account's")
         topic = wire.text(told.get("topic"))
         # An attempt repeats its id and differs in its number, so its bytes do not tell it apart.
@@ -282,7 +283,9 @@ class MercadoLivre:
             path = f"/users/{session.credentials['user_id']}/items/search"
             query = {"search_type": "scan", "limit": "100", **scroll}
             page = await _read(session, "items", f"{path}?{urlencode(query)}")
-            adverts = [wire.identifier(one, "results") for one in page.get("results") or ()]
+            if not isinstance(results := page.get("results") or [], list):
+                raise ValueError("results is no list")
+            adverts = [wire.identifier(one, "results") for one in results]
             if not adverts:
                 return
             for first in range(0, len(adverts), _ADVERTS_MAX):

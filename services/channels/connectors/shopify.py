@@ -12,6 +12,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -59,6 +60,7 @@ _SCANS: Final = {
 }
 _HELD_BACK: Final = "another row of the call was refused"
 _RESENDS_MAX: Final = 2
+_POINTS_MAX: Final = 100_000
 _STALE: Final = frozenset({"COMPARE_QUANTITY_STALE", "CHANGE_FROM_QUANTITY_STALE"})
 _STATUS: Final = {
     "pending": SaleStatus.AWAITING_PAYMENT,
@@ -453,12 +455,12 @@ class Shopify:
         request = session.http.build_request("POST", _url(session, "/graphql.json"), content=content, headers=headers)
         response = await wire.send(session, "graphql", request, cost=cost, writes=writes)
         try:
-            answer = wire.mapping(json.loads(response.content), "answer")
+            answer = wire.mapping(wire.read_json(response.content), "answer")
             errors = wire.objects(answer.get("errors"), "errors")
+            codes = {wire.text(wire.mapping(one.get("extensions") or {}, "extensions").get("code")) for one in errors}
         except ValueError:
             raise (OutcomeUnknown if writes else Rejected)("graphql: the answer is no GraphQL answer") from None
         requested, wait_s = _observe(session, answer)
-        codes = {(error.get("extensions") or {}).get("code") for error in errors}
         if "THROTTLED" in codes:
             retry_after_s = max(0.05, wait_s if requested else 1.0)
             session.limiter.throttled("graphql", retry_after_s)
@@ -484,15 +486,22 @@ def _headers(session: Session) -> dict[str, str]:
 
 def _observe(session: Session, answer: Mapping[str, Any]) -> tuple[float, float]:
     """Tell the limiter what the answer says about the bucket; returns the cost asked for and the seconds it lacks."""
-    cost = (answer.get("extensions") or {}).get("cost") or {}
-    status = cost.get("throttleStatus") or {}
     try:
-        requested = float(cost["requestedQueryCost"])
-        available, restore_per_s = float(status["currentlyAvailable"]), float(status["restoreRate"])
-    except (KeyError, TypeError, ValueError):
+        cost = wire.mapping(wire.mapping(answer.get("extensions"), "extensions").get("cost"), "cost")
+        status = wire.mapping(cost.get("throttleStatus"), "throttleStatus")
+        requested = _points(cost.get("requestedQueryCost"))
+        available, restore_per_s = _points(status.get("currentlyAvailable")), _points(status.get("restoreRate"), 1)
+    except ValueError:
         return 0.0, 0.0
     session.limiter.observed("graphql", available, restore_per_s)
-    return requested, max(0.0, requested - available) / restore_per_s if restore_per_s else 1.0
+    return requested, max(0.0, requested - available) / restore_per_s
+
+
+def _points(value: Any, least: int = 0) -> float:
+    """Points of cost. Raises `ValueError` for what no bucket holds, since a wait that follows from it had no end."""
+    if isinstance(value, int | Decimal) and least <= value <= _POINTS_MAX:
+        return float(value)
+    raise ValueError("no points of cost")
 
 
 def _result(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -143,7 +143,7 @@ class Vtex:
         if event.get("hookConfig") == "ping":
             return Delivery("ping", "hook", ignored=True)
         named = [wire.text(event.get(name)) for name in ("OrderId", "State", "LastChange", "CurrentChange")]
-        return Delivery(hashlib.sha256("\n".join(named).encode()).hexdigest(), "hook")
+        return Delivery(hashlib.sha256("\n".join(named).encode(errors="replace")).hexdigest(), "hook")
 
     def points_to(self, topic: str, body: bytes) -> str:
         """An event of the hook or of the feed names its order; what was fetched is the order."""
@@ -462,7 +462,8 @@ async def _set_up_feed(session: Session) -> None:
     }
     config = await _configured(session, "feed")
     # VTEX's own pages write these names with a small and with a capital letter.
-    queue = {str(name).lower(): value for name, value in (config.get("queue") or {}).items()}
+    kept = wire.mapping(config.get("queue") or {}, "queue")
+    queue = {name.lower(): value for name, value in kept.items()}
     if queue != {name.lower(): value for name, value in wanted.items()}:
         await _call(session, "other", "POST", "/api/orders/feed/config", {"filter": _FILTER, "queue": wanted})
 

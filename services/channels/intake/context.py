@@ -1,10 +1,12 @@
 """What the parts of intake share in one process."""
 
 import asyncio
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from services.border.vault import Vault
 from services.bus import Cause
@@ -17,6 +19,9 @@ from services.channels.connectors.connector import Session
 from services.channels.intake.store import Body
 from services.channels.settings import ChannelsSettings
 from services.channels.stock.wake import Wake
+
+_NAME_MAX: Final = 500
+"""Characters. PostgreSQL indexes at most 2,704 bytes."""
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class Intake:
         fetch_seq: int | None = None,
     ) -> Body:
         """A body as it is stored: readable only with the key and only in its place."""
+        delivery_id, event_id = _kept_name(delivery_id), _kept_name(event_id)
         sealed = self.vault.seal(
             body,
             tenant=connection.tenant,
@@ -90,6 +96,13 @@ class Intake:
             for tenant, blob in sealed.items():
                 self.customer_keys[tenant] = self.vault.open(blob, tenant=tenant, owner="", field="customer key")
         return self.customer_keys
+
+
+def _kept_name(given: str) -> str:
+    """A channel's name of a delivery as it is kept: itself, or the hash of one that no key of a table can hold."""
+    if given.isprintable() and len(given) <= _NAME_MAX:
+        return given
+    return hashlib.sha256(given.encode(errors="replace")).hexdigest()
 
 
 def body_field(topic: str, delivery_id: str) -> str:
