@@ -53,6 +53,10 @@ _STATE_OF: Final[dict[TrackingStatus, State]] = {
 }
 
 
+_HAS_IT: Final = frozenset(RANKS) - {TrackingStatus.UNKNOWN, TrackingStatus.LOST}
+"""What a carrier only says of a parcel that it was given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """Where the carrier says that the parcel was; `detail` is a word of ours."""
@@ -386,12 +390,13 @@ def _dispatched(before: Shipment, event: Dispatched, now: datetime) -> Decision:
 
 
 def _scanned(before: Shipment, scan: Scan, now: datetime) -> Decision:
-    if before.label is None or before.cancelled:
+    if before.label is None or (before.cancelled and scan.status not in _HAS_IT):
         return Decision(before, refused=f"it is {before.state}: only what has a label is followed")
     if scan in before.scans:
         return Decision(before)
-    # A carrier that has the parcel says that it left, whether or not anybody said so here.
-    left = _dispatched(before, Dispatched(scan.happened_at), now)
+    # A carrier that has the parcel says that it left, whether or not anybody said so here, and even where it was to be
+    # stopped: who counts it as back on the shelf counts goods that are with the buyer.
+    left = _dispatched(replace(before, cancelled=False), Dispatched(scan.happened_at), now)
     shipment, facts = replace(left.shipment, scans=(*left.shipment.scans, scan)), list(left.facts)
     told = _tell(
         shipment, ShipmentTracked, now, status=scan.status, happened_at=scan.happened_at, detail=scan.detail or None,

@@ -130,7 +130,7 @@ class Desk:
             ask_at = self.tx.now + self.settings.address_wait if "awaiting_address" in states else None
             erase_at = self.tx.now + self.settings.erase_after if states <= FINISHED else None
             reminders.append((tenant, order_id, ask_at, erase_at, list(cause)))
-        await store.set_reminders(self.tx.connection, reminders)
+        await store.set_reminders(self.tx.connection, reminders, self.tx.now)
 
 
 def packed(
@@ -192,7 +192,7 @@ async def obey(
             desk.decide(event.tenant, command.order_id, command.shipment_id, command, event.cause)
     await desk.save()
     await store.put_quotes(tx.connection, asked, tx.now)
-    await store.set_reminders(tx.connection, waiting)
+    await store.set_reminders(tx.connection, waiting, tx.now)
     tx.after_commit(quotes)
 
 
@@ -226,7 +226,7 @@ async def meet(
                 if shipment.blocked == "no_address":
                     desk.decide(tenant, shipment.order_id, shipment_id, TryAgain(), event.cause)
                 desk.carry_on(tenant, shipment_id, event.cause)
-    await store.put_buyers(tx.connection, list(rows.values()))
+    await store.put_buyers(tx.connection, list(rows.values()), tx.now + settings.erase_after)
     await store.quote_now(tx.connection, rows, tx.now)
     await desk.save()
     tx.after_commit(quotes)

@@ -27,7 +27,9 @@ class FulfillmentSettings(BaseSettings):
     item_dimensions_mm: Dimensions = Field(default=ITEM_DIMENSIONS_MM, description="For an item of unknown size.")
     address_wait_s: float = Field(default=5, gt=0, description="A missing buyer is asked for after this time.")
     address_again_s: float = Field(default=60, gt=0, description="And again, each time after this one.")
-    erase_days: float = Field(default=90, gt=0, description="The buyer goes so long after an order's last parcel.")
+    erase_days: float = Field(
+        default=90, gt=0, description="The buyer goes so long after an order's last parcel, or without any."
+    )
     cubic_divisor: int = Field(default=CUBIC_DIVISOR, gt=0, description="Cubic centimetres of a kilogram, own rates.")
     book_lease_s: float = Field(default=60, gt=0, description="A label that is not bought by then is tried again.")
     book_parallel: int = Field(default=8, gt=0, le=32, description="Labels that are bought at the same time.")

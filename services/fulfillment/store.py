@@ -140,23 +140,34 @@ async def save_shipments(
     )
 
 
-async def put_buyers(connection: Connection, rows: Sequence[tuple[str, str, str, int, datetime, bytes]]) -> None:
-    """Keep these buyers: tenant, order, reference, revision of the sale, when it was said, sealed."""
+async def put_buyers(
+    connection: Connection, rows: Sequence[tuple[str, str, str, int, datetime, bytes]], erase_at: datetime
+) -> None:
+    """Keep these buyers: tenant, order, reference, revision of the sale, when it was said, sealed.
+
+    They go at `erase_at`, if it is not to be sooner: not every order gets a parcel that ends.
+    """
     await connection.executemany(
-        "UPDATE buyers SET customer_ref = $3, sale_revision = $4, heard_at = $5, sealed = $6, ask_at = NULL"
-        " WHERE tenant = $1 AND order_id = $2",
-        rows,
+        "UPDATE buyers SET customer_ref = $3, sale_revision = $4, heard_at = $5, sealed = $6, ask_at = NULL,"
+        " erase_at = coalesce(erase_at, $7) WHERE tenant = $1 AND order_id = $2",
+        [(*row, erase_at) for row in rows],
     )
 
 
 async def set_reminders(
-    connection: Connection, rows: Sequence[tuple[str, str, datetime | None, datetime | None, list[str]]]
+    connection: Connection,
+    rows: Sequence[tuple[str, str, datetime | None, datetime | None, list[str]]],
+    now: datetime,
 ) -> None:
-    """When the buyer of each order is asked for and when it goes (None: not at all), and why."""
+    """When the buyer of each order is asked for (None: not at all), when it goes (None: as before), and why.
+
+    One that was to go already, and was kept for an open parcel alone, goes.
+    """
     await connection.executemany(
         "UPDATE buyers SET ask_at = CASE WHEN $3::timestamptz IS NULL THEN NULL ELSE coalesce(ask_at, $3) END,"
-        " erase_at = least(erase_at, $4::timestamptz), cause = $5 WHERE tenant = $1 AND order_id = $2",
-        rows,
+        " erase_at = CASE WHEN erase_at <= $6 THEN erase_at ELSE coalesce($4::timestamptz, erase_at) END, cause = $5"
+        " WHERE tenant = $1 AND order_id = $2",
+        [(*row, now) for row in rows],
     )
 
 
@@ -190,9 +201,10 @@ _DUE_TO_GO: Final = """
     SELECT tenant, order_id FROM buyers WHERE erase_at <= $1 AND NOT EXISTS (
         SELECT FROM shipments WHERE shipments.tenant = buyers.tenant AND shipments.order_id = buyers.order_id
             AND state NOT IN ('lost', 'delivered', 'returned', 'cancelled')
+            AND (state NOT IN ('dispatched', 'in_transit', 'returning') OR changed_at > $1 - interval '180 days')
     )
     ORDER BY erase_at LIMIT $2 """
-"""Buyers whose time has come and that no open parcel needs."""
+"""Buyers whose time has come and that no open parcel needs: one that is away and silent for half a year is not."""
 
 
 async def due_to_go(connection: Connection, now: datetime, page: int) -> list[str]:

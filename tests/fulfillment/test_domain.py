@@ -151,6 +151,17 @@ def test_a_parcel_that_leaves_while_it_is_being_stopped_has_left() -> None:
     assert kinds(decision) == ["ShipmentDispatched", "ShipmentFailed"]
 
 
+def test_a_stopped_parcel_that_the_carrier_has_all_the_same_has_left() -> None:
+    stopped = told(*SHIPPED[:-1], cancel(), Stopped(done=True)).shipment
+    assert stopped.state == "cancelled"
+    assert told(Scan(TrackingStatus.LOST, NOW), before=stopped).shipment.state == "cancelled"
+
+    decision = told(Scan(TrackingStatus.ACCEPTED, NOW), before=stopped)
+
+    assert kinds(decision) == ["ShipmentDispatched", "ShipmentFailed", "ShipmentTracked"]
+    assert decision.shipment.state == "in_transit"
+
+
 def test_a_cancelled_shipment_that_is_wanted_again_begins_again() -> None:
     again = told(cancel(), Stopped(done=True), prepare(3), before=labelled()).shipment
 

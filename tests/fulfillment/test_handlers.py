@@ -16,13 +16,14 @@ from contracts.envelope import Message
 from contracts.fulfillment.v1 import ChangeAddress
 from contracts.inventory.v1 import Component, ItemChanged
 from services.fulfillment import store
-from services.fulfillment.domain import Buying, Event, LabelMade, State
+from services.fulfillment.domain import Buying, Dispatched, Event, LabelMade, Picked, State
 from services.fulfillment.handlers import ask_for_buyers, name, open_desk
 from services.fulfillment.mapping import NameMapping
 from services.fulfillment.packing import Box
 from tests.fulfillment.bench import SETTINGS, VAULT, Connection, hear, known, received, within
-from tests.fulfillment.given import LABEL, NOW, ORDER, SHIPMENT, buyer, cancel, prepare
+from tests.fulfillment.given import LABEL, NOW, ORDER, PACKED, SHIPMENT, buyer, cancel, prepare
 
+SENT = (Picked(), PACKED, Buying(), LABEL, Dispatched(NOW))
 AUTO = SETTINGS.model_copy(update={"auto_pack": True})
 DATABASE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -180,6 +181,25 @@ async def test_the_buyer_goes_a_while_after_the_last_parcel(connection: Connecti
 
     assert await store.erase_due(connection, NOW + timedelta(days=89), 10) == 0
     assert await store.erase_due(connection, NOW + timedelta(days=91), 10) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_buyer_of_whom_no_parcel_came_goes_in_time(connection: Connection) -> None:
+    await hear(connection, buyer())
+
+    assert await store.erase_due(connection, NOW + timedelta(days=89), 10) == 0
+    assert await store.erase_due(connection, NOW + timedelta(days=91), 10) == 1
+    assert (await buyer_row(connection))["sealed"] is None
+
+
+@pytest.mark.asyncio
+async def test_a_parcel_whose_carrier_never_says_more_keeps_its_buyer_half_a_year(connection: Connection) -> None:
+    await hear(connection, buyer())
+    await hear(connection, prepare())
+    await take(connection, *SENT)
+
+    assert await store.erase_due(connection, NOW + timedelta(days=179), 10) == 0
+    assert await store.erase_due(connection, NOW + timedelta(days=181), 10) == 1
 
 
 @pytest.mark.asyncio

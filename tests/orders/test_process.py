@@ -519,6 +519,19 @@ def test_a_cancel_of_ours_that_is_too_late_ships_and_keeps_its_money() -> None:
     assert [capture.captured_total_minor for capture in life.asked(CapturePayment)] == [11_000]
 
 
+def test_a_stopped_parcel_that_left_all_the_same_is_out_of_stock_and_a_persons() -> None:
+    life = packed_card().hear(basket(3, 1, CARD, status=SaleStatus.CANCEL_REQUESTED), PersonSaid("cancel"))
+    [stop] = life.asked(CancelShipment)
+    [asked] = life.asked(PrepareShipment)
+    life.hear(shipment(ShipmentCancelled, asked, 3, revision=stop.revision), payment(PaymentVoided, 2, reason="person"))
+    assert (life.state, life.reserved()) == ("cancelled", 0)
+
+    life.hear(shipment(ShipmentDispatched, asked, 4))
+
+    assert (life.state, alerts(life.now)) == ("shipped", {"unpaid"})
+    assert [stands.shipped for stands in standing(life.now)] == [2]
+
+
 def test_money_that_lapses_before_the_goods_leave_cancels_and_after_it_calls_a_person() -> None:
     lapsed = payment(PaymentFailed, 9, reason="expired", final=True)
 
