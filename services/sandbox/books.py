@@ -20,6 +20,8 @@ write_refused  request_id, client_request_id, why, lines [{sku, location, reques
 told           order_id, step (handling, invoice, return, shipment, tracking, delivery, cancel), reference, request_id,
                client_request_id
 told_refused   order_id, step, why, request_id, client_request_id
+claim          order_id, claim_id, status (label_generated, shipped, delivered, cancelled), low_cost (bool), lines
+               [{line_id, quantity}]
 moved          order_id, status (shipped, delivered, shipment_exception): by the marketplace's own carrier
 topic          topic, action (disabled)
 token          action (refreshed, refused), generation

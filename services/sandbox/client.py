@@ -24,6 +24,10 @@ POST /shops/{shop}/orders/{order_id}/refund with {lines: [{sku, quantity, restoc
     -> 200 {order_id, refund_id, refunded_at_ms} or 409 {reason, error}
 POST /shops/{shop}/orders/{order_id}/move with {status: "shipped" | "delivered" | "shipment_exception"}
     -> 200 {order_id, moved_at_ms} or 409 {reason, error}: the marketplace's own carrier, no client, has done it
+POST /shops/{shop}/orders/{order_id}/claim with {lines: [{sku, quantity}], low_cost: false} -> 201 {claim_id} or 409
+    (Mercado Livre) the buyer claims units of what has left: to be sent back, or with `low_cost` paid back and kept
+POST /shops/{shop}/claims/{claim_id}/move with {status: "shipped" | "delivered" | "cancelled"}
+    -> 200 {claim_id, moved_at_ms} or 409 {reason, error}: where the return is; one that arrives is paid back
 GET /books?since=&limit= -> 200 JSON lines: rows with an id above `since`, at most `limit` (10,000; 50,000 at most)
 GET /books/summary
     -> 200 {last_id, shops: {shop: {orders, units_sold, units_cancelled, units_refunded, rows: {kind: count}}}}
@@ -157,6 +161,18 @@ class SandboxClient:
         wanted = [{"sku": sku, "quantity": quantity, "restock": restock} for sku, quantity in lines.items()]
         path = f"{self._shop(shop)}/orders/{quote(order_id, safe='')}/refund"
         return await self._call("POST", path, {"lines": wanted})
+
+    async def claim(self, shop: str, order_id: str, lines: Mapping[str, int], *, low_cost: bool = False) -> str:
+        """The buyer claims {sku: quantity} of an order; returns the claim's id."""
+        wanted = [{"sku": sku, "quantity": quantity} for sku, quantity in lines.items()]
+        path = f"{self._shop(shop)}/orders/{quote(order_id, safe='')}/claim"
+        return str((await self._call("POST", path, {"lines": wanted, "low_cost": low_cost}))["claim_id"])
+
+    async def move_claim(
+        self, shop: str, claim_id: str, status: Literal["shipped", "delivered", "cancelled"]
+    ) -> dict[str, Any]:
+        """The return of a claim moves."""
+        return await self._call("POST", f"{self._shop(shop)}/claims/{claim_id}/move", {"status": status})
 
     async def books(self, *, since: int = 0, page: int = 10_000) -> AsyncIterator[dict[str, Any]]:
         """Every row after `since`, oldest first, until there is no more."""

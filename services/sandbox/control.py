@@ -3,6 +3,7 @@
 Every path but `/_control/health` wants `Authorization: Bearer <SALDO_SANDBOX_TOKEN>`. Shapes: see `client.py`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -72,8 +73,10 @@ class Control:
         self._token = token
         self.base_url = ""
 
-    def routes(self) -> list[Route]:
+    def routes(self, more: Sequence[tuple[str, str, Handler]] = ()) -> list[Route]:
+        """The routes, with `more` rows (method, path, handler)."""
         table: list[tuple[str, str, Handler]] = [
+            *more,
             ("POST", "/shops/{shop}/buy", self._buy),
             ("POST", "/shops/{shop}/orders/{order}/pay", self._pay),
             ("POST", "/shops/{shop}/orders/{order}/cancel", self._cancel),

@@ -25,6 +25,7 @@ from starlette.routing import Route
 from services.sandbox import mercadolivre_objects as objects
 from services.sandbox.books import Books, Fact, now_ms
 from services.sandbox.market import MELI_FULL, Account, Market, request_id
+from services.sandbox.mercadolivre_claims import Claims
 from services.sandbox.mercadolivre_pushes import Notifications
 from services.sandbox.mercadolivre_tokens import Tokens, error
 from services.sandbox.settings import SandboxSettings
@@ -90,8 +91,9 @@ def build(settings: SandboxSettings, base_url: str) -> Starlette:
     market = Market("mercadolivre", Books(settings.books))
     writer = Writer(market)
     notifications = Notifications(market)
-    routes = MercadoLivreFace(market, writer, notifications).routes()
-    return marketplace(market, writer, routes, settings, base_url, notifications.deliveries)
+    claims = Claims(market, notifications)
+    routes = MercadoLivreFace(market, writer, notifications, claims).routes()
+    return marketplace(market, writer, routes, settings, base_url, notifications.deliveries, claims.control())
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -106,10 +108,11 @@ def _error(message: str, name: str, status: int) -> Response:
 class MercadoLivreFace:
     """The routes of the Mercado Livre sandbox."""
 
-    def __init__(self, market: Market, writer: Writer, notifications: Notifications) -> None:
+    def __init__(self, market: Market, writer: Writer, notifications: Notifications, claims: Claims) -> None:
         self._market = market
         self._writer = writer
         self._notifications = notifications
+        self._claims = claims
         self._tokens = Tokens(market)
 
     def routes(self) -> list[Route]:
@@ -127,11 +130,15 @@ class MercadoLivreFace:
             ("GET", "/orders/search", "search", face._search),
             ("GET", "/orders/{order}", "orders", face._order),
             ("GET", "/shipments/{shipment}", "shipments", face._shipment),
+            ("GET", "/shipments/{shipment}/sla", "shipments", face._sla),
             ("PUT", "/shipments/{shipment}", "reports", face._shipment_put),
             ("GET", "/packs/{pack}", "orders", face._pack),
             ("GET", "/packs/{pack}/fiscal_documents", "reports", face._fiscal_documents),
             ("POST", "/packs/{pack}/fiscal_documents", "reports", face._fiscal_documents_post),
             ("GET", "/missed_feeds", "feeds", face._missed_feeds),
+            ("GET", "/post-purchase/v1/claims/search", "claims", face._claims_search),
+            ("GET", "/post-purchase/v1/claims/{claim}", "claims", face._claim),
+            ("GET", "/post-purchase/v2/claims/{claim}/returns", "claims", face._return),
         ]
         guarded = [Route(path, self._answered(handler, limit), methods=[way]) for way, path, limit, handler in table]
         return [Route("/oauth/token", self._token, methods=["POST"]), *guarded]
@@ -358,6 +365,36 @@ class MercadoLivreFace:
     async def _shipment(self, call: Call) -> Response:
         orders = self._together(call.account, "shipment", call.request.path_params["shipment"])
         return self._shown_shipment(call, orders) if orders else _error("shipment not found", "not_found", 404)
+
+    async def _sla(self, call: Call) -> Response:
+        orders = self._together(call.account, "shipment", call.request.path_params["shipment"])
+        told = objects.sla(call.account, orders, now_ms()) if orders else None
+        return _json(told) if told else _error("failed to retrieve data", "not_found", 404)
+
+    # -- claims ------------------------------------------------------------------------------------------------------
+
+    async def _claims_search(self, call: Call) -> Response:
+        page = call.page(30, 100)
+        found = self._claims.search(call.account, dict(call.request.query_params))
+        if page is None or isinstance(found, str):
+            return _error(found if isinstance(found, str) else "offset and limit are numbers", "invalid_query", 400)
+        offset, limit = page
+        paging = {"total": len(found), "offset": offset, "limit": limit}
+        return _json({"paging": paging, "data": found[offset : offset + limit]})
+
+    async def _claim(self, call: Call) -> Response:
+        claim = self._claims.of(call.account, call.request.path_params["claim"])
+        if claim is None:
+            return _error("claim not found", "not_found_error", 404)
+        return _json(self._claims.shown(call.account, claim))
+
+    async def _return(self, call: Call) -> Response:
+        claim = self._claims.of(call.account, call.request.path_params["claim"])
+        if claim is None:
+            return _error("return not found", "not_found_error", 404)
+        return _json(self._claims.shown_return(call.account, claim))
+
+    # -- what is reported --------------------------------------------------------------------------------------------
 
     def _book_refused(self, call: Call, orders: list[Order], step: str, why: str) -> None:
         facts: list[Fact] = [

@@ -241,6 +241,21 @@ def shipment(account: Account, orders: Sequence[Order], *, new_format: bool) -> 
     return told | whose | {"receiver_address": {**address, "receiver_name": name, "receiver_phone": phone}}
 
 
+def sla(account: Account, orders: Sequence[Order], at_ms: int) -> dict[str, Any] | None:
+    """`GET /shipments/{id}/sla`: until when it has to be handed over; nothing where nothing is, or the channel does."""
+    going = [one for one in orders if one.status != "canceled"]
+    if not going or any(line.location == MELI_FULL for line in orders[0].lines):
+        return None
+    due_ms = min(one.placed_ms for one in going) + int(account.settings.dispatch_h * 3_600_000)
+    sent = all(one.status in ("shipped", "delivered", "shipment_exception") for one in going)
+    return {
+        "status": "on_time" if sent or at_ms <= due_ms else "delayed",
+        "service": None,
+        "expected_date": moment(due_ms),
+        "last_updated": moment_utc(min(one.placed_ms for one in going)),
+    }
+
+
 def item(account: Account, product: Product, advert: int) -> dict[str, Any]:
     """One advert; adverts of one product show the same number."""
     number = max(0, product.number)

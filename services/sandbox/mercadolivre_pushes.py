@@ -26,7 +26,8 @@ def topics_of(facts: list[Fact]) -> list[str]:
 
 def notification(account: Account, delivery: Delivery, sent_ms: int) -> dict[str, Any]:
     """The body of one attempt."""
-    return {
+    told: dict[str, Any] = {"actions": ["claims"]} if delivery.topic == "post_purchase" else {}
+    return told | {
         "_id": delivery.delivery_id,
         "resource": delivery.body,
         "user_id": objects.user_id(account),
@@ -62,21 +63,35 @@ class Notifications:
         topics = [topic for topic in topics_of(facts) if topic in account.settings.topics]
         if topics and account.temper.strikes("hidden_event", at_ms) is not None:
             topics.append(topics[0])
-        for topic in topics if account.settings.callback_url else ():
-            delivery = Delivery(
-                delivery_id=secrets.token_hex(12),
-                event_id=str(uuid.uuid4()),
-                subscription_id=0,
-                topic=topic,
-                order_id=order.order_id,
-                address=account.settings.callback_url,
-                api_version="",
-                body=resources[topic],
-                triggered_ms=at_ms,
-                due_ms=at_ms,
-            )
-            documents |= self.deliveries.send(account, delivery, facts, at_ms)
+        for topic in topics:
+            documents |= self._push(account, topic, order.order_id, resources[topic], facts, at_ms)
         return documents
+
+    def announce_claim(self, account: Account, claim: dict[str, Any], facts: list[Fact], at_ms: int) -> Documents:
+        """Make the delivery for a claim that is new or was moved; its resource has no stroke in front."""
+        if "post_purchase" not in account.settings.topics:
+            return {}
+        resource = f"post-purchase/v1/claims/{claim['claim_id']}"
+        return self._push(account, "post_purchase", claim["order_id"], resource, facts, at_ms)
+
+    def _push(
+        self, account: Account, topic: str, order_id: str, resource: str, facts: list[Fact], at_ms: int
+    ) -> Documents:
+        if not account.settings.callback_url:
+            return {}
+        delivery = Delivery(
+            delivery_id=secrets.token_hex(12),
+            event_id=str(uuid.uuid4()),
+            subscription_id=0,
+            topic=topic,
+            order_id=order_id,
+            address=account.settings.callback_url,
+            api_version="",
+            body=resource,
+            triggered_ms=at_ms,
+            due_ms=at_ms,
+        )
+        return self.deliveries.send(account, delivery, facts, at_ms)
 
     def _index(self, account: Account, kind: str, number: int, order: Order) -> None:
         known = account.kept.get((kind, str(number)), {"orders": []})

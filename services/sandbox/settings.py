@@ -69,6 +69,7 @@ class ShopLimits(BaseModel):
     meli_shipments_per_s: Annotated[float, Field(gt=0)] = 10
     meli_stock_per_s: Annotated[float, Field(gt=0)] = 5
     meli_search_per_s: Annotated[float, Field(gt=0)] = 1
+    meli_claims_per_s: Annotated[float, Field(gt=0)] = 5
     meli_feeds_per_s: Annotated[float, Field(gt=0)] = 1
     meli_token_per_s: Annotated[float, Field(gt=0)] = 1
     meli_items_per_s: Annotated[float, Field(gt=0)] = 5
@@ -88,6 +89,8 @@ class ShopSettings(BaseModel):
     Livre `user_id`, `client_id`, `client_secret`, `refresh_token` (giving another one is the seller authorising again);
     VTEX `app_key`, `app_token`.
 
+    `dispatch_h` is how long after a sale it has to be on its way (Mercado Livre and SkyHub tell that moment).
+
     Mercado Livre: `callback_url` is where the application's notifications go, `topics` are those it is subscribed to; a
     topic leaves the list after `topic_failures_max` failures in a row (0: never). `webhook_timeout_s` and
     `webhook_retry_s` are 0.5 s and eight tries within an hour unless given, `missed_feeds_kept_s` is how long what was
@@ -106,12 +109,13 @@ class ShopSettings(BaseModel):
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = "BRL"
     first_order_id: int | None = None
     restores_on_cancel: bool = True
+    dispatch_h: Annotated[float, Field(gt=0)] = 48
     queue_redelivery_ms: Annotated[int, Field(gt=0)] = 300_000
     webhook_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     webhook_retry_s: Annotated[list[float], Field(max_length=30)] = [10, 30, 60, 300, 900, 1800, 3600, 7200]
     webhook_removed_after_failures: bool = False
     callback_url: str = ""
-    topics: list[str] = ["orders_v2", "shipments"]
+    topics: list[str] = ["orders_v2", "shipments", "post_purchase"]
     topic_failures_max: Annotated[int, Field(ge=0)] = 0
     missed_feeds_kept_s: Annotated[float, Field(gt=0)] = 172_800
     access_token_s: Annotated[float, Field(gt=0)] = 21_600

@@ -110,6 +110,7 @@ def order_object(account: Account, order: Order) -> dict[str, Any]:
         "shipping_carrier": None,
         "calculation_type": "marketplacecalculation",
         "estimated_delivery": _moment(order.placed_ms + 10 * 86_400_000),
+        "expedition_limit_date": _moment(order.placed_ms + int(account.settings.dispatch_h * 3_600_000)),
         "approved_date": None if order.paid_ms is None else _moment(order.paid_ms),
         "shipping_address": address,
         "billing_address": address,

@@ -11,6 +11,7 @@ from starlette.routing import Route
 from services.sandbox.books import Books
 from services.sandbox.control import Control
 from services.sandbox.deliveries import Deliveries, Delivery
+from services.sandbox.guard import Handler
 from services.sandbox.market import Account, Market
 from services.sandbox.settings import SandboxSettings
 from services.sandbox.writes import Writer
@@ -42,8 +43,11 @@ def marketplace(
     settings: SandboxSettings,
     base_url: str,
     deliveries: Deliveries[Account, Delivery] | None = None,
+    own_control: Sequence[tuple[str, str, Handler]] = (),
 ) -> Starlette:
-    """One marketplace as an application: `routes` are its own, `deliveries` calls its sellers where it does."""
+    """One marketplace as an application: `routes` are its own, `deliveries` calls its sellers where it does, and
+    `own_control` are rows of the control interface that no other marketplace has.
+    """
     control = Control(market, settings.token)
     control.base_url = base_url
 
@@ -58,4 +62,4 @@ def marketplace(
                 await deliveries.stop()
             await writer.stop()
 
-    return application(market.books, [*routes, *control.routes()], working)
+    return application(market.books, [*routes, *control.routes(own_control)], working)

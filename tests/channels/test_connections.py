@@ -54,6 +54,7 @@ def new(**changes: Any) -> NewConnection:
         ({"settings": {"limit.rest": "inf/1"}}, "limit.rest"),
         ({"settings": {"location": "a\0"}}, "location"),
         ({"connector": "skyhub", "credentials": SKYHUB, "settings": {"unpaid_deadline_h": "9" * 50}}, "hours"),
+        ({"connector": "skyhub", "credentials": SKYHUB, "settings": {"transit_days": "soon"}}, "transit_days"),
         ({"connector": "mercadolivre", "credentials": MELI, "settings": {"poll_interval_s": "0"}}, "1 to 3600"),
         ({"connector": "mercadolivre", "credentials": MELI, "settings": {"poll_interval_s": "9" * 50}}, "1 to 3600"),
         ({"base_url": "http://[::1"}, "base_url"),

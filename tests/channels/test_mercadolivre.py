@@ -29,6 +29,7 @@ from services.channels.connectors.connector import (
     Unreachable,
     WriteStatus,
 )
+from services.channels.connectors.mercadolivre import _concerned
 from services.channels.intake import pull
 from services.channels.intake.absorb import absorb_loop
 from services.channels.intake.door import Door
@@ -39,7 +40,7 @@ from tests.sandbox.running import TOKEN, Sandbox, running
 pytestmark = pytest.mark.asyncio
 _names = itertools.count(1)
 MELI = CONNECTORS["mercadolivre"]
-_GENEROUS = ("orders", "shipments", "stock", "search", "feeds", "token", "items", "reports")
+_GENEROUS = ("orders", "shipments", "stock", "search", "claims", "feeds", "token", "items", "reports")
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +264,92 @@ async def test_a_state_that_no_page_names_and_an_order_that_came_back_are_told_a
     assert back.version > unknown.version
     assert read("paid", shipment).told == {"invoice", "shipment", "delivery"}
     assert read("paid", {"status": "ready_to_ship", "substatus": "invoice_pending"}).told == frozenset()
+
+
+async def test_what_a_buyer_sends_back_is_found_by_its_claim_and_followed_until_it_is_here(
+    kit: Kit, meli: SandboxClient
+) -> None:
+    entry, name = await opened(kit, meli)
+    await kit.link(entry.connection, "SKU-1")
+
+    async def said(*last: str) -> tuple[str, int]:
+        sale = (await sales(kit, 1, *last))[-1]
+        return sale["status"], sale["lines"][0]["returned"]
+
+    async def after(count: int) -> None:
+        """Wait until so many reports were made."""
+        for _ in range(1500):
+            if len(await kit.published()) >= count:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"fewer than {count} reports")
+
+    async with at_work(kit, entry) as address:
+        await meli.put_shop(name, callback_url=address)
+        order = (await meli.buy(name, {"SKU-1": 3}))["order_id"]
+        for status in ("shipped", "delivered"):
+            await meli.move(name, order, status)
+        assert await said("delivered") == ("delivered", 0)
+        claim = await meli.claim(name, order, {"SKU-1": 1})
+        # Nobody knows yet whose claim it is: the poll finds out, and that a return which has not begun is none.
+        await pull.repair(kit.service, kit.intake, entry, kit.service.clock())
+        for _ in range(1500):
+            if await kit.count("intake_aliases", f"alias = '@claims/{claim}' AND external_id <> ''"):
+                break
+            await asyncio.sleep(0.02)
+        else:
+            raise AssertionError("nobody found out whose claim it is")
+        assert await said("delivered") == ("delivered", 0)
+        before = len(await kit.published())
+        await meli.move_claim(name, claim, "shipped")
+        await after(before + 1)
+        assert await said("delivered") == ("delivered", 1)
+        await meli.move_claim(name, claim, "cancelled")
+        await after(before + 2)
+        assert await said("delivered") == ("delivered", 0)
+        whole = await meli.claim(name, order, {"SKU-1": 3})
+        await meli.move_claim(name, whole, "shipped")
+        await pull.repair(kit.service, kit.intake, entry, kit.service.clock())
+        await after(before + 3)
+        assert await said("delivered") == ("delivered", 3)
+        await meli.move_claim(name, whole, "delivered")
+        assert await said("returned") == ("returned", 3)
+    assert await kit.count("intake", "state = 'poisoned'") == 0
+
+
+async def test_a_claim_about_a_shipment_or_a_payment_leads_to_its_order_and_one_about_money_brings_nothing_back(
+    kit: Kit, meli: SandboxClient
+) -> None:
+    entry, name = await opened(kit, meli)
+    order = (await meli.buy(name, {"SKU-1": 2}))["order_id"]
+    await meli.move(name, order, "shipped")
+    claim = await meli.claim(name, order, {"SKU-1": 1}, low_cost=True)
+    read = MELI.to_order((await MELI.fetch(entry.session, order)).body)
+    assert (read.status, [line.returned for line in read.lines]) == (SaleStatus.SHIPPED, [0])
+    assert f"claims/{claim}" in read.aliases
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    by_order = [one async for one in MELI.poll(entry.session, since)]
+    assert {one.external_id for one in by_order} == {order}
+    told: dict[str, Any] = {"id": int(claim), "resource": "shipment", "resource_id": 77}
+    assert await _concerned(entry.session, told) == ["/shipments/77"]
+    assert await _concerned(entry.session, told | {"resource": "payment"}) == [f"/orders/{order}"]
+    assert await _concerned(entry.session, {"id": 1, "resource": "purchase", "resource_id": 8}) == []
+    assert MELI.points_to("post_purchase", b'{"resource": "post-purchase/v1/claims/51"}') == "@claims/51"
+    with pytest.raises(ValueError, match="nor a claim"):
+        MELI.points_to("post_purchase", b'{"resource": "post-purchase/v1/claims/51/actions-history"}')
+
+
+async def test_no_deadline_is_asked_for_what_nobody_sends(kit: Kit, meli: SandboxClient) -> None:
+    entry, name = await opened(kit, meli, dispatch_h=24)
+    unpaid = (await meli.buy(name, {"SKU-1": 1}, pay="later"))["order_id"]
+    paid = (await meli.buy(name, {"SKU-1": 1}))["order_id"]
+    await meli.put_products(name, [{"sku": "FULL", "quantity": 5, "price_minor": 100, "location": "meli_facility"}])
+    full = (await meli.buy(name, {"FULL": 1}))["order_id"]
+    gone = (await meli.buy(name, {"SKU-1": 1}))["order_id"]
+    await meli.cancel(name, gone)
+    found = {one: MELI.to_order((await MELI.fetch(entry.session, one)).body) for one in (unpaid, paid, full, gone)}
+    assert [one for one, read in found.items() if read.ship_by] == [paid]
+    assert found[paid].ship_by == found[paid].sold_at + timedelta(hours=24)
 
 
 async def test_only_the_account_itself_is_verified() -> None:

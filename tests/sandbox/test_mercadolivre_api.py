@@ -45,6 +45,43 @@ def document(content: bytes) -> aiohttp.FormData:
 
 
 @pytest.mark.asyncio
+async def test_a_claim_is_searched_pushed_and_its_return_paid_back_when_it_arrives(
+    meli_shop: Shop, receiver: Receiver
+) -> None:
+    shop = meli_shop
+    await shop.put(a=9)
+    await shop.control.put_shop(shop.name, callback_url=receiver.address, topics=["post_purchase"])
+    order = (await shop.control.buy(shop.name, {"a": 3}))["order_id"]
+    with pytest.raises(SandboxError, match="only what has left"):
+        await shop.control.claim(shop.name, order, {"a": 1})
+    await shop.control.move(shop.name, order, "shipped")
+    claim = await shop.control.claim(shop.name, order, {"a": 2})
+    with pytest.raises(SandboxError, match="fewer units"):
+        await shop.control.claim(shop.name, order, {"a": 2})
+    search = "/post-purchase/v1/claims/search"
+    assert (await ask(shop, "GET", search, 400))["error"] == "invalid_query"
+    assert (await ask(shop, "GET", f"{search}?players.user_id=1", 400))["error"] == "invalid_query"
+    (found,) = (await ask(shop, "GET", f"{search}?order_id={order}"))["data"]
+    assert (found["id"], found["status"], found["related_entities"]) == (int(claim), "opened", ["return"])
+    assert (await ask(shop, "GET", f"{search}?order_id=1"))["paging"]["total"] == 0
+    back = await ask(shop, "GET", f"/post-purchase/v2/claims/{claim}/returns")
+    assert (back["status"], back["subtype"], back["orders"][0]["return_quantity"]) == (
+        "label_generated", "return_partial", "2.0",
+    )  # fmt: skip
+    assert await shop.rows("refund") == []
+    await shop.control.move_claim(shop.name, claim, "delivered")
+    with pytest.raises(SandboxError, match="stays so"):
+        await shop.control.move_claim(shop.name, claim, "cancelled")
+    (refund,) = await shop.rows("refund")
+    assert [(line["quantity"], line["restored"]) for line in refund["lines"]] == [(2, False)]
+    assert (await ask(shop, "GET", f"/post-purchase/v1/claims/{claim}"))["status"] == "closed"
+    assert (await ask(shop, "GET", f"/orders/{order}"))["status"] == "partially_refunded"
+    await ask(shop, "GET", "/post-purchase/v2/claims/1/returns", 404)
+    pushes = await shop.wait_for_rows("webhook", 2)
+    assert {row["topic"] for row in pushes} == {"post_purchase"}
+
+
+@pytest.mark.asyncio
 async def test_a_refresh_token_works_once_and_only_the_last_one(mercadolivre_process: Sandbox) -> None:
     async for shop in open_shop(mercadolivre_process, limits={"meli_token_per_s": 1000}):
         first, spent = shop.tokens["refresh_token"], shop.told["credentials"]["refresh_token"]
@@ -191,7 +228,7 @@ async def test_a_slow_door_counts_as_a_failure_and_costs_the_topic(meli_shop: Sh
     told = await shop.control.put_shop(
         shop.name, callback_url=receiver.address, topic_failures_max=3, webhook_timeout_s=0.05
     )
-    assert told["topics"] == ["orders_v2", "shipments"]
+    assert told["topics"] == ["orders_v2", "shipments", "post_purchase"]
     await shop.control.put_shop(shop.name, topics=["orders_v2"])
     await shop.control.buy(shop.name, {"a": 1})
     assert [row["topic"] for row in await shop.wait_for_rows("topic", 1)] == ["orders_v2"]

@@ -98,6 +98,9 @@ def _check_settings(traits: Traits, settings: Mapping[str, str]) -> None:
     hours = settings.get("unpaid_deadline_h", "0")
     if not hours.isdecimal() or len(hours) > 4:
         raise Refused("setting unpaid_deadline_h must be a whole number of hours below 10000, 0 for no deadline")
+    days = settings.get("transit_days", "0")
+    if not days.isdecimal() or len(days) > 2:
+        raise Refused("setting transit_days must be a whole number of days below 100")
     poll_interval_s(traits, settings)
     limits_of(traits, settings)
 

@@ -166,7 +166,8 @@ class ChannelOrder:
     channel's own id of the buyer (made into `customer_ref` with the tenant's key), `buyer` the personal data.
 
     `aliases` are other names under which the channel speaks of the order, as `points_to` returns them. `reference` is a
-    second id of the order that its reports need. `ship_by` is when the channel wants it on its way. `told` are the
+    second id of the order that its reports need. `ship_by` is when the channel wants it on its way; where it only says
+    when its buyer is to have it (`deliver_by`), the connection's setting `transit_days` makes one of it. `told` are the
     steps of progress that the channel shows as known to it, in words of `ProgressStep`. `checkout`, `invoice`,
     `shortfall_policy` and `all_or_nothing` go out with the sale as they are. `released_at`, for channels that take
     totals, is when the channel stopped to answer for the order's units: a number dated after that forgets them.
@@ -188,6 +189,7 @@ class ChannelOrder:
     aliases: tuple[str, ...] = ()
     reference: str = ""
     ship_by: datetime | None = None
+    deliver_by: datetime | None = None
     told: frozenset[str] = frozenset()
     checkout: Checkout | None = None
     invoice: InvoiceRule | None = None

@@ -1,12 +1,16 @@
 """Mercado Livre: unsigned pushes that only point to what changed, tokens that end, stock by warehouse with versions.
 
 Sources: developers.mercadolivre.com.br, pages "Notificações", "Gerenciar vendas", "Envios", "Autenticação e
-Autorização", "Estoque multiorigem", "Carregar nota fiscal".
+Autorização", "Estoque multiorigem", "Carregar nota fiscal", "Gestionar reclamos", "Devoluciones".
 
 A push holds no order and nobody signs it, so it is taken at an address with a secret, must name the account, and makes
 an order be read again. Request limits are not published: those here are cautious, and settings `limit.<endpoint>`
-replace them. A seller's returns come as claims, which are not read. The seller's callback URL is set by hand at the
-application's page.
+replace them. The seller's callback URL is set by hand at the application's page.
+
+What buyers send back comes as claims with a return. A claim does not say in its push which order it is about: the poll
+finds that out (`claims/search`), and later pushes about it are then known as the order's. Units count as returned from
+the moment the buyer has posted them, wherever the channel sends them first; what the channel keeps or throws away after
+its own look at them (`reviews`) is not told apart. A claim that ends in money alone (`low_cost`) brings nothing back.
 """
 
 import hashlib
@@ -14,7 +18,9 @@ import hmac
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -53,7 +59,8 @@ from services.channels.connectors.connector import (
 FULL: Final = "meli_facility"
 """The channel's own warehouses: their stock is shown by it, sold and sent by it, and never written by us."""
 
-_TOPICS: Final = ("orders_v2", "shipments")
+_TOPICS: Final = ("orders_v2", "shipments", "post_purchase", "claims")
+_POINTED_AT: Final = ("orders", "shipments", "claims")
 _PAGE: Final = 50
 _ADVERTS_MAX: Final = 20
 _HIDDEN: Final = "XXXXXXX"
@@ -75,6 +82,8 @@ _SHIPPED: Final = {
     "not_delivered": SaleStatus.SHIPPED,
     "delivered": SaleStatus.DELIVERED,
 }
+_COMING_BACK: Final = frozenset({"shipped", "pending_delivered", "delivered"})
+"""Where a return stands once its units have left the buyer; those of any other state may still stay with him."""
 
 
 class MercadoLivre:
@@ -105,6 +114,7 @@ class MercadoLivre:
             "shipments": Limit(9.0, 9.0),
             "stock": Limit(4.5, 5.0),
             "search": Limit(0.9, 1.0),
+            "claims": Limit(4.5, 5.0),
             "feeds": Limit(0.9, 1.0),
             "token": Limit(0.9, 1.0),
             "items": Limit(4.5, 5.0),
@@ -135,33 +145,38 @@ class MercadoLivre:
         topic = wire.text(told.get("topic"))
         # An attempt repeats its id and differs in its number, so its bytes do not tell it apart.
         what = f"{told.get('resource')}\n{told.get('sent')}"
-        delivery_id = wire.text(told.get("_id")) or hashlib.sha256(what.encode(errors="replace")).hexdigest()
+        delivery_id = (
+            wire.text(told.get("_id") or told.get("id")) or hashlib.sha256(what.encode(errors="replace")).hexdigest()
+        )
         return Delivery(delivery_id, topic, ignored=topic not in _TOPICS)
 
     def points_to(self, topic: str, body: bytes) -> str:
-        """`/orders/<id>` is the order, `/shipments/<id>` another name of it."""
+        """`/orders/<id>` is the order; `/shipments/<id>` and `/post-purchase/v1/claims/<id>` are other names of it."""
         del topic
         told = wire.mapping(wire.read_json(body), "body")
         if "order" in told:
             return ""
-        kind, _, number = wire.text(told.get("resource")).strip("/").partition("/")
-        if kind not in ("orders", "shipments") or not (number.isascii() and number.isdecimal()):
-            raise ValueError("resource is neither an order nor a shipment")
-        return number if kind == "orders" else f"@shipments/{number}"
+        return _pointed_at(wire.text(told.get("resource")))
 
     def to_order(self, body: bytes) -> ChannelOrder:
-        """`{"order": GET /orders/{id}, "shipment": GET /shipments/{id} or null}`."""
+        """`{"order": GET /orders/{id}, "shipment": GET /shipments/{id}, "sla": GET /shipments/{id}/sla, "claims": [{
+        "claim": a row of claims/search, "return": GET /claims/{id}/returns}]}`, null or left out where there is none.
+        """
         told = wire.mapping(wire.read_json(body), "body")
         order = wire.mapping(told.get("order"), "order")
         shipment = wire.mapping(told.get("shipment") or {}, "shipment")
+        claims = wire.objects(told.get("claims"), "claims")
         external_id = wire.identifier(order.get("id"), "id")
         currency = wire.identifier(order.get("currency_id"), "currency_id")
         status = _status(wire.text(order.get("status")), wire.text(shipment.get("status")))
-        shipping = wire.text(wire.mapping(order.get("shipping") or {}, "shipping").get("id"))
         lines = _lines(wire.objects(order.get("order_items"), "order_items"), currency, status)
+        if status is not SaleStatus.RETURNED:
+            status, lines = _with_returns(status, lines, _returns(claims), external_id)
+        shipping = wire.text(wire.mapping(order.get("shipping") or {}, "shipping").get("id"))
+        expected = wire.mapping(told.get("sla") or {}, "sla").get("expected_date")
         return ChannelOrder(
             external_id=external_id,
-            version=_version(order, shipment),
+            version=_version(order, shipment, claims),
             status=status,
             sold_at=wire.moment(order.get("date_created"), "date_created"),
             currency=currency,
@@ -173,9 +188,10 @@ class MercadoLivre:
             buyer_id=wire.text(wire.mapping(order.get("buyer") or {}, "buyer").get("id")),
             buyer=_buyer(wire.mapping(shipment.get("destination") or {}, "shipment.destination")),
             unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
-            aliases=(f"shipments/{shipping}",) if shipping else (),
+            aliases=(*((f"shipments/{shipping}",) if shipping else ()), *_names(claims)),
             # A document goes to the purchase, a parcel's state to the shipment; an order in no pack is its own.
             reference=f"{wire.text(order.get('pack_id')) or external_id}/{shipping}",
+            ship_by=wire.moment(expected, "sla.expected_date") if expected else None,
             told=_told(shipment),
         )
 
@@ -191,27 +207,41 @@ class MercadoLivre:
         del session, lot
 
     async def fetch(self, session: Session, external_id: str) -> Fetched:
-        """The order, then the shipment it names."""
+        """The order, then its shipment with the deadline for sending it, then, once it has left, claims and returns.
+
+        The deadline may be another one until the day before; the channel asks not to be asked for it where it sends
+        the goods itself, and where nothing is to be sent.
+        """
         order = await _send(session, "orders", "GET", f"/orders/{quote(external_id, safe='')}")
         read = wire.mapping(wire.read_json(order.content), "order")
         number = wire.text(wire.mapping(read.get("shipping") or {}, "shipping").get("id"))
-        shipment = b"null"
+        shipment = sla = b"null"
+        claims: list[bytes] = []
         if number:
             # An order whose shipment is gone is an order all the same.
             path, form = f"/shipments/{quote(number, safe='')}", {"x-format-new": "true"}
-            answer = await _send(session, "shipments", "GET", path, answers=(404,), headers=form)
-            shipment = answer.content if answer.is_success else shipment
-        return Fetched(external_id, b'{"order":' + order.content + b',"shipment":' + shipment + b"}")
+            shipment = await _read_if_there(session, "shipments", path, form)
+            told = wire.mapping(wire.read_json(shipment) or {}, "shipment")
+            logistic = wire.mapping(told.get("logistic") or {}, "shipment.logistic")
+            status = wire.text(told.get("status"))
+            if status not in ("", "pending", "cancelled") and logistic.get("type") != "fulfillment":
+                sla = await _read_if_there(session, "shipments", f"{path}/sla")
+            if status in _SHIPPED:
+                claims = [one async for one in _claims(session, external_id)]
+        parts = {"order": order.content, "shipment": shipment, "sla": sla, "claims": b"[" + b",".join(claims) + b"]"}
+        body = b",".join(b'"%s":%s' % (name.encode(), part) for name, part in parts.items())
+        return Fetched(external_id, b"{" + body + b"}")
 
     async def poll(self, session: Session, since: datetime) -> AsyncIterator[Fetched]:
-        """What nobody took in time (`missed_feeds`, kept two days), then every order changed, as pointers."""
+        """What nobody took in time (`missed_feeds`, kept two days), then every order changed and every claim, as
+        pointers.
+        """
         for topic in _TOPICS:
             async for message in _pages(
                 session, "feeds", "/missed_feeds", {"app_id": session.credentials["client_id"], "topic": topic},
                 "messages",
             ):  # fmt: skip
-                body = json.dumps({"resource": wire.text(message.get("resource"))}).encode()
-                yield Fetched(self.points_to("poll", body), body)
+                yield _pointer(wire.text(message.get("resource")))
         query = {
             "seller": session.credentials["user_id"],
             "order.date_last_updated.from": since.isoformat(timespec="milliseconds"),
@@ -219,9 +249,17 @@ class MercadoLivre:
             "sort": "date_asc",
         }
         async for order in _pages(session, "search", "/orders/search", query, "results"):
-            external_id, version = wire.identifier(order.get("id"), "id"), _version(order, {})
-            body = json.dumps({"resource": f"/orders/{external_id}", "last_updated": version}).encode()
-            yield Fetched(external_id, body, version=version)
+            version = _version(order, {}, ())
+            yield replace(_pointer(f"/orders/{wire.identifier(order.get('id'), 'id')}", version), version=version)
+        query = {
+            "players.role": "respondent",
+            "players.user_id": session.credentials["user_id"],
+            "range": f"last_updated:after:{since.isoformat(timespec='milliseconds')}",
+        }
+        async for claim in _pages(session, "claims", "/post-purchase/v1/claims/search", query, "data"):
+            for resource in await _concerned(session, claim):
+                # Without a version: what is kept of the order may be newer and know nothing of the claim.
+                yield _pointer(resource, _moment_of(claim))
 
     async def refresh(self, session: Session, refresh_token: str) -> Granted:
         """POST /oauth/token. Of the refresh tokens only the one given last works, and once."""
@@ -392,6 +430,20 @@ async def _read(session: Session, endpoint: str, path: str) -> Mapping[str, Any]
     return wire.mapping(wire.read_json(response.content), endpoint)
 
 
+def _pointed_at(resource: str) -> str:
+    place, _, number = resource.rpartition("/")
+    kind = place.rpartition("/")[2]
+    if kind not in _POINTED_AT or not (number.isascii() and number.isdecimal()):
+        raise ValueError("resource is neither an order nor a shipment nor a claim")
+    return number if kind == "orders" else f"@{kind}/{number}"
+
+
+def _pointer(resource: str, changed: str = "") -> Fetched:
+    """What changed and when: one pointer is followed once."""
+    told = {"resource": resource} | ({"last_updated": changed} if changed else {})
+    return Fetched(_pointed_at(resource), json.dumps(told).encode())
+
+
 async def _pages(
     session: Session, endpoint: str, path: str, query: Mapping[str, str], rows: str
 ) -> AsyncIterator[Mapping[str, Any]]:
@@ -412,6 +464,92 @@ async def _tell(session: Session, order: Told, body: Mapping[str, str]) -> str:
         raise Rejected("the order has no shipment at the channel")
     response = await _send(session, "reports", "PUT", f"/shipments/{quote(shipment, safe='')}", json=dict(body))
     return str(response.headers.get("x-request-id", ""))
+
+
+async def _read_if_there(session: Session, endpoint: str, path: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of an object; JSON's null where the channel has none."""
+    response = await _send(session, endpoint, "GET", path, answers=(404,), headers=headers)
+    return response.content if response.is_success else b"null"
+
+
+# -- claims and returns ----------------------------------------------------------------------------------------------
+
+
+async def _claims(session: Session, external_id: str) -> AsyncIterator[bytes]:
+    """Every claim about an order, with the return that it led to."""
+    async for claim in _pages(session, "claims", "/post-purchase/v1/claims/search", {"order_id": external_id}, "data"):
+        back = await _read_if_there(session, "claims", _return_path(claim))
+        yield b'{"claim":%s,"return":%s}' % (json.dumps(claim, default=str).encode(), back)
+
+
+def _return_path(claim: Mapping[str, Any]) -> str:
+    return f"/post-purchase/v2/claims/{wire.identifier(claim.get('id'), 'claim.id')}/returns"
+
+
+async def _concerned(session: Session, claim: Mapping[str, Any]) -> list[str]:
+    """What a claim is about, as a push would name it. One about a payment or a purchase: the orders of its return."""
+    kind, number = wire.text(claim.get("resource")), wire.text(claim.get("resource_id"))
+    if kind in ("order", "shipment") and number:
+        return [f"/{kind}s/{number}"]
+    back = wire.mapping(wire.read_json(await _read_if_there(session, "claims", _return_path(claim))) or {}, "return")
+    return [f"/orders/{wire.identifier(row.get('order_id'), 'order_id')}" for row in _rows_of(back)]
+
+
+def _rows_of(back: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return wire.objects(back.get("orders"), "return.orders")
+
+
+def _names(claims: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(
+        f"claims/{wire.identifier(wire.mapping(one.get('claim'), 'claim').get('id'), 'claim.id')}" for one in claims
+    )
+
+
+def _moment_of(claim: Mapping[str, Any]) -> str:
+    return wire.version_of(wire.moment(claim.get("last_updated") or claim.get("date_created"), "claim.last_updated"))
+
+
+def _returns(claims: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns under way; several claims may have led to one."""
+    found = {}
+    for one in claims:
+        back = wire.mapping(one.get("return") or {}, "return")
+        if back.get("status") in _COMING_BACK and back.get("subtype") != "low_cost":
+            found[wire.identifier(back.get("id"), "return.id")] = back
+    return list(found.values())
+
+
+def _with_returns(
+    status: SaleStatus, lines: tuple[ChannelLine, ...], returns: Sequence[Mapping[str, Any]], external_id: str
+) -> tuple[SaleStatus, tuple[ChannelLine, ...]]:
+    """Status and lines with what returns say; an order is returned once all of it is in the seller's hands."""
+    units: Counter[str] = Counter()
+    for back in returns:
+        for row in _rows_of(back):
+            # Units that never arrived at the buyer cannot come back from him.
+            if wire.text(row.get("order_id")) == external_id and row.get("context_type") != "incomplete":
+                variation = wire.text(row.get("variation_id"))
+                advert = wire.identifier(row.get("item_id"), "return.orders.item_id")
+                quantity = _units(row.get("return_quantity"))
+                units[f"{advert}:{variation}" if variation else advert] += quantity
+    told = []
+    for line in lines:
+        returned = min(units[line.item], line.quantity - line.cancelled)
+        units[line.item] -= returned
+        told.append(replace(line, returned=returned) if returned else line)
+    whole = bool(returns) and all(line.cancelled + line.returned == line.quantity for line in told)
+    if whole and all(back.get("status") == "delivered" for back in returns):
+        status = SaleStatus.RETURNED
+    return status, tuple(told)
+
+
+def _units(value: Any) -> int:
+    """Returns have their quantities as text with a point ("1.0")."""
+    try:
+        number = Decimal(wire.text(value))
+    except ArithmeticError:
+        number = Decimal("NaN")
+    return wire.count(number if number.is_finite() else None, "return_quantity")
 
 
 class _Stock:
@@ -473,12 +611,12 @@ async def _write_product(session: Session, item: str, writes: Sequence[StockWrit
     return [WriteOutcome(WriteStatus.ACCEPTED if write in fresh else WriteStatus.STALE, request_id) for write in writes]
 
 
-def _version(order: Mapping[str, Any], shipment: Mapping[str, Any]) -> str:
+def _version(order: Mapping[str, Any], shipment: Mapping[str, Any], claims: Sequence[Mapping[str, Any]]) -> str:
+    """The newest change of what is read together. Not of the deadline, which is not read of every order."""
     changed = next((order[name] for name in ("last_updated", "date_closed", "date_created") if order.get(name)), None)
-    moments = [wire.moment(changed, "last_updated")]
-    if shipment.get("last_updated"):
-        moments.append(wire.moment(shipment["last_updated"], "shipment.last_updated"))
-    return wire.version_of(max(moments))
+    parts = [wire.mapping(one.get(name) or {}, name) for one in claims for name in ("claim", "return")]
+    changes = [part["last_updated"] for part in (shipment, *parts) if part.get("last_updated")]
+    return wire.version_of(max(wire.moment(one, "last_updated") for one in (changed, *changes)))
 
 
 def _status(order: str, shipment: str) -> SaleStatus:

@@ -2,7 +2,9 @@
 
 Sources: SkyHub API guides "Queues", "Order integration", "Limite de requisições", "Multi-CD".
 An order is queued when it is new and unpaid, so that stock is reserved before the payment, and at each later state.
-Orders have no version: their order of arrival and the rank of their states decide.
+Orders have no version: their order of arrival and the rank of their states decide. When one has to be sent is in
+`expedition_limit_date`, a field that clients of the API read and its guides do not describe; an order without it has
+what `estimated_delivery` promises its buyer, and setting `transit_days`.
 """
 
 import json
@@ -103,7 +105,7 @@ class Skyhub:
             "order_cancel": _FAST,
         },
         credentials=("user_email", "api_key", "accountmanager_key"),
-        settings=("store", "unpaid_deadline_h"),
+        settings=("store", "unpaid_deadline_h", "transit_days"),
         reports=frozenset({"invoice", "shipment", "delivery", "cancel"}),
     )
 
@@ -141,6 +143,8 @@ class Skyhub:
             buyer_id=wire.text(customer.get("vat_number")),
             buyer=_buyer(order, customer),
             unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
+            ship_by=_moment(order, "expedition_limit_date"),
+            deliver_by=_moment(order, "estimated_delivery"),
             told=_TOLD.get(kind, frozenset()),
         )
 
@@ -319,6 +323,10 @@ async def _tell(session: Session, order: Told, what: str, body: Mapping[str, Any
     request = _request(session, "POST", path, {"status": _STATUS_TOLD[what], **body})
     response = await wire.send(session, f"order_{what}", request, writes=True)
     return str(response.headers.get("x-request-id", ""))
+
+
+def _moment(order: Mapping[str, Any], field: str) -> datetime | None:
+    return wire.moment(order[field], field) if order.get(field) else None
 
 
 def _code(body: bytes) -> str:

@@ -5,6 +5,9 @@ reservation works". VTEX reserves the units of open orders itself, so it is told
 still reserves. It never takes units out by itself: once an order is in handling, its reservation is forgotten at the
 next number that is dated after that (`dateUtcOnBalanceSystem`). Hence such units are no part of the total any more
 (`ChannelOrder.released_at`), and a number is dated by the newest handling that it knows of (`StockWrite.as_of`).
+
+VTEX knows when an order is to arrive (`shippingEstimateDate`), not when it has to leave: setting `transit_days` says
+how long its carriers take.
 """
 
 import hashlib
@@ -121,7 +124,7 @@ class Vtex:
             "other": Limit(5.0, 5.0),
         },
         credentials=("app_key", "app_token"),
-        settings=("warehouse_id", "unpaid_deadline_h", *_DEFAULTS),
+        settings=("warehouse_id", "unpaid_deadline_h", "transit_days", *_DEFAULTS),
         hook=True,
         credentials_drawn=("hook_secret",),
         fetch_parallel=4,
@@ -163,6 +166,7 @@ class Vtex:
         changed_at = wire.moment(order.get("lastChange"), "lastChange")
         shipping = wire.mapping(order.get("shippingData") or {}, "shippingData")
         logistics = wire.objects(shipping.get("logisticsInfo"), "logisticsInfo")
+        promised = [one["shippingEstimateDate"] for one in logistics if one.get("shippingEstimateDate")]
         client = wire.mapping(order.get("clientProfileData") or {}, "clientProfileData")
         return ChannelOrder(
             external_id=wire.identifier(order.get("orderId"), "orderId"),
@@ -182,6 +186,7 @@ class Vtex:
             buyer_id=wire.text(client.get("userProfileId")),
             buyer=_buyer(client, shipping),
             unresolved=("status",) if status is SaleStatus.UNKNOWN else (),
+            deliver_by=min((wire.moment(one, "shippingEstimateDate") for one in promised), default=None),
             told=_told(status, packages),
             released_at=changed_at if name in _RELEASED else None,
         )

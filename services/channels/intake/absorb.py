@@ -219,9 +219,11 @@ async def _resolve(tx: Transaction, reads: Sequence[Read]) -> list[Read]:
 
 
 def to_order(entry: Open, body: bytes) -> ChannelOrder:
-    """Map a body, with the deadline that this connection gives to unpaid orders. Raises `ValueError`."""
-    hours = entry.connection.settings.get("unpaid_deadline_h", entry.connector.traits.unpaid_deadline_h)
+    """Map a body, with the deadlines that this connection gives to payments and to parcels. Raises `ValueError`."""
+    settings = entry.connection.settings
+    hours = settings.get("unpaid_deadline_h", entry.connector.traits.unpaid_deadline_h)
     order = domain.with_deadline(entry.connector.to_order(body), int(hours))
+    order = domain.with_ship_by(order, int(settings["transit_days"]) if "transit_days" in settings else None)
     if len({line.line_id for line in order.lines}) < len(order.lines):
         raise ValueError("two lines of the order have one id: nobody could tell what becomes of which")
     return order

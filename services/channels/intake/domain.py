@@ -96,6 +96,13 @@ def with_deadline(order: ChannelOrder, hours: int) -> ChannelOrder:
     return replace(order, payment_due=order.sold_at + timedelta(hours=hours))
 
 
+def with_ship_by(order: ChannelOrder, transit_days: int | None) -> ChannelOrder:
+    """When an order has to leave whose channel says only when it is to arrive: so many days before."""
+    if order.ship_by or order.deliver_by is None or transit_days is None:
+        return order
+    return replace(order, ship_by=order.deliver_by - timedelta(days=transit_days))
+
+
 def without_person(order: ChannelOrder) -> ChannelOrder:
     """The order as it may be kept: nothing about the buyer, no token to pay with, nor what we told the channel."""
     checkout = order.checkout.model_copy(update={"token": ""}) if order.checkout else None

@@ -39,12 +39,14 @@ class Case:
     """A connector in the suite. `told` is what the sandbox answers when a shop is made.
 
     `limits` take the sandbox's limits, and settings `limit.*` the connector's, out of the way. `unknown` makes an
-    order's body one in a state that nobody documents; `sees_part_refunds` says that an order tells of returned units.
+    order's body one in a state that nobody documents; `sees_part_refunds` says that an order tells of returned units,
+    `says_ship_by` that it tells by when it has to leave.
     """
 
     connector: str
     unknown: Callable[[dict[str, Any]], Any]
     sees_part_refunds: bool
+    says_ship_by: bool = False
     limits: Mapping[str, float] = field(default_factory=dict)
     shop: Mapping[str, Any] = field(default_factory=dict)
     settings: Callable[[dict[str, Any]], Mapping[str, str]] = _same

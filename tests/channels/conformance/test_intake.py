@@ -49,7 +49,10 @@ def _put(value: Any, path: Sequence[Any], junk: Any) -> Any:
 @pytest.mark.asyncio
 async def test_junk_in_an_order_is_read_or_refused_by_its_name(seller: Account) -> None:
     await seller.put(A=9)
-    real = json.loads(await seller.body(await seller.sell(A=2)))
+    external_id = await seller.sell(A=2)
+    if seller.case.sees_part_refunds:
+        await seller.refund(external_id, A=1)
+    real = json.loads(await seller.body(external_id))
     places = _places(real)
 
     def read(body: bytes) -> None:
@@ -111,6 +114,19 @@ async def test_units_given_back_are_told_by_line(seller: Account) -> None:
     await seller.refund(external_id, A=1)
     (line,) = (await seller.order(external_id)).lines
     assert (line.quantity, line.cancelled + line.returned) == (3, 1)
+
+
+@pytest.mark.asyncio
+async def test_a_paid_order_tells_by_when_it_has_to_leave(seller: Account) -> None:
+    if not seller.case.says_ship_by:
+        pytest.skip(f"orders of {seller.traits.connector} do not tell when they have to leave")
+    await seller.put(A=9)
+    external_id = await seller.sell(A=1)
+    order = await seller.order(external_id)
+    assert order.ship_by is not None
+    assert order.ship_by > order.sold_at
+    await seller.receive()
+    assert (await seller.sale(external_id))["ship_by"] == order.ship_by.isoformat().replace("+00:00", "Z")
 
 
 @pytest.mark.asyncio

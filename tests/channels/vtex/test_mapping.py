@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -20,6 +22,7 @@ from services.channels.connectors.connector import (
     Unreachable,
     WriteStatus,
 )
+from services.channels.intake import domain
 from tests.channels.test_connectors import Free
 from tests.channels.vtex.conftest import VTEX
 from tests.sandbox import vtex_specs
@@ -249,3 +252,13 @@ async def test_what_was_accepted_before_a_call_was_refused_is_known_as_such() ->
         (WriteStatus.BUSY, 60),
         (WriteStatus.BUSY, 60),
     ]
+
+
+def test_an_order_that_is_promised_leaves_as_many_days_before_as_its_carriers_take() -> None:
+    promised = [{"selectedSla": "Normal", "shippingEstimateDate": f"2026-01-{day}T12:00:00+00:00"} for day in (12, 10)]
+    found = mapped(shippingData={"logisticsInfo": promised})
+    assert found.ship_by is None
+    assert domain.with_ship_by(found, None).ship_by is None
+    assert domain.with_ship_by(found, 3).ship_by == datetime(2026, 1, 7, 12, tzinfo=UTC)
+    said = datetime(2026, 1, 5, tzinfo=UTC)
+    assert domain.with_ship_by(replace(found, ship_by=said), 3).ship_by == said

@@ -16,6 +16,7 @@ CASE = Case(
     connector="skyhub",
     unknown=_unknown,
     sees_part_refunds=False,
+    says_ship_by=True,
     limits={f"skyhub_{name}_per_s": 1000 for name in _LIMITS},
     shop={"queue_redelivery_ms": 1},
     settings=lambda told: {"store": told["locations"][0], "limit.order_read": "1000/1000"},
