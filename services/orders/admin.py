@@ -26,7 +26,8 @@ ALERTS = {
     "short": "stock is missing; receive stock, move it from another pool, or answer `cancel`",
     "silent": "inventory has not answered; the demand is sent again, see whether inventory runs",
     "invoice": "the order is paid and waits for its invoice; give it with `saldo order invoice`",
-    "cancel_invoice": "the order was cancelled after its invoice was issued; cancel the invoice",
+    "cancel_invoice": "the order was cancelled after its invoice was issued; cancel the NF-e at the tax authority by "
+    "`due_at`, then answer `invoice_cancelled`",
     "shipping": "a parcel is not packed or not collected in time; see `saldo parcel list`",
     "lost": "a parcel is not delivered; ask the carrier and answer `delivered` or `lost`",
     "compensate": "a parcel is not stopped or money not given back; it is asked for again, answer `refund` once done",
@@ -47,7 +48,7 @@ class Answer(BaseModel):
 def admin_router(pool: Callable[[], asyncpg.Pool], opens: Opens, settings: OrdersSettings) -> APIRouter:
     """The routes of orders under `/admin`, reading from the pool that `pool` gives, writing in what `opens` opens."""
     router = APIRouter()
-    _add_questions(router, pool)
+    _add_questions(router, pool, settings)
 
     @router.post("/orders/{order_id}/answer")
     async def answer(tenant: str, order_id: str, given: Answer) -> dict[str, Any]:
@@ -56,20 +57,25 @@ def admin_router(pool: Callable[[], asyncpg.Pool], opens: Opens, settings: Order
             row = await store.lock_order(tx.connection, tenant, order_id)
             if row is None:
                 raise HTTPException(404, f"no order {order_id}: give an order id")
-            stage = stage_of(store.read(row))
-            if given.answer not in STAGES[stage].answers:
-                known = " or ".join(STAGES[stage].answers) or "nothing"
-                waits_for = STAGES[stage].waits_for
+            found = store.read(row)
+            answers, waits_for = story.answers(found), STAGES[stage_of(found)].waits_for
+            if given.answer not in answers:
+                known = " or ".join(answers) or "nothing"
                 raise HTTPException(409, f"the order waits for {waits_for}: it takes {known}, not {given.answer}")
             await decide_locked(tx, settings, [row], PersonSaid(given.answer))
         async with pool().acquire() as connection:
             [row] = await store.find_orders(connection, tenant, order_id, None)
-        return _shown(row) | story.process(store.read(row))
+        return _shown(row) | story.process(store.read(row), settings.lengths)
 
     return router
 
 
-def _add_questions(router: APIRouter, pool: Callable[[], asyncpg.Pool]) -> None:
+def _what(kind: str, *, overdue: bool) -> str:
+    late = "its term is over: the NF-e needs another one that undoes it (estorno); then answer `invoice_cancelled`"
+    return late if kind == "cancel_invoice" and overdue else ALERTS[kind]
+
+
+def _add_questions(router: APIRouter, pool: Callable[[], asyncpg.Pool], settings: OrdersSettings) -> None:
 
     @router.get("/orders")
     async def orders(
@@ -109,7 +115,7 @@ def _add_questions(router: APIRouter, pool: Callable[[], asyncpg.Pool]) -> None:
             raise HTTPException(409, f"{identity} exists on several connections: add connection_id, one of {found}")
         async with pool().acquire() as connection:
             told = await store.read_story(connection, tenant, rows[0]["order_id"])
-        whole = _shown(rows[0]) | story.process(store.read(rows[0]))
+        whole = _shown(rows[0]) | story.process(store.read(rows[0]), settings.lengths)
         return whole | {"deadline_at": rows[0]["deadline_at"], "story": story.steps(rows[0], told)}
 
     @router.get("/alerts")
@@ -117,7 +123,7 @@ def _add_questions(router: APIRouter, pool: Callable[[], asyncpg.Pool]) -> None:
         """What a person should look at, newest first, each with what to do."""
         async with pool().acquire() as connection:
             rows = await store.list_alerts(connection, tenant, limit)
-        return {"alerts": [dict(row) | {"what": ALERTS[row["kind"]]} for row in rows]}
+        return {"alerts": [dict(row) | {"what": _what(row["kind"], overdue=row["overdue"])} for row in rows]}
 
 
 def _empty_summary() -> dict[str, Any]:

@@ -26,7 +26,7 @@ async def watch(service: Service, *, settings: OrdersSettings) -> None:
     """Look at the deadlines for ever, a page a transaction, pausing when there is nothing left to do."""
     while True:
         most = 0
-        for look in (ask_again, close_finished, go_on, find_silent, find_waiting):
+        for look in (ask_again, close_finished, go_on, find_silent, find_waiting, remind):
             async with service.transaction() as tx:
                 most = max(most, await look(tx, settings))
         if most < settings.page:
@@ -44,7 +44,8 @@ async def ask_again(tx: Transaction, settings: OrdersSettings) -> int:
         )
         tx.publish(command, tenant=row["tenant"], cause=_cause(row))
     if rows:
-        await store.raise_alerts(tx.connection, [(row["tenant"], row["order_id"], "payment") for row in rows], tx.now)
+        raised = [(row["tenant"], row["order_id"], "payment", None) for row in rows]
+        await store.raise_alerts(tx.connection, raised, tx.now)
     return len(rows)
 
 
@@ -70,6 +71,11 @@ async def find_silent(tx: Transaction, settings: OrdersSettings) -> int:
 async def find_waiting(tx: Transaction, settings: OrdersSettings) -> int:
     """Give a deadline to orders that were confirmed on their usual way and are still there; returns how many."""
     return await _look_through(tx, settings, "confirmed", settings.lengths["usual_s"])
+
+
+async def remind(tx: Transaction, settings: OrdersSettings) -> int:
+    """Raise alerts once more whose term is over; returns how many."""
+    return await store.repeat_overdue(tx.connection, tx.now, settings.page)
 
 
 async def _look_through(tx: Transaction, settings: OrdersSettings, state: str, age: timedelta) -> int:

@@ -1,6 +1,7 @@
 """What orders does with what it hears: gather, decide in order of arrival, apply."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -116,7 +117,7 @@ async def save(
         stood, stands = alerts(was) if was else NO_ALERTS, alerts(order)
         # What has lasted another round is raised once more.
         again = stands if was and order.process.rounds > was.process.rounds else stands - stood
-        raised += [(*key, kind) for kind in sorted(again)]
+        raised += [(*key, kind, _due_at(order, kind, settings)) for kind in sorted(again)]
         cleared += [(*key, kind) for kind in sorted(stood - stands)]
         if was and _awaits_payment(was) and not _awaits_payment(order):
             cleared.append((*key, "payment"))
@@ -125,6 +126,13 @@ async def save(
     if cleared:
         await store.clear_alerts(tx.connection, cleared)
     return written
+
+
+def _due_at(order: Order, kind: str, settings: OrdersSettings) -> datetime | None:
+    """Until when a person has time for what an alert asks, where that is not the process's own clock."""
+    if kind != "cancel_invoice" or order.process.invoice is None:
+        return None
+    return order.process.invoice.issued_at + settings.lengths["invoice_cancel_h"]
 
 
 def _awaits_payment(order: Order) -> bool:

@@ -553,6 +553,21 @@ def _reason(stage: str) -> str:
     return "sold_out" if stage == "short" else "person"
 
 
+INVOICE_CANCELLED: Final = "invoice_cancelled"
+"""A person's answer where an order was cancelled that has an invoice: that is cancelled now as well."""
+
+
+def invoice_to_cancel(process: Process, *, cancelled: bool) -> Invoice | None:
+    """The invoice of a cancelled order of which nothing left, until a person says that it is cancelled too.
+
+    Only a person can: at the tax authority, within 24 hours of its issue (Ajuste SINIEF 7/2005, clause 12) and before
+    the goods move. Later it takes another invoice that undoes it.
+    """
+    gone = any(one.dispatched_at for one in process.parcels)
+    done = any(answer == INVOICE_CANCELLED for _, answer in process.answers)
+    return process.invoice if cancelled and not gone and not done else None
+
+
 def concerns(process: Process, *, cancelled: bool) -> set[str]:
     """What a person should look at because of the process: kinds of alerts."""
     kinds: set[str] = set()
@@ -566,7 +581,7 @@ def concerns(process: Process, *, cancelled: bool) -> set[str]:
         kinds.add("lost")
     if any(one.open and one.reason for one in process.parcels):
         kinds.add("shipping")
-    if cancelled and process.invoice and not any(one.dispatched_at for one in process.parcels):
+    if invoice_to_cancel(process, cancelled=cancelled):
         kinds.add("cancel_invoice")
     if process.refused:
         kinds.add("telling")

@@ -43,6 +43,9 @@ class OrdersSettings(BaseSettings):
         default="wait", description="What becomes of a marketplace's order whose stock does not come."
     )
     invoice_h: float = Field(default=24, gt=0, description="An invoice is missing for this long: a person is told.")
+    invoice_cancel_h: float = Field(
+        default=24, gt=0, description="From an invoice's issue: so long the law lets it be cancelled."
+    )
     ship_margin_h: float = Field(
         default=4, gt=0, description="So long before the order must ship a missing invoice is told of at the latest."
     )

@@ -155,17 +155,35 @@ async def update_orders(
     )
 
 
-async def raise_alerts(connection: Connection, alerts: Iterable[tuple[str, str, str]], now: datetime) -> None:
-    """Raise (tenant, order id, kind), or count one more where it stands already."""
+async def raise_alerts(
+    connection: Connection, alerts: Iterable[tuple[str, str, str, datetime | None]], now: datetime
+) -> None:
+    """Raise (tenant, order id, kind, what is due when), or count one more where it stands already."""
     await connection.execute(
         """
-        INSERT INTO alerts (tenant, order_id, kind, raised_at, repeated_at)
-        SELECT *, $4, $4 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[])
+        INSERT INTO alerts (tenant, order_id, kind, due_at, raised_at, repeated_at)
+        SELECT *, $5, $5 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::timestamptz[])
         ON CONFLICT (tenant, order_id, kind) DO UPDATE SET repeated_at = excluded.repeated_at, times = alerts.times + 1
         """,
-        *columns(alerts, 3),
+        *columns(alerts, 4),
         now,
     )
+
+
+async def repeat_overdue(connection: Connection, now: datetime, limit: int) -> int:
+    """Count alerts once more whose time ran out; returns how many."""
+    rows = await connection.fetch(
+        """
+        UPDATE alerts SET repeated_at = $1, times = times + 1, overdue = true
+        WHERE (tenant, order_id, kind) IN (
+            SELECT tenant, order_id, kind FROM alerts WHERE due_at <= $1 AND NOT overdue
+            ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ) RETURNING kind
+        """,
+        now,
+        limit,
+    )
+    return len(rows)
 
 
 async def clear_alerts(connection: Connection, alerts: Iterable[tuple[str, str, str]]) -> None:
@@ -384,7 +402,7 @@ async def list_alerts(connection: Connection, tenant: str, limit: int) -> list[a
     """What a person should look at, newest first."""
     return await connection.fetch(
         """
-        SELECT kind, order_id, connection_id, external_id, raised_at, repeated_at, times
+        SELECT kind, order_id, connection_id, external_id, raised_at, repeated_at, times, due_at, overdue
         FROM alerts JOIN orders USING (tenant, order_id)
         WHERE tenant = $1 ORDER BY raised_at DESC, order_id, kind LIMIT $2
         """,

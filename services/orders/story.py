@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 
+from contracts.channels.v1 import SaleStatus
 from services.orders import store
-from services.orders.domain import stage_of
+from services.orders.domain import alerts, stage_of
 from services.orders.order import Order
-from services.orders.process import STAGES
+from services.orders.process import INVOICE_CANCELLED, STAGES, invoice_to_cancel
 from services.orders.standing import owed
 
 
@@ -47,21 +48,34 @@ def _step(at: datetime, what: str, detail: Mapping[str, Any], traceparent: str) 
     return {"at": at, "service": "orders", "what": what, "detail": detail, "trace": parts[1] if len(parts) > 1 else ""}
 
 
-def process(order: Order) -> dict[str, Any]:
-    """What an order owes, what it waits for and who may answer, its payments, invoice and parcels."""
+def answers(order: Order) -> list[str]:
+    """What a person may say to the order now."""
+    standing = alerts(order)
+    more = [INVOICE_CANCELLED] if "cancel_invoice" in standing else []
+    return [*STAGES[stage_of(order)].answers, *more]
+
+
+def process(order: Order, lengths: Mapping[str, timedelta]) -> dict[str, Any]:
+    """What an order owes, what it waits for and who may answer, its payments, invoice and parcels.
+
+    `cancel_invoice_by` is until when the invoice of a cancelled order can be cancelled, null where none is to be.
+    `lengths` are durations by the name of their setting.
+    """
     known = order.process
     stage = stage_of(order)
     row = STAGES[stage]
     invoice = known.invoice
+    undone = invoice_to_cancel(known, cancelled=order.status is SaleStatus.CANCELLED)
     return {
         "due_minor": owed(order),
         "currency": order.sale.currency,
         "stage": stage,
         "waits_for": row.waits_for,
         "rounds": known.rounds,
-        "answers": list(row.answers),
+        "answers": answers(order),
         "cancel": known.cancel or None,
         "invoice_key": invoice.invoice_key if invoice else None,
+        "cancel_invoice_by": undone.issued_at + lengths["invoice_cancel_h"] if undone else None,
         "payments": [
             {
                 "payment_id": payment.payment_id,

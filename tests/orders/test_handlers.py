@@ -20,6 +20,7 @@ from contracts.channels.v1 import (
 )
 from contracts.envelope import Envelope, Message
 from contracts.fulfillment.v1 import (
+    CancelShipment,
     LabelCreated,
     PrepareShipment,
     ShipmentCancelled,
@@ -31,11 +32,11 @@ from contracts.inventory.v1 import DemandMet, HoldExpired, OrderDemand
 from contracts.payments.v1 import AuthorizePayment, PaymentCaptured, PaymentMethod
 from services.bus import Received, Transaction
 from services.bus.work import SESSION
-from services.orders import store
-from services.orders.deadlines import ask_again, close_finished, find_silent, find_waiting, go_on
+from services.orders import store, story
+from services.orders.deadlines import ask_again, close_finished, decide_locked, find_silent, find_waiting, go_on, remind
 from services.orders.handlers import advance, know_connections
 from services.orders.order import Cancelled, Closed, Confirmed, Shipped
-from services.orders.process import NOTHING
+from services.orders.process import NOTHING, PersonSaid
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
 from services.orders.standing import standing
@@ -551,6 +552,36 @@ async def test_a_confirmed_order_without_invoice_gets_its_deadline_and_then_a_pe
     await look(connection, go_on, due + SETTINGS.lengths["invoice_h"])
     [alert] = await store.list_alerts(connection, "acme", 10)
     assert (alert["kind"], alert["times"]) == ("invoice", 2)
+
+
+@pytest.mark.asyncio
+async def test_an_invoice_to_cancel_has_a_term(connection: Connection) -> None:
+    [demand, *_] = await hear(connection, sale())
+    assert isinstance(demand, OrderDemand)
+    await hear(connection, answer(demand))
+    await hear(connection, invoice())
+    [parcel] = [one for one in await hear(connection, sale(2, SaleStatus.CANCELLED)) if isinstance(one, CancelShipment)]
+    [alert] = await store.list_alerts(connection, "acme", 10)
+    due = invoice().issued_at + timedelta(hours=24)
+    assert (alert["kind"], alert["due_at"], alert["overdue"], parcel.order_id) == (
+        "cancel_invoice", due, False, "order-a",
+    )  # fmt: skip
+    [row] = await store.find_orders(connection, "acme", "order-a", None)
+    told = story.process(store.read(row), SETTINGS.lengths)
+    assert (told["cancel_invoice_by"], told["answers"][-1]) == (due, "invoice_cancelled")
+
+    for _ in range(2):
+        await look(connection, remind, due)
+        [alert] = await store.list_alerts(connection, "acme", 10)
+        assert (alert["times"], alert["overdue"]) == (2, True)
+
+    row = await store.lock_order(connection, "acme", "order-a")
+    assert row is not None
+    await decide_locked(opened(connection, due), SETTINGS, [row], PersonSaid("invoice_cancelled"))
+    assert await store.list_alerts(connection, "acme", 10) == []
+    [row] = await store.find_orders(connection, "acme", "order-a", None)
+    told = story.process(store.read(row), SETTINGS.lengths)
+    assert (told["cancel_invoice_by"], "invoice_cancelled" in told["answers"]) == (None, False)
 
 
 @pytest.mark.asyncio

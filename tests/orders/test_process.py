@@ -273,6 +273,10 @@ def test_a_cancel_gives_stock_back_only_once_the_parcel_is_stopped() -> None:
     assert life.told()[-2:] == ["OrderCancelling", "OrderCancelled"]
     assert alerts(life.now) == {"cancel_invoice"}
 
+    life.hear(PersonSaid("invoice_cancelled"))
+
+    assert (life.state, alerts(life.now)) == ("cancelled", frozenset())
+
 
 def test_a_channel_that_cancelled_is_told_nothing_any_more() -> None:
     life = Life().hear(sale(), sale(2, SaleStatus.CANCELLED), invoice())
