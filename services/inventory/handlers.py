@@ -221,6 +221,9 @@ async def apply(tx: Transaction, gathered: Gathered, causes: Sequence[Cause]) ->
                 await asyncio.sleep(0)
     finally:
         await writing
+    for order in gathered.orders.values():
+        # An order and its lines hold each other. Parted, they go with the batch and leave the collector nothing to find.
+        order.lines.clear()
 
 
 def _told(

@@ -1,6 +1,7 @@
 """Handlers on a real PostgreSQL: what a batch leaves behind, what it tells, and what the tables refuse."""
 
 import asyncio
+import gc
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +27,7 @@ from contracts.inventory.v1 import (
 from services.inventory import handlers, queries, store
 from services.inventory.announce import CAUSES_MAX, announce_items, announce_levels
 from services.inventory.handlers import allocate, know_connections
+from services.inventory.ledger import Line
 from tests.inventory.given import NOW, ask, command, demand, expire_due, furnish, line, opened, received
 
 Connection = asyncpg.Connection
@@ -69,6 +71,18 @@ async def test_one_level_per_sku_and_batch_with_every_cause(connection: Connecti
     assert (len(level.causes), level.causes_omitted) == (CAUSES_MAX, 5)
     assert level.oldest_sold_at == orders[0].sold_at
     assert (len(of(DemandMet, told)), len(of(DemandShort, told))) == (2, len(orders) - 2)
+
+
+@pytest.mark.asyncio
+async def test_a_batch_leaves_the_collector_nothing_to_find(connection: Connection) -> None:
+    await furnish(connection, {"MUG": 5})
+    gc.disable()
+    try:
+        await ask(connection, demand("a", line(ordered=2)), demand("b", line(ordered=9)))
+        await ask(connection, demand("b", line(ordered=1), revision=2))
+        assert [one for one in gc.get_objects() if isinstance(one, Line)] == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.asyncio
