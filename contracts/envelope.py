@@ -24,6 +24,7 @@ TENANT_LENGTH_MAX = 32
 TIME_LENGTH_MAX = 40
 
 SPEC_VERSION = "1.0"
+CONTENT_TYPE = "application/json"
 
 HEADERS = (
     "ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time", "ce_subject", "ce_tenant", "ce_correlationid",
@@ -77,8 +78,8 @@ Revision = Annotated[int, Field(ge=1)]
 """Grows with every command about one aggregate. The highest alone says all; a lower or equal one changes nothing."""
 
 
-@lru_cache(maxsize=16)  # A transaction has one time, its messages are many.
-def _rfc3339(time: datetime) -> str:
+def rfc3339(time: datetime) -> str:
+    """The text of a moment in UTC."""
     return time.isoformat().replace("+00:00", "Z")
 
 
@@ -137,8 +138,8 @@ class Envelope(NamedTuple):
     def values(self) -> tuple[str, ...]:
         """The text of every header in the order of `HEADERS`; of an absent one it is empty."""
         return (
-            SPEC_VERSION, self.id, self.type, self.source, _rfc3339(self.time), self.subject, self.tenant,
-            self.correlation_id, self.causation_id, self.traceparent, "application/json",
+            SPEC_VERSION, self.id, self.type, self.source, rfc3339(self.time), self.subject, self.tenant,
+            self.correlation_id, self.causation_id, self.traceparent, CONTENT_TYPE,
         )  # fmt: skip
 
     @classmethod

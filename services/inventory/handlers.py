@@ -222,7 +222,7 @@ async def apply(tx: Transaction, gathered: Gathered, causes: Sequence[Cause]) ->
     finally:
         await writing
     for order in gathered.orders.values():
-        # An order and its lines hold each other. Parted, they go with the batch and leave the collector nothing to find.
+        # An order and its lines hold each other. Parted, they go with the batch: the collector has nothing to find.
         order.lines.clear()
 
 

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 
-from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
+from contracts.channels.v1 import SaleLine, SaleStatus
 from contracts.inventory.v1 import (
     AccountState,
     DemandLine,
@@ -12,9 +11,7 @@ from contracts.inventory.v1 import (
     ReturnedQuantity,
     ShippedQuantity,
 )
-from services.orders.order import (
-    Order,
-)
+from services.orders.order import Order
 from services.orders.process import (
     came_back,
     departed,
@@ -30,36 +27,41 @@ from services.orders.wanted import US
 
 def demand_of(order: Order, *, again: bool) -> OrderDemand | None:
     """The order's demand at a new revision, or None where it asks for what it asked for before."""
-    sale, known = order.sale, order.demand
-    asked = _asked(order, {})
-    if not asked:
+    known, demand = order.demand, _demand(order, {})
+    if not demand.lines:
         return None
-    hold_until = sale.checkout.hold_until if sale.checkout and not order.paid else None
-    if known and not again and asked == known.lines and _terms(sale, hold_until) == _terms(known, known.hold_until):
+    if known and not again and demand.lines == known.lines and _terms(demand) == _terms(known):
         # Goods leave only once inventory has answered what else there was to ask: before that, the answer's
         # reservations are those of another demand.
-        asked = _asked(order, shippable(order)) if order.settled and left_by_word(order) else asked
-        if asked == known.lines:
+        demand = _demand(order, shippable(order)) if order.settled and left_by_word(order) else demand
+        if demand.lines == known.lines:
             return None
-    return OrderDemand(
-        order_id=sale.order_id,
-        revision=known.revision + 1 if known else 1,
-        sale_revision=sale.revision,
-        connection_id=sale.connection_id,
-        pool=sale.pool,
-        shortfall_policy=sale.shortfall_policy,
-        all_or_nothing=sale.all_or_nothing,
-        hold_until=hold_until,
-        sold_at=sale.sold_at,
-        received_at=sale.received_at,
-        lines=asked,
+    return demand
+
+
+def _demand(order: Order, ship: Mapping[str, Mapping[str, int]]) -> OrderDemand:
+    """What the order asks for in all at its next revision, if `ship` (location → units, per line) leaves now."""
+    sale, known = order.sale, order.demand
+    return OrderDemand.of(
+        {
+            "order_id": sale.order_id,
+            "revision": known.revision + 1 if known else 1,
+            "sale_revision": sale.revision,
+            "connection_id": sale.connection_id,
+            "pool": sale.pool,
+            "shortfall_policy": sale.shortfall_policy,
+            "all_or_nothing": sale.all_or_nothing,
+            "hold_until": sale.checkout.hold_until if sale.checkout and not order.paid else None,
+            "sold_at": sale.sold_at,
+            "received_at": sale.received_at,
+            "lines": _asked(order, ship),
+        }
     )
 
 
-def _asked(order: Order, ship: Mapping[str, Mapping[str, int]]) -> tuple[DemandLine, ...]:
-    """What every line asks for in all, if `ship` (location → units, per line) leaves now."""
+def _asked(order: Order, ship: Mapping[str, Mapping[str, int]]) -> list[DemandLine | dict[str, object]]:
     before = {line.line_id: line for line in order.demand.lines} if order.demand else {}
-    lines = []
+    lines: list[DemandLine | dict[str, object]] = []
     for line in order.sale.lines:
         told = before.pop(line.line_id, None)
         # A link that was removed does not undo what was asked for while it stood.
@@ -71,27 +73,29 @@ def _asked(order: Order, ship: Mapping[str, Mapping[str, int]]) -> tuple[DemandL
         # Said aloud instead of left out, so that nothing hangs on what a missing line means.
         kept = sum(shipped.quantity for shipped in gone.shipped)
         lines.append(gone.model_copy(update={"cancelled": gone.ordered - kept}))
-    return tuple(lines)
+    return lines
 
 
-def _terms(asked: SaleReported | OrderDemand, hold_until: datetime | None) -> tuple[object, ...]:
-    return asked.pool, asked.shortfall_policy, asked.all_or_nothing, hold_until
+def _terms(demand: OrderDemand) -> tuple[object, ...]:
+    return demand.pool, demand.shortfall_policy, demand.all_or_nothing, demand.hold_until
 
 
 def _demand_line(
     order: Order, line: SaleLine, sku: str, told: DemandLine | None, ship: Mapping[str, int]
-) -> DemandLine:
+) -> dict[str, object]:
+    """The values of a `DemandLine`."""
     # Goods that have left come back as returned, not as cancelled.
     whole = order.status is SaleStatus.CANCELLED and not left_by_word(order)
     cancelled = line.quantity if whole else line.cancelled
     location = None if line.fulfilled_by == US else line.fulfilled_by
     shipped = {was.location: was.quantity for was in told.shipped} if told else {}
     parcels = order.process.parcels
+    asked: dict[str, object] = {
+        "line_id": line.line_id, "sku": sku, "ordered": line.quantity, "cancelled": min(cancelled, line.quantity),
+        "location": location,
+    }  # fmt: skip
     if not shipped and not ship and not parcels:
-        return DemandLine(
-            line_id=line.line_id, sku=sku, ordered=line.quantity, cancelled=min(cancelled, line.quantity),
-            location=location,
-        )  # fmt: skip
+        return asked
     if parcels:
         shipped = _left(shipped, departed(order.process).get(line.line_id, {}), line.quantity)
     left = sum(shipped.values())
@@ -104,15 +108,11 @@ def _demand_line(
         # Nothing of a line is given back while a parcel with it may still leave: inventory says which units it frees,
         # and they might be those in the parcel.
         cancelled = told.cancelled if told else 0
-    return DemandLine(
-        line_id=line.line_id,
-        sku=sku,
-        ordered=line.quantity,
-        cancelled=min(cancelled, line.quantity - left),
-        shipped=tuple(ShippedQuantity(location=at, quantity=units) for at, units in places),
-        returned=_came_back(order, line, places),
-        location=location,
-    )
+    return asked | {
+        "cancelled": min(cancelled, line.quantity - left),
+        "shipped": [ShippedQuantity(location=at, quantity=units) for at, units in places],
+        "returned": _came_back(order, line, places),
+    }
 
 
 def _left(told: Mapping[str, int], parcels: Mapping[str, int], quantity: int) -> dict[str, int]:

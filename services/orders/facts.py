@@ -37,7 +37,7 @@ from services.orders.order import (
 from services.orders.process import (
     STAGES,
 )
-from services.orders.standing import hold, line_told, lines_told, owed, returned_lines, short_lines
+from services.orders.standing import hold, line_values, lines_told, owed, returned_lines, short_lines
 
 
 def facts_of(
@@ -69,7 +69,7 @@ def facts_of(
     if not (before and before.state == state):
         match state:
             case Confirmed() | Invoiced() if not (before and isinstance(before.state, Confirmed | Invoiced | Packed)):
-                facts.append(OrderConfirmed(**head()))
+                facts.append(OrderConfirmed.of(head()))
             case Packed():
                 parcels = after.process.parcels
                 facts.append(OrderPacked(**head(), shipment_ids=tuple(one.shipment_id for one in parcels if one.open)))
@@ -99,17 +99,20 @@ def facts_of(
 
 def _placed(order: Order, head: Mapping[str, Any]) -> OrderPlaced:
     sale = order.sale
-    return OrderPlaced(
-        **head,
-        sold_at=sale.sold_at,
-        customer_ref=sale.customer_ref,
-        paid=order.paid,
-        payment_by=sale.checkout.payment_by if sale.checkout else PaymentCollector.CHANNEL,
-        due_minor=owed(order),
-        currency=sale.currency,
-        total_minor=sale.total_minor,
-        freight_minor=sale.freight_minor,
-        lines=tuple([line_told(line, line.quantity) for line in sale.lines]),
+    # The whole in one validation costs two thirds of one for each part, here and of a demand.
+    return OrderPlaced.of(
+        {
+            **head,
+            "sold_at": sale.sold_at,
+            "customer_ref": sale.customer_ref,
+            "paid": order.paid,
+            "payment_by": sale.checkout.payment_by if sale.checkout else PaymentCollector.CHANNEL,
+            "due_minor": owed(order),
+            "currency": sale.currency,
+            "total_minor": sale.total_minor,
+            "freight_minor": sale.freight_minor,
+            "lines": [line_values(line, line.quantity) for line in sale.lines],
+        }
     )
 
 

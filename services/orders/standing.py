@@ -67,7 +67,7 @@ def returned_lines(order: Order) -> tuple[OrderLine, ...]:
         for line in sale.lines
         if whole or line.returned or received
     ]
-    return tuple([line_told(line, units) for line, units in back if units])
+    return tuple([OrderLine.of(line_values(line, units)) for line, units in back if units])
 
 
 def returned_units(sale: SaleReported, line: SaleLine) -> int:
@@ -193,18 +193,21 @@ def _stands(line: SaleLine, told: DemandLine | None, missing: list[LineOutcome] 
     )
 
 
-def line_told(line: SaleLine, quantity: int) -> OrderLine:
-    return OrderLine(
-        line_id=line.line_id,
-        sku=line.sku,
-        quantity=quantity,
-        unit_price_minor=line.unit_price_minor,
-        discount_minor=line.discount_minor,
-    )
+def line_values(line: SaleLine, quantity: int) -> dict[str, object]:
+    """The values of an `OrderLine` about `quantity` of `line`."""
+    return {
+        "line_id": line.line_id,
+        "sku": line.sku,
+        "quantity": quantity,
+        "unit_price_minor": line.unit_price_minor,
+        "discount_minor": line.discount_minor,
+    }
 
 
 def lines_told(order: Order) -> tuple[OrderLine, ...]:
     """What is still asked for, line by line."""
     return tuple(
-        line_told(line, line.quantity - line.cancelled) for line in order.sale.lines if line.cancelled < line.quantity
+        OrderLine.of(line_values(line, line.quantity - line.cancelled))
+        for line in order.sale.lines
+        if line.cancelled < line.quantity
     )

@@ -42,7 +42,7 @@ async def send_all(
                 subject=entry.aggregate(message), tenant=tenant, correlation_id=correlation_id or command_id,
                 traceparent=f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-0{int(sampled)}",
             )  # fmt: skip
-            [(key, headers, payload)] = unpack(packed([encoded(envelope, message)[1]]))
+            [(key, headers, payload)] = unpack(packed([encoded(envelope.values(), message)[1]]))
             waiting.append(await producer.send(entry.stream.name, value=payload, key=key, headers=headers))
         for acknowledged in waiting:
             await acknowledged

@@ -70,8 +70,8 @@ def test_a_publication_that_no_broker_would_take_is_poison_at_the_insert() -> No
         (envelope(), Deposited(account="a" * RECORD_LIMIT_BYTES, amount=1)),
     ):
         with pytest.raises(Poison):
-            encoded(wrong, message)
-    assert encoded(envelope(), good)[0] == b"acme:a"
+            encoded(wrong.values(), message)
+    assert encoded(envelope().values(), good)[0] == b"acme:a"
 
 
 def test_an_armed_point_ends_the_process_once(tmp_path: Path) -> None:
