@@ -87,14 +87,8 @@ class Outbox:
         A row is a pack: the records of one topic and slot, in order, so that a batch of a thousand costs a few rows.
         """
         if self._packs:
-            await connection.copy_records_to_table(
-                "outbox",
-                records=[
-                    (pack.topic, pack.slot, pack.personal, len(pack.records), packed(pack.records))
-                    for pack in self._packs
-                ],
-                columns=_COLUMNS,
-            )
+            rows = [(one.topic, one.slot, one.personal, len(one.records), packed(one.records)) for one in self._packs]
+            await connection.copy_records_to_table("outbox", records=rows, columns=_COLUMNS)
         return len(self._packs)
 
 

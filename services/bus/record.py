@@ -161,12 +161,12 @@ class Reader:
         if record.value is None:
             return incoming.judged(Verdict.UNREADABLE, "the body is null: streams of facts have no tombstones")
         try:
-            message = found[1](record.value, extra="ignore")
+            message, body = found[1](record.value, extra="ignore"), record.value
             if found[0].upcast:
-                message = self._catalogue.newest(found[0], message)
+                message, body = self._catalogue.newest(found[0], message), b""
         except Exception as failure:  # noqa: BLE001 - whatever the body or an upcaster does, the record must end here
             return incoming.judged(Verdict.UNREADABLE, describe(failure))
-        incoming.received = Received(message, envelope, key)
+        incoming.received = Received(message, envelope, key, body)
         incoming.verdict = Verdict.EVENT
         return incoming
 

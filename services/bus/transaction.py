@@ -28,11 +28,15 @@ class Cause(NamedTuple):
 
 @final
 class Received(NamedTuple, Generic[E_co]):
-    """One event of a batch: its body in the newest major, its envelope, and the key of its record."""
+    """One event of a batch: its message in the newest major, its envelope, and the key of its record.
+
+    `body` is the message's JSON as it came, with what this build does not know; empty where it was lifted.
+    """
 
     message: E_co
     envelope: Envelope
     key: str
+    body: bytes = b""
 
     @property
     def cause(self) -> Cause:

@@ -6,7 +6,7 @@ once stock is there, of money, invoice and parcels, is its process (`process`, `
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, TypeAlias, final
+from typing import Final, NamedTuple, TypeAlias, final
 
 from contracts.channels.v1 import SaleReported, SaleStatus
 from contracts.inventory.v1 import (
@@ -82,8 +82,7 @@ Event: TypeAlias = (
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What an event leads to: the order as it is now, the facts to tell, the demand to send if it changed, and what
     else is asked of others."""
 

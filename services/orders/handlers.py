@@ -31,13 +31,13 @@ async def advance(events: Sequence[Heard], tx: Transaction, *, settings: OrdersS
     keys = {(event.tenant, event.message.order_id) for event in events}
     before = await store.lock_orders(tx.connection, keys, recent.find(keys))
     now = dict(before)
-    begun: dict[Key, str] = {}
+    begun: dict[Key, Heard] = {}
     story: list[Sequence[object]] = []
     for event in events:
         key = (event.tenant, event.message.order_id)
         decision = take(now, key, event.message, event.cause, tx, story)
         if key not in before and decision.order:
-            begun.setdefault(key, event.envelope.traceparent)
+            begun.setdefault(key, event)
         if decision.order and isinstance(event.message, ProgressAccepted | ProgressRefused):
             story.append(_told(key, decision.order, event.message, event.cause, tx))
     stamp = tx.new_id()
@@ -97,11 +97,11 @@ async def save(
     now: Mapping[Key, Order],
     stamp: str,
     settings: OrdersSettings,
-    begun: Mapping[Key, str],
+    begun: Mapping[Key, Heard],
 ) -> dict[Key, Order]:
     """Write what differs between the orders as they were locked and as they are now, and their alerts; returns it.
 
-    `stamp` marks the rows written here; no other write may ever have it. `begun` is the trace context of new ones.
+    `stamp` marks the rows written here; no other write may ever have it. `begun` is what new ones began with.
     """
     new = {key: order for key, order in now.items() if key not in before}
     changed = {key: order for key, order in now.items() if key in before and order is not before[key]}

@@ -172,9 +172,10 @@ class Answer:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order:
-    """All that is known about an order.
+    """All that is known about an order. Nobody changes one in place: what has changed is a copy, and the one it was
+    made from stays as it was. Not frozen, because that makes a copy five times as dear, and every sale needs five.
 
     `status` is the sale's word as far as it has one: `cancelled` where every line or the process is, and whether it is
     paid as the gateway says, where we take the money. `paid` stands until a channel says otherwise, `left` for good;
@@ -197,7 +198,7 @@ class Order:
         """Whether inventory's newest answer is about the newest demand."""
         return self.demand is not None and self.answer is not None and self.answer.revision == self.demand.revision
 
-    # The copies below name every field: `dataclasses.replace` takes five times as long, and every sale needs several.
+    # The copies below name every field: `dataclasses.replace` takes five times as long.
 
     def heard(self, sale: SaleReported, status: SaleStatus, *, paid: bool, left: bool) -> "Order":
         """This order with a newer snapshot of its sale."""

@@ -193,6 +193,18 @@ def _stands(line: SaleLine, told: DemandLine | None, missing: list[LineOutcome] 
     )
 
 
+def units(order: Order) -> tuple[int, int, int, int, int]:
+    """Units of the whole order: ordered, cancelled, reserved, short, open."""
+    ordered = cancelled = reserved = short = still_open = 0
+    for line in standing(order):
+        ordered += line.ordered
+        cancelled += line.cancelled
+        reserved += line.reserved
+        short += line.short
+        still_open += line.open
+    return ordered, cancelled, reserved, short, still_open
+
+
 def line_values(line: SaleLine, quantity: int) -> dict[str, object]:
     """The values of an `OrderLine` about `quantity` of `line`."""
     return {

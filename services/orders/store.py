@@ -2,19 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from operator import attrgetter
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import asyncpg
 from pydantic import TypeAdapter
 
-from contracts.channels.v1 import ConnectionChanged, SaleStatus
+from contracts.channels.v1 import ConnectionChanged, SaleReported, SaleStatus
 from contracts.envelope import Message
-from services.bus import array, columns
+from services.bus import Received, array, columns
 from services.orders.order import Order
 from services.orders.process import NOTHING, Process, deadline
 from services.orders.recent import Key, Known
-from services.orders.standing import standing
+from services.orders.standing import units
 from services.orders.wanted import paid_by_us
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -57,7 +56,11 @@ async def lock_orders(connection: Connection, keys: Iterable[Key], known: Mappin
     return orders
 
 
-_units: Final = attrgetter("ordered", "cancelled", "reserved", "short", "open")
+def _told(sale: SaleReported, began: Received[Any] | None) -> str:
+    """The JSON of a sale: as it came, where it is the one that its order began with."""
+    return began.body.decode() if began and began.body and began.message is sale else _json(sale)
+
+
 _COLUMNS = (
     "tenant", "order_id", "state", "version", "sale_revision", "units_ordered", "units_cancelled", "units_reserved",
     "units_short", "units_open", "payment_due", "sale", "demand", "body", "process", "deadline_at", "changed_at",
@@ -74,7 +77,7 @@ class Written(NamedTuple):
 
 
 def _rows(
-    orders: Mapping[Key, Order], before: Mapping[Key, Order], written: Written, traceparents: Mapping[Key, str]
+    orders: Mapping[Key, Order], before: Mapping[Key, Order], written: Written, begun: Mapping[Key, Received[Any]]
 ) -> list[Sequence[object]]:
     """The rows of `orders`, without the sale, the demand and the process where they are those of `before`: most answers
     change none."""
@@ -83,7 +86,7 @@ def _rows(
     for key, order in orders.items():
         tenant, order_id = key
         sale, demand, process, was = order.sale, order.demand, order.process, before.get(key)
-        units = map(sum, zip(*map(_units, standing(order)), strict=True)) if sale.lines else (0,) * 5
+        began = begun.get(key)
         waits = order.status is SaleStatus.AWAITING_PAYMENT and not paid_by_us(sale)
         rows.append(
             (
@@ -92,9 +95,9 @@ def _rows(
                 order.state.kind,
                 order.version,
                 sale.revision,
-                *units,
+                *units(order),
                 (sale.payment_due or sale.sold_at + lengths["payment_default_h"]) if waits else None,
-                None if was and was.sale is sale else _json(sale),
+                None if was and was.sale is sale else _told(sale, began),
                 None if demand is None or (was and was.demand is demand) else _json(demand),
                 _order.serializer.to_json(order, exclude=_APART).decode(),
                 None
@@ -107,17 +110,18 @@ def _rows(
                 sale.external_id,
                 sale.sold_at,
                 now,
-                traceparents.get(key, ""),
+                began.envelope.traceparent if began else "",
             )
         )
     return rows
 
 
 async def insert_orders(
-    connection: Connection, orders: Mapping[Key, Order], written: Written, traceparents: Mapping[Key, str]
+    connection: Connection, orders: Mapping[Key, Order], written: Written, begun: Mapping[Key, Received[Any]]
 ) -> None:
-    """Write orders heard of for the first time. One that exists after all is a unique violation, never overwritten."""
-    await connection.copy_records_to_table("orders", records=_rows(orders, {}, written, traceparents), columns=_COLUMNS)
+    """Write orders heard of for the first time, `begun` by these events. One that exists after all is a unique
+    violation, never overwritten."""
+    await connection.copy_records_to_table("orders", records=_rows(orders, {}, written, begun), columns=_COLUMNS)
 
 
 async def update_orders(

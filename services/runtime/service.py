@@ -100,7 +100,7 @@ class Service:
 
     def main(self) -> None:
         """Run as a process of its own."""
-        # What a batch makes lives for milliseconds and has no cycles, while code and schemas live for ever: without
+        # What a batch makes lives for milliseconds and leaves no cycles, while code and schemas live for ever: without
         # this, the collector looks at hundreds of thousands of objects several times a batch and finds nothing. What
         # a full batch holds at once must stay below the threshold: then nothing but garbage with cycles reaches it.
         gc.freeze()

@@ -41,6 +41,7 @@ def test_a_good_record_is_an_event_with_its_envelope() -> None:
     assert incoming.verdict is Verdict.EVENT
     assert incoming.received.message == Deposited(account="a", amount=1)
     assert incoming.received.cause.event_id == "e1"
+    assert incoming.received.body == incoming.record.value
     assert incoming.identity == (NOW.date(), "test", "e1")
 
 
@@ -139,6 +140,7 @@ def test_an_older_major_reaches_the_handler_as_the_newest() -> None:
     one = changed(type_name="saldo.vault.opened.v1", value=json.dumps({"account": "a"}).encode())
     incoming = reader.read(Packed(first.name, 0, 0, one.key, one.value, one.headers), NOW)
     assert incoming.received.message == Opened(account="a", currency="BRL")
+    assert incoming.received.body == b""
 
 
 def test_a_model_that_the_stream_does_not_carry_is_refused_at_once() -> None:

@@ -1,5 +1,6 @@
 """Whatever sequence the snapshots of a sale come in, and however often, its order ends the same."""
 
+import copy
 import itertools
 from typing import Any
 
@@ -74,6 +75,20 @@ def test_every_sequence_with_duplicates_ends_the_same(
     shuffled = data.draw(st.permutations(snapshots + again))
 
     assert ending(deliver(shuffled, answered)) == ending(deliver(snapshots, [True]))
+
+
+@given(snapshots=histories())
+def test_an_order_stays_as_it_was_when_what_follows_is_decided(snapshots: list[SaleReported]) -> None:
+    orders = [decide(None, snapshots[0], NOW).order]
+    for snapshot in snapshots[1:]:
+        orders.append(decide(orders[-1], snapshot, NOW).order)
+    orders.append(settle(orders[-1], STOCK))
+    copies = [copy.copy(order) for order in orders]
+    for order, snapshot in zip(orders, reversed(snapshots), strict=False):
+        decide(order, snapshot, NOW)
+        settle(order, STOCK)
+
+    assert orders == copies
 
 
 @given(snapshots=histories())

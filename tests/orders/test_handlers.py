@@ -50,7 +50,7 @@ ids = itertools.count()
 
 def received(message: Any, tenant: str = "acme", number: int = 0) -> Received[Any]:
     envelope = Envelope(f"event-{number}", "", "/test", NOW, "", tenant, getattr(message, "order_id", ""))
-    return Received(message, envelope, f"{tenant}:key")
+    return Received(message, envelope, f"{tenant}:key", message.model_dump_json().encode())
 
 
 def opened(connection: Connection, now: Any = NOW) -> Transaction:
@@ -94,6 +94,21 @@ async def test_a_sale_becomes_an_order_and_its_demand_goes_first(connection: Con
 
     assert [type(message).__name__ for message in published] == ["OrderDemand", "OrderPlaced"]
     assert (await known(connection)).sale == sale()
+
+
+@pytest.mark.asyncio
+async def test_a_sale_is_kept_as_it_came_unless_a_newer_one_came_with_it(connection: Connection) -> None:
+    first, newer = sale(), sale(2, SaleStatus.PAID, line(quantity=3))
+    body = b' {"later": 1,' + first.model_dump_json().encode()[1:]
+    events = [received(first, "acme")._replace(body=body), received(first, "globex"), received(newer, "globex")]
+    tx = opened(connection)
+    async with connection.transaction():
+        await advance(events, tx, settings=SETTINGS, recent=Recent(0))
+
+    [as_came, as_known] = await connection.fetch("SELECT sale FROM orders ORDER BY tenant")
+    assert as_came["sale"] == body.decode()
+    assert as_known["sale"] == newer.model_dump_json()
+    assert (await known(connection)).sale == first
 
 
 @pytest.mark.asyncio
