@@ -27,8 +27,8 @@ from services.channels.shop.listener import shop_loop
 from services.channels.shop.shop import Shop
 from services.channels.stock.handlers import take_items, take_levels
 from services.channels.stock.metrics import StockMetrics
-from services.channels.stock.push import Sender
 from services.channels.stock.reconcile import Reconciler
+from services.channels.stock.sender import Sender
 from services.channels.stock.settings import StockSettings
 from services.runtime import Service
 

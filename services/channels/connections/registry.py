@@ -121,7 +121,8 @@ class Registry:
         async with pool.acquire() as connection:
             rows = [row for row in await store.all_of(connection, None) if row.state is not ConnectionState.DRAFT]
             stale = [row for row in rows if not self._is_current(row)]
-            sealed = await store.sealed_credentials(connection, [row.connection_id for row in stale])
+            keys = [row.connection_id for row in stale]
+            sealed = await store.sealed_credentials(connection, keys) if stale else {}
         wanted = {row.connection_id for row in rows}
         closing = [self._open.pop(key).session for key in list(self._open) if key not in wanted]
         for row in stale:

@@ -152,12 +152,12 @@ class Account:
         while True:
             await self.kit.absorb()
             async with self.kit.service.pool.acquire() as database:
-                wanted = await store.claim_fetch(
-                    database, self.entry.connection.connection_id, self.kit.service.clock(), pull.LEASE
-                )
-            if wanted is None:
+                free = {self.entry.connection.connection_id: 10}
+                wanted = await store.claim_fetches(database, free, self.kit.service.clock(), pull.LEASE)
+            if not wanted:
                 return
-            await pull.fetch_one(self.kit.service, self.kit.intake, self.entry, wanted)
+            answers = [await pull.fetch_one(self.kit.service, self.kit.intake, self.entry, one) for one in wanted]
+            await pull.keep_fetched(self.kit.service, self.kit.intake, answers)
 
     async def sales(self) -> list[dict[str, Any]]:
         """What was reported, in order."""
