@@ -290,6 +290,7 @@ async def test_orders_are_read_at_once_and_kept_by_one_transaction(kit: Kit, mon
         await keep_fetched(service, intake, answers)
 
     monkeypatch.setattr(pull, "keep_fetched", counted)
+    monkeypatch.setattr(pull, "_LOOK_AGAIN_S", 1000.0)
     async with reading(kit):
         await eventually(lambda: asyncio.sleep(0, len(reads.asked) == 4))
         reads.free.set()
