@@ -14,7 +14,6 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import PydanticSerializationError
 
-from services.border.vault import SealBroken
 from services.bus import announce
 from services.bus.announce import Announcer
 from services.bus.consumer import Consumer
@@ -54,10 +53,6 @@ def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, router
     @app.exception_handler(PydanticSerializationError)
     async def no_text(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse({"detail": "a value that was given is no text: half a character of UTF-16"}, 422)
-
-    @app.exception_handler(SealBroken)
-    async def sealed(_: Request, failure: Exception) -> JSONResponse:
-        return JSONResponse({"detail": str(failure)}, 409)
 
     @app.exception_handler(OSError)
     @app.exception_handler(asyncpg.InterfaceError)

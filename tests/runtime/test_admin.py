@@ -10,7 +10,6 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from fastapi import APIRouter
 from pydantic_core import PydanticSerializationError
 
-from services.border.vault import SealBroken
 from services.bus.consumer import STALL_S
 from services.runtime import command
 from services.runtime.admin import create_app
@@ -171,7 +170,6 @@ async def test_a_command_sent_twice_books_once(kafka_bootstrap, database):
         (asyncpg.ConnectionDoesNotExistError("hush"), 503),
         (PydanticSerializationError("hush"), 422),
         (UnicodeEncodeError("utf-8", "hush\ud800", 4, 5, "surrogates not allowed"), 422),
-        (SealBroken("sealed label was made with another key"), 409),
     ],
 )
 async def test_what_a_route_cannot_do_is_told_in_words(failure: Exception, status: int) -> None:

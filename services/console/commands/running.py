@@ -152,7 +152,7 @@ async def _sandboxes(endpoints: instances.Endpoints) -> dict[str, Any]:
                 for shop in await sandbox.shops():
                     described = await sandbox.shop(shop)
                     wanted = ("base_url", "credentials", "locations", "domain")
-                    told[name]["shops"][shop] = {field: described[field] for field in wanted}
+                    told[name]["shops"][shop] = {field: described.get(field) for field in wanted}
         except (SandboxError, aiohttp.ClientError, OSError) as error:
             told[name]["problem"] = f"does not answer ({type(error).__name__})"
     return told
