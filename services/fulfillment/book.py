@@ -104,7 +104,7 @@ class Book:
             await self._later(job, late_s)
         except Throttled as wait:
             await self._later(job, wait.retry_after_s)
-        except (KeyError, ValueError) as failure:
+        except (KeyError, ValueError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as failure:
             _log.error("a label waits for its carrier", shipment=job.shipment.shipment_id, error=describe(failure))
             await self._later(job, _UNANSWERED_S)
 

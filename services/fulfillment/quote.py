@@ -31,6 +31,8 @@ Offer: TypeAlias = tuple[str, Quote]
 
 _CARRIER_FAILURES: Final = (OutcomeUnknown, Rejected, Throttled, TimeoutError, ValueError)
 
+_DAYS_MAX: Final = 366
+
 _log = structlog.get_logger(__name__)
 
 
@@ -53,7 +55,11 @@ async def offers(
         elif isinstance(answer, BaseException):
             raise answer
         else:
-            found += [(provider, _ours(quote, names)) for quote in answer]
+            ours = [_ours(quote, names) for quote in answer]
+            fit = [one for one in ours if _is_fit(one)]
+            if len(fit) < len(ours):
+                _log.warning("a carrier gives quotes that nobody can mean", carrier=provider, left=len(ours) - len(fit))
+            found += [(provider, one) for one in fit]
     return sorted(found, key=lambda one: (one[1].price_minor, one[1].days_max, one[0], one[1].service)), failures
 
 
@@ -65,6 +71,12 @@ def _ours(quote: Quote, names: Sequence[NameMapping]) -> Quote:
     carrier = translated(known, "carrier", "", quote.carrier) or folded(quote.carrier)[:64]
     service = translated(known, "service", "", quote.service) or folded(quote.service)[:64]
     return replace(quote, carrier=carrier, service=service)
+
+
+def _is_fit(quote: Quote) -> bool:
+    """Whether a buyer may be shown it: a carrier pays nobody for a parcel, and takes no year for it."""
+    named = all(name and name.isprintable() for name in (quote.carrier, quote.service))
+    return named and quote.price_minor >= 0 and 0 <= quote.days_min <= quote.days_max <= _DAYS_MAX
 
 
 @final

@@ -114,7 +114,7 @@ class Charger:
         self._point("charge.answered")
         try:
             await self._settle(task, answer)
-        except (asyncpg.IntegrityConstraintViolationError, ValueError) as error:
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError) as error:
             # The claim keeps it back for a while, and then the gateway is looked at once more.
             tenant, payment_id = task.key
             _log.error("answer cannot be kept", tenant=tenant, payment_id=payment_id, error=type(error).__name__)
@@ -147,6 +147,9 @@ class Charger:
             # An answer that cannot be read is no answer.
             _log.warning("outcome unknown", **about, error=type(error).__name__)
             return Answer(outcome=Outcome.UNKNOWN, wait_s=gateway.traits.late_s)
+        if seen and (strange := domain.strange(pay, seen)):
+            _log.error("the gateway does not answer about what it was asked", **about, why=strange)
+            return Answer(outcome=Outcome.UNKNOWN, wait_s=_LATER_S)
         if seen is None and pay.seen and pay.seen.reference:
             # Something else answers than what gave the reference, so it cannot tell that a call did not happen.
             _log.warning("the gateway does not know a payment that it made", **about)

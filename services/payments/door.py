@@ -5,6 +5,7 @@ that comes twice, late, in another order or not at all changes nothing of how a 
 """
 
 import asyncio
+import re
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from services.runtime import Service
 
 _BODY_MAX_BYTES: Final = 1_000_000
+_ID: Final = re.compile(r"[0-9a-f-]{36}")
+_NAME_MAX: Final = 255
 _TIMEOUT_S: Final = 8.0
 """A gateway gives up after 10 s or later; it is told to come again before that."""
 _AT_ONCE: Final = 50
@@ -69,6 +72,8 @@ class Door:
             await asyncio.sleep(_TIDY_EVERY_S)
 
     async def _deliver(self, request: Request, *, certified: bool = False) -> Response:
+        if not _ID.fullmatch(request.path_params["account_id"]):
+            return door.problem(404, "there is no such door")
         if self._inside >= _AT_ONCE:
             return door.later()
         self._inside += 1
@@ -103,6 +108,8 @@ class Door:
             hint = gateway.hint(body)
         except ValueError as error:
             return door.problem(400, str(error))
+        if not all(name.isprintable() and len(name) <= _NAME_MAX for name in (hint.delivery_id, *hint.references)):
+            return door.problem(400, "the body names an event or a payment by what is no id")
         await self._keep(tenant, account_id, hint)
         return Response(status_code=200)
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, R
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic_core import PydanticSerializationError
 
 from services.bus import announce
 from services.bus.announce import Announcer
@@ -47,6 +48,17 @@ def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, router
     @app.exception_handler(asyncpg.DataError)
     async def unfit(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse({"detail": "the database cannot take a value that was given: NUL, or out of range"}, 422)
+
+    @app.exception_handler(UnicodeEncodeError)
+    @app.exception_handler(PydanticSerializationError)
+    async def no_text(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "a value that was given is no text: half a character of UTF-16"}, 422)
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(asyncpg.InterfaceError)
+    @app.exception_handler(asyncpg.PostgresConnectionError)
+    async def away(_: Request, failure: Exception) -> JSONResponse:
+        return JSONResponse({"detail": f"the database does not answer ({type(failure).__name__}): try again"}, 503)
 
     @app.exception_handler(RequestValidationError)
     async def misread(_: Request, failure: RequestValidationError) -> JSONResponse:

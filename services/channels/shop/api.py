@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
+import asyncpg
+import structlog
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -20,6 +22,7 @@ from starlette.exceptions import HTTPException
 
 from contracts.payments.v1 import PaymentMethod
 from services.bus import Cause
+from services.bus.failures import describe
 from services.channels.alerts import Alert, raise_alerts
 from services.channels.connections.registry import Open, Registry
 from services.channels.shop import links, numbers, schemas, store, tracking
@@ -49,6 +52,7 @@ ANSWER_S: Final = 2.0
 """How long a new basket is waited for until its stock is held or not to be had."""
 OPTIONS_S: Final = 0.7
 _PAGE_MAX: Final = 500
+_log = structlog.get_logger(__name__)
 _LOOK_S: Final = 0.25
 """So often new changes of numbers are looked for while somebody waits for them."""
 _BODY_MAX_BYTES: Final = 2_000_000
@@ -113,6 +117,7 @@ _REFUSED: Final = {
     405: "there is nothing at this address for this method",
     413: "the body is too large",
 }
+_UNFIT: Final = Refusal(422, "invalid", "a name or a number in the address or the body is none that can be kept")
 _SOLD_OUT: Final = Refusal(409, "sold_out", "there are fewer units than asked for")
 
 
@@ -186,6 +191,17 @@ class Api:
         @app.exception_handler(TooBusy)
         async def busy(_: Request, __: TooBusy) -> Response:
             return problem(_BUSY)
+
+        @app.exception_handler(OSError)
+        @app.exception_handler(asyncpg.PostgresError)
+        @app.exception_handler(asyncpg.InterfaceError)
+        async def away(_: Request, failure: Exception) -> Response:
+            _log.error("the database cannot be asked", error=describe(failure))
+            return problem(_BUSY)
+
+        @app.exception_handler(asyncpg.DataError)
+        async def unfit(_: Request, __: asyncpg.DataError) -> Response:
+            return problem(_UNFIT)
 
         @app.exception_handler(HTTPException)
         async def refused(_: Request, failure: HTTPException) -> Response:
@@ -441,6 +457,8 @@ class Api:
     ) -> Basket:
         """Have it done under a span of the basket's own trace. Raises `Wrong` or `TooBusy`."""
         entry, terms = asked
+        if "\0" in order_id:
+            raise Wrong(_NO_BASKET)
         cause = Cause("", "")
         if basket_id:
             basket = await self._found(asked, basket_id)

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+from datetime import date
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
 from contracts.channels.v1 import PaymentTold
 from services.border.tokens import open_token
-from services.channels.shop import api
+from services.channels.shop import api, store
+from services.channels.shop.schemas import business_day
 from tests.channels.shop.conftest import BUYER, KEY, TOKENS, Counter
 
 pytestmark = pytest.mark.asyncio
@@ -394,3 +397,37 @@ async def test_300_buyers_want_100_units(counter: Counter) -> None:
     assert (await counter.number(), await counter.kit.count("shop_baskets")) == (0, 100)
     sales = await counter.kit.published()
     assert len({sale["order_id"] for sale in sales}) == len(sales) == 100
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/products?after=%00", 422),
+        ("GET", "/v1/baskets/%00", 404),
+        ("POST", "/v1/orders/%00/cancel-request", 404),
+        ("POST", "/v1/orders/%00/return-request", 422),
+        ("GET", "/t/%00.1.x", 404),
+    ],
+)
+async def test_a_name_that_cannot_be_kept_is_none(counter: Counter, method: str, path: str, status: int) -> None:
+    answer = await counter.ask(method, path, {} if method == "POST" else None)
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("failure", [ConnectionRefusedError("hush"), asyncpg.InterfaceError("hush")])
+async def test_without_its_database_the_shop_says_come_again(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    async def away(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(store, "by_basket", away)
+    answer = await counter.ask("GET", "/v1/baskets/any")
+    assert (answer.status_code, answer.json()["code"]) == (503, "try_again")
+    assert "retry-after" in answer.headers
+    assert "hush" not in answer.text
+
+
+async def test_a_delivery_in_a_million_years_is_no_endless_calendar() -> None:
+    assert business_day(date(2026, 3, 6), 1) == date(2026, 3, 9)
+    assert business_day(date(2026, 3, 6), 10**9).year < 2050
