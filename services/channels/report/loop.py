@@ -169,10 +169,12 @@ async def _call(service: "Service", entry: Open, claimed: Claim, order: Told, st
     channel refuses it, since it may for that very reason. Returns the request's id.
     """
     attributes = {"saldo.connection": claimed.connection_id, "saldo.tenant": claimed.tenant, "saldo.step": step.kind}
-    causes = (claimed.cause,) if claimed.cause.traceparent else ()
+    causes = [claimed.cause] if claimed.cause.traceparent else []
+    causes += [claimed.cause._replace(traceparent=claimed.tried)] if claimed.tried else []
     with service.tracing.span(
         "tell channel", causes, kind=SpanKind.CLIENT, attributes=attributes, correlation_id=claimed.order_id
-    ):
+    ) as span:
+        claimed.tried = span.traceparent
         if begun:
             order = replace(order, told=await _told(entry, order.external_id))
         if is_told(step, order.told):

@@ -56,8 +56,10 @@ class Shop:
     intake: Intake
     waiters: Waiters = field(default_factory=Waiters)
 
-    def body(self, connection: Connection, kept: Kept, buyer: BuyerReported | None, now: datetime) -> Body:
-        """The basket as a body of intake."""
+    def body(
+        self, connection: Connection, kept: Kept, buyer: BuyerReported | None, now: datetime, traceparent: str
+    ) -> Body:
+        """The basket as a body of intake; `traceparent` is of the span in which it changed."""
         basket = kept.basket
         token = self._open_token(basket, kept.token) if kept.token else ""
         return self.intake.seal(
@@ -66,7 +68,7 @@ class Shop:
             topic=TOPIC,
             delivery_id=f"{basket.external_id}:{basket.version}",
             received_at=now,
-            cause=Cause("", basket.order_id, basket.traceparent),
+            cause=Cause("", basket.order_id, traceparent),
         )
 
     def seal_token(self, basket: Basket, token: str) -> bytes:
