@@ -81,7 +81,7 @@ async def test_an_order_is_one_trace_from_the_basket_to_the_door(open_company: O
         ("channels POST /v1/baskets", "channels create channels.sales.v1"),
         ("channels POST /v1/baskets", "channels POST /v1/baskets/{basket_id}/pay"),
         ("channels POST /v1/baskets/{basket_id}/pay", "channels create channels.sales.v1"),
-        ("fulfillment process fulfillment.commands.v1", "fulfillment ask carriers"),
+        ("channels create fulfillment.commands.v1", "fulfillment ask carriers"),
         ("orders create payments.commands.v1", "payments ask gateway"),
         ("orders create payments.commands.v1", "payments receive webhook"),
         ("payments receive webhook", "payments ask gateway"),

@@ -84,6 +84,7 @@ class Claim:
     tries: int
     cause: Cause
     until: datetime
+    lease: timedelta
     tried: str = ""
 
 
@@ -115,6 +116,7 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
             row["tries"],
             Cause(row["event_id"], row["correlation_id"], row["traceparent"]),
             now + lease,
+            lease,
             row["tried"],
         )
         for row in rows
