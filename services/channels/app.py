@@ -45,6 +45,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
     reconciler = Reconciler(registry, intake.stock, stock)
 
     async def door_loop(service: Service) -> None:
+        await registry.loaded.wait()
         await Door(service, intake).run()
 
     service = Service(

@@ -20,6 +20,7 @@ class ChannelsSettings(BaseSettings):
 
     secrets_key: SecretStr
     token_key: SecretStr | None = None
+    lease_s: float = Field(default=90, gt=0, description="What a process that died had begun is begun again by then.")
     door_host: str = "127.0.0.1"
     door_port: Annotated[int, Field(ge=0, le=65535)] = 0
     door_url: str = ""

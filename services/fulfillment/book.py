@@ -6,12 +6,13 @@ again, so that a parcel is paid for once whatever dies in between.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 from pydantic import TypeAdapter
 
 from contracts.channels.v1 import BuyerReported
@@ -19,6 +20,7 @@ from services.border.errors import OutcomeUnknown, Rejected, Throttled
 from services.border.vault import Vault
 from services.bus import Cause, Transaction
 from services.bus.failures import describe
+from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
 from services.fulfillment.accounts import CALL_TIMEOUT_S, Carriers
 from services.fulfillment.carriers.carrier import Bought, Carrier, Parcel, Purchase
@@ -77,9 +79,10 @@ class Book:
         vault: Vault,
         settings: FulfillmentSettings,
         point: Callable[[str], None] = lambda _: None,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._transaction, self._carriers, self._vault = transaction, carriers, vault
-        self._settings, self._point = settings, point
+        self._settings, self._point, self._tracing = settings, point, tracing
 
     async def work_off(self) -> int:
         """Do what is due, several at once; how many shipments."""
@@ -93,6 +96,12 @@ class Book:
 
     async def _one(self, row: asyncpg.Record) -> None:
         job = await self._read(row)
+        causes = [job.cause, *([job.cause._replace(traceparent=row["tried"])] if row["tried"] else ())]
+        about = {"saldo.tenant": job.tenant, "saldo.step": job.shipment.state}
+        with self._tracing.span("ask carrier", causes, kind=SpanKind.CLIENT, attributes=about) as cause:
+            await self._ask(replace(job, cause=cause))
+
+    async def _ask(self, job: Job) -> None:
         carriers = await self._carriers(job.tenant)
         try:
             if job.shipment.state == "stopping":
@@ -110,7 +119,9 @@ class Book:
 
     async def _later(self, job: Job, wait_s: float) -> None:
         async with self._transaction() as tx:
-            await store.put_off(tx.connection, job.key, tx.now + timedelta(seconds=max(wait_s, 0.1)))
+            await store.put_off(
+                tx.connection, job.key, tx.now + timedelta(seconds=max(wait_s, 0.1)), job.cause.traceparent
+            )
 
     async def _read(self, row: asyncpg.Record) -> Job:
         tenant, order_id, shipment_id = row["tenant"], row["order_id"], row["shipment_id"]
@@ -216,8 +227,10 @@ class Book:
             done = await carrier.cancel(_purchase(job.call), job.shipment.label.reference)
         except Rejected:
             done = False
+        self._point("stop.answered")
         async with self._transaction() as tx:
             await self._decide(tx, job, Stopped(done))
+        self._point("stop.settled")
 
     async def _decide(self, tx: Transaction, job: Job, event: Event, *, only_as_read: bool = False) -> bool:
         """Take the event to the shipment as it is now, or only if it is still as it was read; whether that changed
@@ -245,7 +258,7 @@ def printed(fields: bytes, form: Form) -> bytes:
 
 async def run(service: Service, *, carriers: Carriers, vault: Vault, settings: FulfillmentSettings) -> None:
     """Buy and give back labels for ever, pausing when nothing is due."""
-    book = Book(service.transaction, carriers.of, vault, settings, service.faults.point)
+    book = Book(service.transaction, carriers.of, vault, settings, service.faults.point, service.tracing)
     while True:
         if not await book.work_off():
             await asyncio.sleep(settings.poll_interval_s)

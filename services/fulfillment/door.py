@@ -2,10 +2,13 @@
 asked what it is, so a webhook that is replayed, late or out of order cannot tell anything wrong."""
 
 import re
+import time
+from collections.abc import Callable
 from typing import Final, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +18,7 @@ from services.border import door
 from services.border.errors import SignatureInvalid
 from services.border.vault import SealBroken
 from services.bus.failures import describe
+from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
 from services.fulfillment.accounts import Carriers
 from services.fulfillment.handlers import Opens
@@ -30,10 +34,20 @@ _log = structlog.get_logger(__name__)
 
 @final
 class Door:
-    """What carriers call, at `/hooks/<account>`; `wake` begins the look at the parcel."""
+    """What carriers call, at `/hooks/<account>`; `wake` begins the look at the parcel. `point` is where a test lets the
+    process die."""
 
-    def __init__(self, opens: Opens, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
+    def __init__(
+        self,
+        opens: Opens,
+        carriers: Carriers,
+        settings: FulfillmentSettings,
+        wake: Wake,
+        point: Callable[[str], None] = lambda _: None,
+        tracing: Tracing = UNTRACED,
+    ) -> None:
         self._opens, self._carriers, self._settings, self._wake = opens, carriers, settings, wake
+        self._point, self._tracing = point, tracing
         self.app = Starlette(routes=[Route("/hooks/{account_id}", self._deliver, methods=["POST"])])
 
     async def _deliver(self, request: Request) -> Response:
@@ -49,6 +63,7 @@ class Door:
             return door.later()
 
     async def _take(self, request: Request, account_id: str) -> Response:
+        began_ns = time.time_ns()
         found = await self._carriers.at(account_id) if _ID.fullmatch(account_id) else None
         if found is None:
             return door.problem(404, "there is no such door")
@@ -62,17 +77,26 @@ class Door:
             return door.problem(400, "the body names no parcel")
         if len(reference) > _REFERENCE_MAX or "\0" in reference:
             return door.problem(400, "the body names no parcel")
+        parcel = tenant, carrier.traits.name, reference
         async with self._opens() as tx:
-            is_known = await store.hint(tx.connection, tenant, carrier.traits.name, reference, tx.now)
-        if is_known:
-            self._wake()
-        else:
-            # Of a parcel of someone else, or of one whose label is not kept yet: that one is asked about anyway.
-            _log.info("a webhook is about an unknown parcel", account=account_id)
-        return Response(status_code=200)
+            causes = await store.named(tx.connection, *parcel)
+        # No carrier tells of our traces: a webhook belongs to that of the parcel.
+        about = {"saldo.account": account_id, "saldo.tenant": tenant, **door.described(request, "/hooks/{account_id}")}
+        with self._tracing.span(
+            "receive webhook", causes, kind=SpanKind.SERVER, attributes=about, start_ns=began_ns
+        ) as cause:
+            if causes:
+                async with self._opens() as tx:
+                    await store.hint(tx.connection, *parcel, tx.now, cause.traceparent)
+                self._wake()
+            else:
+                # Of a parcel of someone else, or of one whose label is not kept yet: that one is asked about anyway.
+                _log.info("a webhook is about an unknown parcel", account=account_id)
+            self._point("hint.saved")
+            return door.answered(Response(status_code=200))
 
 
 async def run(service: Service, *, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
     """Listen until cancelled."""
-    app = Door(service.transaction, carriers, settings, wake).app
+    app = Door(service.transaction, carriers, settings, wake, service.faults.point, service.tracing).app
     await door.listen(app, host=settings.door_host, port=settings.door_port)

@@ -1,13 +1,14 @@
 """Quotes for the own shop: what all carriers ask for a basket, answered in time even where one of them is slow."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final, TypeAlias, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 
 from contracts.channels.v1 import BuyerReported
 from contracts.fulfillment.v1 import DeliveryOption, DeliveryQuoted, QuoteDelivery
@@ -15,6 +16,7 @@ from services.border.errors import OutcomeUnknown, Rejected, Throttled
 from services.border.vault import Vault
 from services.bus import Cause
 from services.bus.failures import describe
+from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
 from services.fulfillment.accounts import Carriers
 from services.fulfillment.carriers.carrier import Carrier, Parcel
@@ -81,10 +83,19 @@ def _is_fit(quote: Quote) -> bool:
 
 @final
 class Quoter:
-    """Answers the quotes that are due."""
+    """Answers the quotes that are due. `point` is where a test lets the process die."""
 
-    def __init__(self, opens: Opens, carriers: Carriers, vault: Vault, settings: FulfillmentSettings) -> None:
+    def __init__(
+        self,
+        opens: Opens,
+        carriers: Carriers,
+        vault: Vault,
+        settings: FulfillmentSettings,
+        point: Callable[[str], None] = lambda _: None,
+        tracing: Tracing = UNTRACED,
+    ) -> None:
         self._opens, self._carriers, self._vault, self._settings = opens, carriers, vault, settings
+        self._point, self._tracing = point, tracing
 
     async def work_off(self) -> int:
         """Answer what is due, all at once; how many."""
@@ -95,7 +106,7 @@ class Quoter:
         return len(rows)
 
     async def _answer(self, row: asyncpg.Record) -> None:
-        tenant, asked = row["tenant"], QuoteDelivery.model_validate_json(row["body"])
+        tenant, asked, cause = row["tenant"], QuoteDelivery.model_validate_json(row["body"]), Cause(*row["cause"])
         async with self._opens() as tx:
             sealed = await store.read_buyer(tx.connection, (tenant, asked.order_id))
             skus = {(tenant, line.sku) for line in asked.lines}
@@ -113,16 +124,20 @@ class Quoter:
                 tenant, parcel.weight_g, parcel.dimensions_mm, asked.declared_minor, asked.currency, origin, place
             )
             carriers = await self._carriers.of(tenant)
-            found, failures = await offers(carriers, wanted, names, self._settings.quote_timeout_s)
+            about = {"saldo.tenant": tenant, "saldo.step": "quote"}
+            with self._tracing.span("ask carriers", cause, kind=SpanKind.CLIENT, attributes=about) as cause:
+                found, failures = await offers(carriers, wanted, names, self._settings.quote_timeout_s)
         quoted = DeliveryQuoted(
             order_id=asked.order_id,
             quote_id=asked.quote_id,
             options=_options(found, asked.currency),
             incomplete=bool(failures),
         )
+        self._point("quote.answered")
         async with self._opens() as tx:
             if await store.answer_quote(tx.connection, tenant, quoted):
-                tx.publish(quoted, tenant=tenant, cause=Cause(*row["cause"]))
+                tx.publish(quoted, tenant=tenant, cause=cause)
+        self._point("quote.settled")
 
 
 def _options(found: Sequence[Offer], currency: str) -> tuple[DeliveryOption, ...]:
@@ -140,7 +155,7 @@ def _options(found: Sequence[Offer], currency: str) -> tuple[DeliveryOption, ...
 
 async def run(service: Service, *, carriers: Carriers, vault: Vault, settings: FulfillmentSettings, wake: Wake) -> None:
     """Answer for ever."""
-    quoter = Quoter(service.transaction, carriers, vault, settings)
+    quoter = Quoter(service.transaction, carriers, vault, settings, service.faults.point, service.tracing)
     while True:
         if not await quoter.work_off():
             await wake.wait(settings.poll_interval_s)

@@ -132,7 +132,7 @@ async def save_shipments(
             unmapped = excluded.unmapped, blocked = excluded.blocked, work = excluded.work,
             -- Work that is under way keeps its time, which is also the claim on it.
             due_at = CASE WHEN shipments.work = excluded.work THEN shipments.due_at ELSE excluded.due_at END,
-            cause = excluded.cause, body = excluded.body, changed_at = excluded.changed_at,
+            cause = excluded.cause, body = excluded.body, changed_at = excluded.changed_at, tried = '',
             provider = excluded.provider, reference = excluded.reference,
             look_at = coalesce(shipments.look_at, excluded.look_at)
         """,
@@ -324,7 +324,7 @@ async def claim_due(connection: Connection, now: datetime, until: datetime, page
             SELECT tenant, shipment_id FROM shipments WHERE due_at <= $1 ORDER BY due_at LIMIT $3
             FOR UPDATE SKIP LOCKED
         )
-        RETURNING tenant, order_id, shipment_id, cause
+        RETURNING tenant, order_id, shipment_id, cause, tried
         """,
         now,
         until,
@@ -332,10 +332,13 @@ async def claim_due(connection: Connection, now: datetime, until: datetime, page
     )
 
 
-async def put_off(connection: Connection, key: Key, until: datetime) -> None:
-    """What is to be done for this shipment is done then."""
+async def put_off(connection: Connection, key: Key, until: datetime, tried: str) -> None:
+    """What is to be done for this shipment is done then; `tried` is the span of what was tried now."""
     await connection.execute(
-        "UPDATE shipments SET due_at = $3 WHERE tenant = $1 AND shipment_id = $2 AND work IS NOT NULL", *key, until
+        "UPDATE shipments SET due_at = $3, tried = $4 WHERE tenant = $1 AND shipment_id = $2 AND work IS NOT NULL",
+        *key,
+        until,
+        tried,
     )
 
 
@@ -598,16 +601,31 @@ async def looked(
     )
 
 
-async def hint(connection: Connection, tenant: str, provider: str, reference: str, now: datetime) -> bool:
-    """There is news of a parcel; False where nobody knows it."""
-    status = await connection.execute(
-        "UPDATE shipments SET look_at = $4 WHERE tenant = $1 AND provider = $2 AND reference = $3",
+async def named(connection: Connection, tenant: str, provider: str, reference: str) -> list[Cause]:
+    """Why the parcel that a webhook names last changed; nothing where nobody knows it."""
+    rows = await connection.fetch(
+        "SELECT cause FROM shipments WHERE tenant = $1 AND provider = $2 AND reference = $3 ORDER BY shipment_id",
+        tenant,
+        provider,
+        reference,
+    )
+    return [Cause(*row["cause"]) for row in rows]
+
+
+async def hint(
+    connection: Connection, tenant: str, provider: str, reference: str, now: datetime, traceparent: str
+) -> None:
+    """There is news of a parcel, heard in the span `traceparent`; of another trace than its own it keeps its own."""
+    await connection.execute(
+        "UPDATE shipments SET look_at = $4,"
+        " cause[3] = CASE WHEN left(cause[3], 36) = left($5, 36) THEN $5 ELSE cause[3] END"
+        " WHERE tenant = $1 AND provider = $2 AND reference = $3",
         tenant,
         provider,
         reference,
         now,
+        traceparent,
     )
-    return status != "UPDATE 0"
 
 
 async def follow(connection: Connection, tenant: str, provider: str, now: datetime) -> None:

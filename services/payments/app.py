@@ -27,7 +27,10 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
 
     async def charge(service: Service) -> None:
         try:
-            await Charger(service.transaction, accounts.session, vault, settings, service.faults.point).run()
+            charger = Charger(
+                service.transaction, accounts.session, vault, settings, service.faults.point, service.tracing
+            )
+            await charger.run()
         finally:
             await accounts.close()
 

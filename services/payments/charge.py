@@ -12,11 +12,13 @@ from typing import TypeAlias, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 
 from services.border.client import AddressRefused
 from services.border.errors import Rejected, Throttled
 from services.border.vault import Vault
-from services.bus import Transaction
+from services.bus import Cause, Transaction
+from services.bus.tracing import UNTRACED, Tracing
 from services.payments import domain, store
 from services.payments.domain import Call, Close, Decision, Kind, Look, Outcome, Seen
 from services.payments.gateways.gateway import Gateway, Refund, Session, Wanted
@@ -62,9 +64,10 @@ class Charger:
         vault: Vault,
         settings: PaymentsSettings,
         point: Callable[[str], None],
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._transaction, self._sessions, self._vault = transaction, sessions, vault
-        self._settings, self._point = settings, point
+        self._settings, self._point, self._tracing = settings, point, tracing
         self._going: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -98,7 +101,7 @@ class Charger:
                 step = domain.next_call(stored.pay, tx.now) or (Look() if domain.waits(stored.pay) else None)
                 if step is None or isinstance(step, Close):
                     decision = domain.close(stored.pay, step, tx.now) if step else Decision(stored.pay)
-                    await self._apply(tx, key, stored, decision, None)
+                    await self._apply(tx, key, stored, decision, None, stored.cause)
                     continue
                 if isinstance(step, Call):
                     stored = replace(stored, pay=domain.begun(stored.pay, step))
@@ -110,10 +113,13 @@ class Charger:
         return tasks, len(rows)
 
     async def _take(self, task: Task) -> None:
-        answer = await self._asked(task)
+        step = task.step.kind.value if isinstance(task.step, Call) else "look"
+        about = {"saldo.tenant": task.key[0], "saldo.step": step}
+        with self._tracing.span("ask gateway", task.stored.causes, kind=SpanKind.CLIENT, attributes=about) as cause:
+            answer = await self._asked(task)
         self._point("charge.answered")
         try:
-            await self._settle(task, answer)
+            await self._settle(task, answer, cause)
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError) as error:
             # The claim keeps it back for a while, and then the gateway is looked at once more.
             tenant, payment_id = task.key
@@ -185,27 +191,29 @@ class Charger:
                 refund = Refund(refund_id, step.amount_minor, choice.currency)
                 return await gateway.refund(session, reference, refund, key)
 
-    async def _settle(self, task: Task, answer: Answer) -> None:
+    async def _settle(self, task: Task, answer: Answer, cause: Cause) -> None:
         async with self._transaction() as tx:
             stored = (await store.lock_payments(tx.connection, [task.key]))[task.key]
             if not await store.release(tx.connection, task.key, task.claim):
                 return  # The claim ran out: whoever has it now looks for what this call did.
+            again = answer.outcome in (Outcome.AGAIN, Outcome.UNKNOWN)
+            stored = replace(stored, tried=cause.traceparent if again else "")
             pay, looking = stored.pay, isinstance(task.step, Look)
             if looking and answer.outcome is Outcome.DONE:
                 decision = domain.saw(pay, answer.seen, tx.now, looked=task.stored.pay.hinted)
             elif looking:
                 wait_s = answer.wait_s or _LATER_S
-                await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s))
+                await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s), cause)
                 return
             elif answer.outcome is Outcome.DONE:
                 decision = domain.saw(pay, answer.seen, tx.now, answer=True)
             else:
                 decision = Decision(domain.ended(pay, answer.outcome))
             later = tx.now + timedelta(seconds=answer.wait_s) if answer.wait_s else None
-            await self._apply(tx, task.key, stored, decision, later)
+            await self._apply(tx, task.key, stored, decision, later, cause)
 
     async def _apply(
-        self, tx: Transaction, key: Key, stored: Stored, decision: Decision, later: datetime | None
+        self, tx: Transaction, key: Key, stored: Stored, decision: Decision, later: datetime | None, cause: Cause
     ) -> None:
         tenant, payment_id = key
         pay = decision.pay
@@ -215,7 +223,7 @@ class Charger:
             await store.end_call(tx.connection, tenant, payment_id, pay.call, tx.now)
         await store.book(tx.connection, [(tenant, one) for one in decision.booked], tx.now)
         for fact in decision.facts:
-            tx.publish(fact, tenant=tenant, cause=stored.cause)
+            tx.publish(fact, tenant=tenant, cause=cause)
 
 
 def _refused(error: Exception, about: dict[str, str]) -> Answer:

@@ -72,6 +72,13 @@ def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, router
         if token and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "send the admin token as 'Authorization: Bearer …'")
 
+    @app.middleware("http")
+    async def done(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        answer = await call(request)
+        if request.method in ("POST", "PUT"):
+            work.faults.point("admin.done")
+        return answer
+
     for router in routers:
         app.include_router(router, prefix="/admin", dependencies=[Depends(authorised)])
     return app

@@ -94,6 +94,8 @@ class Registry:
         self._turn = asyncio.Lock()
         self._reach: Callable[[str], None] = lambda _: None
         self.generation = 0
+        self.loaded = asyncio.Event()
+        """Set once all is read: before that, nobody may be told that a connection is not there."""
 
     def get(self, connection_id: str) -> Open | None:
         """An open connection in any state but draft."""
@@ -134,6 +136,7 @@ class Registry:
                 closing.append(known.session)
         if stale or closing:
             self.generation += 1
+        self.loaded.set()
         for session in closing:
             await session.http.aclose()
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.5
 _AT_ONCE: Final = 4
 """Orders of one connection that are told of at the same time; its limits set the pace."""
-_LEASE: Final = timedelta(seconds=90)
 _WARN_BEFORE: Final = timedelta(hours=1)
 _WARN_EVERY_S: Final = 60.0
 _log = structlog.get_logger(__name__)
@@ -52,8 +51,9 @@ async def report_loop(service: "Service", intake: Intake) -> None:
             live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
             busy = Counter(going.values())
             free = {key: _AT_ONCE - busy[key] for key in live if busy[key] < _AT_ONCE}
+            lease = timedelta(seconds=intake.settings.lease_s)
             async with service.pool.acquire() as database:
-                claimed = await store.claim(database, free, _LEASE, service.clock()) if free else []
+                claimed = await store.claim(database, free, lease, service.clock()) if free else []
             for one in claimed:
                 task = asyncio.create_task(_tell(service, intake, live[one.connection_id], one))
                 going[task] = one.connection_id
@@ -115,7 +115,7 @@ async def tell(service: "Service", entry: Open, claimed: Claim) -> None:
     while True:
         now = service.clock()
         async with service.transaction() as tx:
-            if not await store.renew(tx.connection, claimed, now + _LEASE):
+            if not await store.renew(tx.connection, claimed, now + claimed.lease):
                 return
             done = await store.steps_of(tx.connection, claimed.order_id)
             step = next_step(wanted, done, reports)
@@ -130,6 +130,7 @@ async def tell(service: "Service", entry: Open, claimed: Claim) -> None:
         service.faults.point("report.saved")
         try:
             request_id = await _call(service, entry, claimed, order, step, begun=begun)
+            claimed.tried = ""
         except OutcomeUnknown as unknown:
             _log.warning("outcome of a report is unknown", order_id=claimed.order_id, step=step.kind, why=str(unknown))
             await _give_back(service, claimed, retry_after_s(claimed.tries), claimed.tries + 1)
@@ -169,10 +170,12 @@ async def _call(service: "Service", entry: Open, claimed: Claim, order: Told, st
     channel refuses it, since it may for that very reason. Returns the request's id.
     """
     attributes = {"saldo.connection": claimed.connection_id, "saldo.tenant": claimed.tenant, "saldo.step": step.kind}
-    causes = (claimed.cause,) if claimed.cause.traceparent else ()
+    causes = [claimed.cause] if claimed.cause.traceparent else []
+    causes += [claimed.cause._replace(traceparent=claimed.tried)] if claimed.tried else []
     with service.tracing.span(
         "tell channel", causes, kind=SpanKind.CLIENT, attributes=attributes, correlation_id=claimed.order_id
-    ):
+    ) as span:
+        claimed.tried = span.traceparent
         if begun:
             order = replace(order, told=await _told(entry, order.external_id))
         if is_told(step, order.told):

@@ -72,7 +72,10 @@ async def put(connection: Database, new: Sequence[tuple[Known, OrderProgress, Ca
 
 @dataclass(slots=True)
 class Claim:
-    """An order whose channel is told by this process alone until `until`, also its fence, which `renew` moves."""
+    """An order whose channel is told by this process alone until `until`, also its fence, which `renew` moves.
+
+    `tried` is the span of the last try, if that one failed.
+    """
 
     order_id: str
     connection_id: str
@@ -81,6 +84,8 @@ class Claim:
     tries: int
     cause: Cause
     until: datetime
+    lease: timedelta
+    tried: str = ""
 
 
 async def claim(connection: Database, connections: Mapping[str, int], lease: timedelta, now: datetime) -> list[Claim]:
@@ -95,7 +100,7 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
                     ORDER BY due_at LIMIT c.most FOR UPDATE SKIP LOCKED) AS p
         )
         UPDATE progress SET claimed_until = $3 FROM due WHERE progress.order_id = due.order_id
-        RETURNING progress.order_id, connection_id, tenant, wanted, tries, event_id, correlation_id, traceparent
+        RETURNING progress.order_id, connection_id, tenant, wanted, tries, event_id, correlation_id, traceparent, tried
         """,
         array(list(connections)),
         array(list(connections.values())),
@@ -111,6 +116,8 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
             row["tries"],
             Cause(row["event_id"], row["correlation_id"], row["traceparent"]),
             now + lease,
+            lease,
+            row["tried"],
         )
         for row in rows
     ]
@@ -130,11 +137,11 @@ async def renew(connection: Database, claimed: Claim, until: datetime) -> bool:
 
 
 async def release(connection: Database, claimed: Claim, due_at: datetime | None, tries: int) -> None:
-    """Give an order back, due later or not at all; news that came meanwhile stays due."""
+    """Give an order back, due later, with the span of what was tried, or not at all; news meanwhile stays due."""
     await connection.execute(
         """
         UPDATE progress SET claimed_until = NULL, tries = CASE WHEN revision = $3 THEN $5 ELSE tries END,
-            due_at = CASE WHEN revision = $3 THEN $4 ELSE due_at END
+            due_at = CASE WHEN revision = $3 THEN $4 ELSE due_at END, tried = $6
         WHERE order_id = $1 AND claimed_until = $2
         """,
         claimed.order_id,
@@ -142,6 +149,7 @@ async def release(connection: Database, claimed: Claim, due_at: datetime | None,
         claimed.wanted.revision,
         due_at,
         tries,
+        claimed.tried if due_at else "",
     )
 
 

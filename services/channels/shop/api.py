@@ -271,7 +271,7 @@ class Api:
             asked: Annotated[Who, Depends(who)], body: schemas.NewBasket, key: IdempotencyKey, response: Response
         ) -> BasketTold:
             deed = OpenBasket(body.wanted, body.language)
-            basket = await self._done(asked, deed, "open basket", key=key, body=body)
+            basket = await self._done(asked, deed, "POST /v1/baskets", key=key, body=body)
             basket = await self._until(basket, lambda one: one.held or one.short or bool(one.ended), ANSWER_S)
             if basket.short:
                 raise Wrong(_SOLD_OUT)
@@ -290,7 +290,9 @@ class Api:
 
         @app.delete("/v1/baskets/{basket_id}", responses=_PROBLEMS, tags=["baskets"], summary="Let it go, unpaid")
         async def let_go(asked: Annotated[Who, Depends(who)], basket_id: BasketId) -> BasketTold:
-            return await self._told(asked, await self._done(asked, LetGo(), "let basket go", basket_id))
+            return await self._told(
+                asked, await self._done(asked, LetGo(), "DELETE /v1/baskets/{basket_id}", basket_id)
+            )
 
     # -- delivery ------------------------------------------------------------------------------------------------------
 
@@ -305,7 +307,9 @@ class Api:
             asked: Annotated[Who, Depends(who)], basket_id: BasketId, body: schemas.NewBuyer
         ) -> BasketTold:
             deed = GiveAddress(body.told())
-            return await self._told(asked, await self._done(asked, deed, "give address", basket_id))
+            return await self._told(
+                asked, await self._done(asked, deed, "PUT /v1/baskets/{basket_id}/address", basket_id)
+            )
 
         @app.get(
             "/v1/baskets/{basket_id}/delivery-options", tags=["delivery"], summary="Ways to deliver, price and date",
@@ -331,7 +335,9 @@ class Api:
             asked: Annotated[Who, Depends(who)], basket_id: BasketId, body: schemas.NewChoice
         ) -> BasketTold:
             deed = ChooseDelivery(body.option_id)
-            return await self._told(asked, await self._done(asked, deed, "choose delivery", basket_id))
+            return await self._told(
+                asked, await self._done(asked, deed, "PUT /v1/baskets/{basket_id}/delivery", basket_id)
+            )
 
     # -- payment -------------------------------------------------------------------------------------------------------
 
@@ -352,7 +358,9 @@ class Api:
             asked: Annotated[Who, Depends(who)], basket_id: BasketId, body: schemas.NewPayment, key: IdempotencyKey
         ) -> BasketTold:
             deed = Pay(PaymentMethod(body.method), body.token)
-            return await self._told(asked, await self._done(asked, deed, "pay", basket_id, key=key, body=body))
+            return await self._told(
+                asked, await self._done(asked, deed, "POST /v1/baskets/{basket_id}/pay", basket_id, key=key, body=body)
+            )
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
@@ -364,7 +372,9 @@ class Api:
             summary="The buyer of a paid order wants it cancelled",
         )  # fmt: skip
         async def cancel(asked: Annotated[Who, Depends(who)], order_id: OrderId, key: IdempotencyKey) -> BasketTold:
-            basket = await self._done(asked, AskToCancel(), "ask to cancel", order_id=order_id, key=key)
+            basket = await self._done(
+                asked, AskToCancel(), "POST /v1/orders/{order_id}/cancel-request", order_id=order_id, key=key
+            )
             return await self._told(asked, basket)
 
         @app.post(
@@ -455,7 +465,7 @@ class Api:
         key: str = "",
         body: BaseModel | None = None,
     ) -> Basket:
-        """Have it done under a span of the basket's own trace. Raises `Wrong` or `TooBusy`."""
+        """Have it done under a span of its trace, `name`d by method and route. Raises `Wrong`, `TooBusy`."""
         entry, terms = asked
         if "\0" in order_id:
             raise Wrong(_NO_BASKET)
@@ -464,6 +474,7 @@ class Api:
             basket = await self._found(asked, basket_id)
             cause = Cause("", basket.order_id, basket.traceparent)
         attributes = {"saldo.connection": entry.connection.connection_id, "saldo.tenant": entry.connection.tenant}
+        attributes["http.request.method"], attributes["http.route"] = name.split(" ")
         with self._service.tracing.span(name, cause, kind=SpanKind.SERVER, attributes=attributes) as span:
             job = Job(entry, terms, deed, span, basket_id, order_id, key, _digest(name, basket_id or order_id, body))
             outcome = await self._desk.ask(job)

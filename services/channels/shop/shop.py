@@ -59,8 +59,10 @@ class Shop:
     tokens: Vault
     waiters: Waiters = field(default_factory=Waiters)
 
-    def body(self, connection: Connection, kept: Kept, buyer: BuyerReported | None, now: datetime) -> Body:
-        """The basket as a body of intake."""
+    def body(
+        self, connection: Connection, kept: Kept, buyer: BuyerReported | None, now: datetime, traceparent: str
+    ) -> Body:
+        """The basket as a body of intake; `traceparent` is of the span in which it changed."""
         basket = kept.basket
         token = kept.token.decode() if kept.token else ""
         return self.intake.seal(
@@ -69,7 +71,7 @@ class Shop:
             topic=TOPIC,
             delivery_id=f"{basket.external_id}:{basket.version}",
             received_at=now,
-            cause=Cause("", basket.order_id, basket.traceparent),
+            cause=Cause("", basket.order_id, traceparent),
         )
 
     def seal_token(self, basket: Basket, token: str) -> bytes:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -71,7 +72,7 @@ def run_demo(folder: Path, options: DemoOptions, *, json_wanted: bool) -> bool:
     begun_s = time.monotonic()
     with contextlib.ExitStack() as running:
         with console.status("starting Kafka, PostgreSQL, the sandboxes and the services") as shown:
-            some = STOCK_ALONE if options.stock_alone else {}
+            some: dict[str, Any] = dict(STOCK_ALONE) if options.stock_alone else {}
             wanted = stack.Stack(folder, fresh=True, environment=ENVIRONMENT, **some)
             attached = running.enter_context(stack.start_attached(wanted))
             endpoints = instances.read_endpoints(attached.endpoints, folder)
