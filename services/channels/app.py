@@ -36,9 +36,10 @@ from services.runtime import Service
 def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) -> Service:
     """The channels service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
+    tokens = Vault((settings.token_key or settings.secrets_key).get_secret_value())
     registry = Registry(vault, document=Documents(settings).read)
     intake = Intake(settings, registry, vault)
-    channels, shop = Channels(intake), Shop(intake)
+    channels, shop = Channels(intake), Shop(intake, tokens)
     metrics = StockMetrics()
     sender = Sender(registry, intake.stock, stock, metrics)
     reconciler = Reconciler(registry, intake.stock, stock)

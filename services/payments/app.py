@@ -22,6 +22,7 @@ from services.runtime import Service
 def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
     """The payments service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
+    tokens = Vault((settings.token_key or settings.secrets_key).get_secret_value())
     accounts = Accounts(lambda: service.pool, vault, gateways())
 
     async def charge(service: Service) -> None:
@@ -44,7 +45,7 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
             Subscription(
                 stream="payments.commands.v1",
                 handles=(AuthorizePayment, CapturePayment, VoidPayment, RefundPayment),
-                handler=partial(obey, vault=vault, settings=settings),
+                handler=partial(obey, vault=vault, tokens=tokens, settings=settings),
             ),
             Subscription(stream="orders.orders.v1", handles=get_args(OrderHeard), handler=take_over, linger_s=1.0),
         ],

@@ -11,14 +11,18 @@ import httpx
 import pytest
 import structlog
 
+from contracts.envelope import Envelope
 from contracts.payments.v1 import PaymentMethod
 from services.border.calls import send
 from services.border.client import open_client
 from services.border.limiter import Limiter
+from services.border.tokens import seal_token
 from services.border.vault import SealBroken
+from services.bus import Received, Transaction
 from services.payments.domain import Command, Kind, Part, Portion, Seen
-from tests.payments.given import AMOUNT, PAYMENT, ModelGateway, authorize, capture, refund, void
-from tests.payments.till import SETTINGS, VAULT, Asked, Killed, Till
+from services.payments.handlers import obey
+from tests.payments.given import AMOUNT, NOW, PAYMENT, ModelGateway, authorize, capture, refund, void
+from tests.payments.till import SETTINGS, TOKENS, VAULT, Asked, Killed, Till
 
 pytestmark = pytest.mark.asyncio
 Connection = asyncpg.Connection
@@ -358,6 +362,21 @@ async def test_a_card_s_number_is_no_token(connection: Connection, token: str) -
     assert len(logged) == 1
     kept = [str(await till.rows("payments")), str(till.published), str(logged)]
     assert not any("4242" in one for one in kept)
+
+
+async def test_a_token_that_does_not_open_fails_the_payment(connection: Connection) -> None:
+    """Sealed under another key, or for another order."""
+    till = Till(connection)
+    await till.account()
+    other = seal_token(TOKENS, "pm_1", tenant="acme", order_id="order-b")
+    message = Received(authorize(token=other), Envelope("event-1", "", "/test", NOW, "", "acme", "order-a"), "key")
+    async with connection.transaction():
+        tx = Transaction(connection, NOW, lambda: "id")
+        await obey([message], tx, vault=VAULT, tokens=TOKENS, settings=SETTINGS)
+    await till.work()
+
+    [failed] = [one.message for one in tx.publications]
+    assert (failed.reason, failed.final, till.asked.tokens) == ("token_unreadable", True, [])
 
 
 async def test_a_card_s_number_after_the_gateway_was_asked_lets_the_payment_go(connection: Connection) -> None:
