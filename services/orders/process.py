@@ -96,6 +96,7 @@ class Invoice:
     total_minor: int
     currency: str
     content_url: str = ""
+    version: int = 1
 
 
 @final
@@ -354,11 +355,13 @@ def _received(process: Process, event: ReturnReceived) -> Process:
 
 def _invoiced(process: Process, event: InvoiceIssued) -> Process:
     known = process.invoice
-    if known and (known.issued_at, known.document_id) >= (event.issued_at, event.document_id):
+    # By erp's count: an invoice may be dated before the one whose place it takes.
+    now = (event.version, event.issued_at, event.document_id)
+    if known and (known.version, known.issued_at, known.document_id) >= now:
         return process
     invoice = Invoice(
         event.document_id, event.invoice_key, event.invoice_no, event.series, event.issued_at, event.total_minor,
-        event.currency, event.content_url,
+        event.currency, event.content_url, event.version,
     )  # fmt: skip
     return replace(process, invoice=invoice)
 

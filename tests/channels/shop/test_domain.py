@@ -180,6 +180,27 @@ def test_the_hold_of_a_card_is_not_made_shorter_by_pix() -> None:
     assert paying.hold_until == ready.hold_until
 
 
+def test_one_pix_after_the_other_does_not_hold_stock_for_ever() -> None:
+    now = NOW
+    basket = replace(
+        NEW, quotes=1, options=(OPTION,), chosen=OPTION,
+        progress=OrderProgress(order_id="o", revision=1, connection_id="c", state="held", state_at=NOW),
+    )  # fmt: skip
+    for attempt in range(1, 9):
+        paying = domain.act(basket, Pay(PaymentMethod.PIX), TERMS, now)
+        if isinstance(paying, Refusal):
+            break
+        pending = PaymentTold(status="pending", attempt=attempt)
+        told_of = OrderProgress(
+            order_id="o", revision=attempt + 1, connection_id="c", state="held", state_at=now, payment=pending
+        )
+        basket, now = domain.hear(paying, told_of, now), now + timedelta(minutes=14)
+
+    assert isinstance(paying, Refusal)
+    assert paying.code == "hold_over"
+    assert basket.hold_until == NOW + timedelta(minutes=45)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"external_id": 1, "lines": "ana@example.com"}'])
 def test_a_body_that_is_none_is_refused_by_its_fields(body: bytes) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the text is looked at below
