@@ -29,7 +29,7 @@ class Intake:
     """Made once by `app.py`.
 
     `arrived` wakes the absorber, `wanted` those of a connection that read orders again, `telling` the loop that tells
-    channels of their orders, `stock` the senders of stock.
+    channels of their orders, `importing` those that read adverts, `stock` the senders of stock.
     """
 
     settings: ChannelsSettings
@@ -38,6 +38,7 @@ class Intake:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: defaultdict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     telling: asyncio.Event = field(default_factory=asyncio.Event)
+    importing: asyncio.Event = field(default_factory=asyncio.Event)
     stock: Wake = field(default_factory=Wake)
     customer_keys: dict[str, bytes] = field(default_factory=dict, repr=False)
 
