@@ -206,3 +206,19 @@ def test_a_body_that_is_none_is_refused_by_its_fields(body: bytes) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the text is looked at below
         CONNECTORS["shop"].to_order(body)
     assert "ana@example.com" not in str(refused.value)
+
+
+@given(st.lists(st.tuples(st.sampled_from(TERMS.methods), st.timedeltas(timedelta(), timedelta(minutes=40)))))
+def test_no_number_of_tries_holds_the_goods_for_ever(tries: list[tuple[PaymentMethod, timedelta]]) -> None:
+    end, now = NOW + TERMS.hold_card + TERMS.hold_pix, NOW
+    held = OrderProgress(order_id="o", revision=1, connection_id="c", state="held", state_at=NOW)
+    basket = replace(NEW, quotes=1, options=(OPTION,), chosen=OPTION, progress=held)
+    for method, later in tries:
+        now += later
+        paying = domain.act(basket, Pay(method, "token"), TERMS, now)
+        if isinstance(paying, Refusal):
+            assert paying.code == "hold_over"
+            return
+        assert basket.hold_until <= paying.hold_until <= end
+        pending = PaymentTold(status="pending", attempt=paying.attempt)
+        basket = replace(paying, progress=held.model_copy(update={"payment": pending}))
