@@ -44,7 +44,6 @@ class GatewayVices(BaseModel):
     Pix charge; charge: confirm; capture; void: cancel or take back; refund). declined: a good card is declined.
     refund_pending: a refund is done min_ms..max_ms later (2 s). refund_failed: a refund fails, after that time where
     it is pending too. expires_early: the gateway drops an authorised or unpaid payment after min_ms..max_ms.
-    expires_late: a Pix is taken min_ms..max_ms after its time, as by a bank whose clock is behind.
     throttled: 429 (Pix: 503), nothing done. slow: every answer waits. webhook_late, webhook_reordered: sent
     min_ms..max_ms later. webhook_duplicate: sent twice. webhook_missing: never sent. webhook_foreign_signature: signed
     with a secret, or sent with a certificate, that is not the gateway's.
@@ -61,7 +60,6 @@ class GatewayVices(BaseModel):
     refund_pending: Vice | None = None
     refund_failed: Vice | None = None
     expires_early: Vice | None = None
-    expires_late: Vice | None = None
     throttled: Vice | None = None
     slow: Vice | None = None
     webhook_late: Vice | None = None

@@ -402,8 +402,7 @@ class PixFace:
         at_ms = now_ms()
         assert payment.expires_s is not None
         refused = {"CONCLUIDA": "paid", "ATIVA": None}.get(payment.status, "removed")
-        grace_ms = account.temper.strikes("expires_late", at_ms) or 0
-        if refused is None and at_ms >= payment.created_ms + payment.expires_s * 1000 + grace_ms:
+        if refused is None and at_ms >= payment.created_ms + payment.expires_s * 1000:
             refused = "expired"
         amount_minor = payment.amount_minor if amount_minor is None else amount_minor
         if refused is not None:

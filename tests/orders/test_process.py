@@ -284,6 +284,7 @@ def test_a_cancel_gives_stock_back_only_once_the_parcel_is_stopped() -> None:
     life.hear(PersonSaid("invoice_cancelled"))
 
     assert (life.state, alerts(life.now)) == ("cancelled", frozenset())
+    assert alerts(life.hear(invoice(2)).now) == {"cancel_invoice"}, "another one has to be cancelled by itself"
 
 
 def test_a_channel_that_cancelled_is_told_nothing_any_more() -> None:
