@@ -33,7 +33,12 @@ class AccountGiven(BaseModel):
 def admin_router(pool: Callable[[], Pool], accounts: Accounts, settings: PaymentsSettings) -> APIRouter:
     """The routes of payments."""
     router = APIRouter()
+    _add_accounts(router, pool, accounts, settings)
+    _add_payments(router, pool)
+    return router
 
+
+def _add_accounts(router: APIRouter, pool: Callable[[], Pool], accounts: Accounts, settings: PaymentsSettings) -> None:
     @router.put("/accounts")
     async def put_account(given: AccountGiven) -> dict[str, str]:
         account = Account(**given.model_dump())
@@ -64,6 +69,8 @@ def admin_router(pool: Callable[[], Pool], accounts: Accounts, settings: Payment
         )
         return [dict(row) for row in rows]
 
+
+def _add_payments(router: APIRouter, pool: Callable[[], Pool]) -> None:
     @router.get("/payments")
     async def list_payments(
         tenant: str,
@@ -100,5 +107,3 @@ def admin_router(pool: Callable[[], Pool], accounts: Accounts, settings: Payment
             tenant, payment_id,
         )  # fmt: skip
         return dict(row) | {"calls": [dict(call) for call in calls]}
-
-    return router
