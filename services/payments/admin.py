@@ -73,13 +73,9 @@ def _add_accounts(router: APIRouter, pool: Callable[[], Pool], accounts: Account
 def _add_payments(router: APIRouter, pool: Callable[[], Pool]) -> None:
     @router.get("/payments")
     async def list_payments(
-        tenant: str,
-        order_id: str | None = None,
-        status: str | None = None,
-        concerning: bool = False,
-        after: str = "",
+        tenant: str, order_id: str | None = None, status: str | None = None, concerning: bool = False, after: str = "",
         limit: Limit = 1000,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any]:  # fmt: skip
         found = await store.list_payments(pool(), tenant, order_id, status, concerning, after, limit)
         return {"payments": found, "next": found[-1]["payment_id"] if len(found) == limit else None}
 
