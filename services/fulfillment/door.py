@@ -2,6 +2,7 @@
 asked what it is, so a webhook that is replayed, late or out of order cannot tell anything wrong."""
 
 import re
+from collections.abc import Sequence
 from typing import Final, final
 
 import asyncpg
@@ -13,6 +14,7 @@ from starlette.routing import Route
 
 from services.border import door
 from services.border.errors import SignatureInvalid
+from services.border.together import Together
 from services.border.vault import SealBroken
 from services.bus.failures import describe
 from services.fulfillment import store
@@ -24,6 +26,8 @@ from services.runtime import Service
 
 _ID: Final = re.compile(r"[0-9a-f-]{36}")
 _REFERENCE_MAX: Final = 200
+_LINGER_S: Final = 0.05
+"""A carrier is in no hurry for its answer, and often tells of many parcels at once."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,6 +38,7 @@ class Door:
 
     def __init__(self, opens: Opens, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
         self._opens, self._carriers, self._settings, self._wake = opens, carriers, settings, wake
+        self._keep = Together(self._keep_all, linger_s=_LINGER_S)
         self.app = Starlette(routes=[Route("/hooks/{account_id}", self._deliver, methods=["POST"])])
 
     async def _deliver(self, request: Request) -> Response:
@@ -62,14 +67,18 @@ class Door:
             return door.problem(400, "the body names no parcel")
         if len(reference) > _REFERENCE_MAX or "\0" in reference:
             return door.problem(400, "the body names no parcel")
-        async with self._opens() as tx:
-            is_known = await store.hint(tx.connection, tenant, carrier.traits.name, reference, tx.now)
-        if is_known:
-            self._wake()
-        else:
+        if not await self._keep((tenant, carrier.traits.name, reference)):
             # Of a parcel of someone else, or of one whose label is not kept yet: that one is asked about anyway.
             _log.info("a webhook is about an unknown parcel", account=account_id)
         return Response(status_code=200)
+
+    async def _keep_all(self, parcels: Sequence[tuple[str, str, str]]) -> list[bool]:
+        """Note that there is news of these parcels; of each, whether it is known."""
+        async with self._opens() as tx:
+            known = await store.hint(tx.connection, parcels, tx.now)
+        if known:
+            self._wake()
+        return [parcel in known for parcel in parcels]
 
 
 async def run(service: Service, *, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
