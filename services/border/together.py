@@ -44,8 +44,12 @@ class Together(Generic[T, R]):
     async def _settle(self, asked: Sequence[_Asked[T, R]]) -> None:
         try:
             answers = await self._work([item for item, _ in asked])
-        except Exception as failure:  # noqa: BLE001 - whoever asked has it
-            if len(asked) > 1 and not isinstance(failure, OSError):
+        except asyncio.CancelledError:
+            for _, answer in asked:
+                answer.cancel()
+            raise
+        except BaseException as failure:  # noqa: BLE001 - whoever asked has it
+            if len(asked) > 1 and isinstance(failure, Exception) and not isinstance(failure, OSError):
                 for one in asked:
                     await self._settle([one])
                 return

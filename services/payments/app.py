@@ -1,5 +1,6 @@
 """Payments as a process: `python -m services.payments.app`."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -23,15 +24,17 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
     """The payments service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
     accounts = Accounts(lambda: service.pool, vault, gateways())
+    due = asyncio.Event()
 
     async def charge(service: Service) -> None:
         try:
-            await Charger(service.transaction, accounts.session, vault, settings, service.faults.point).run()
+            point = service.faults.point
+            await Charger(service.transaction, accounts.session, vault, settings, point, due).run()
         finally:
             await accounts.close()
 
     async def doors(service: Service) -> None:
-        await Door(service, accounts, settings).run()
+        await Door(service, accounts, settings, due.set).run()
 
     async def settle(service: Service) -> None:
         await Settler(service, accounts, settings.settle_every_s).run()
@@ -44,7 +47,7 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
             Subscription(
                 stream="payments.commands.v1",
                 handles=(AuthorizePayment, CapturePayment, VoidPayment, RefundPayment),
-                handler=partial(obey, vault=vault, settings=settings),
+                handler=partial(obey, vault=vault, settings=settings, wake=due.set),
             ),
             Subscription(stream="orders.orders.v1", handles=get_args(OrderHeard), handler=take_over, linger_s=1.0),
         ],

@@ -4,7 +4,7 @@ A process that ends between any two steps leaves a row that says what may have h
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,8 +15,10 @@ import structlog
 
 from services.border.client import AddressRefused
 from services.border.errors import Rejected, Throttled
+from services.border.together import Together
 from services.border.vault import Vault
 from services.bus import Transaction
+from services.bus.failures import waited
 from services.payments import domain, store
 from services.payments.domain import Call, Close, Decision, Kind, Look, Outcome, Seen
 from services.payments.gateways.gateway import Gateway, Refund, Session, Wanted
@@ -62,17 +64,21 @@ class Charger:
         vault: Vault,
         settings: PaymentsSettings,
         point: Callable[[str], None],
+        due: asyncio.Event,
     ) -> None:
+        """`due` is set where a payment may have become due; those that only the clock makes due are found anyway."""
         self._transaction, self._sessions, self._vault = transaction, sessions, vault
-        self._settings, self._point = settings, point
+        self._settings, self._point, self._due = settings, point, due
+        self._settle = Together(self._settle_all)
         self._going: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Work for ever, pausing when nothing is due."""
         async with asyncio.TaskGroup() as group:
             while True:
+                self._due.clear()
                 if not await self.work(group):
-                    await asyncio.sleep(self._settings.poll_interval_s)
+                    await waited(self._due, self._settings.poll_interval_s)
 
     async def work(self, group: asyncio.TaskGroup) -> int:
         """Begin one step in `group` for each of some payments that are due; returns for how many.
@@ -113,7 +119,7 @@ class Charger:
         answer = await self._asked(task)
         self._point("charge.answered")
         try:
-            await self._settle(task, answer)
+            await self._settle((task, answer))
         except (asyncpg.IntegrityConstraintViolationError, ValueError) as error:
             # The claim keeps it back for a while, and then the gateway is looked at once more.
             tenant, payment_id = task.key
@@ -182,24 +188,30 @@ class Charger:
                 refund = Refund(refund_id, step.amount_minor, choice.currency)
                 return await gateway.refund(session, reference, refund, key)
 
-    async def _settle(self, task: Task, answer: Answer) -> None:
+    async def _settle_all(self, ended: Sequence[tuple[Task, Answer]]) -> list[None]:
         async with self._transaction() as tx:
-            stored = (await store.lock_payments(tx.connection, [task.key]))[task.key]
-            if not await store.release(tx.connection, task.key, task.claim):
-                return  # The claim ran out: whoever has it now looks for what this call did.
-            pay, looking = stored.pay, isinstance(task.step, Look)
-            if looking and answer.outcome is Outcome.DONE:
-                decision = domain.saw(pay, answer.seen, tx.now, looked=task.stored.pay.hinted)
-            elif looking:
-                wait_s = answer.wait_s or _LATER_S
-                await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s))
-                return
-            elif answer.outcome is Outcome.DONE:
-                decision = domain.saw(pay, answer.seen, tx.now, answer=True)
-            else:
-                decision = Decision(domain.ended(pay, answer.outcome))
-            later = tx.now + timedelta(seconds=answer.wait_s) if answer.wait_s else None
-            await self._apply(tx, task.key, stored, decision, later)
+            found = await store.lock_payments(tx.connection, [task.key for task, _ in ended])
+            for task, answer in ended:
+                # Where the claim ran out, whoever has it now looks for what this call did.
+                if await store.release(tx.connection, task.key, task.claim):
+                    await self._ended(tx, task, found[task.key], answer)
+            tx.after_commit(self._due.set)
+        return [None] * len(ended)
+
+    async def _ended(self, tx: Transaction, task: Task, stored: Stored, answer: Answer) -> None:
+        pay, looking = stored.pay, isinstance(task.step, Look)
+        if looking and answer.outcome is Outcome.DONE:
+            decision = domain.saw(pay, answer.seen, tx.now, looked=task.stored.pay.hinted)
+        elif looking:
+            wait_s = answer.wait_s or _LATER_S
+            await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s))
+            return
+        elif answer.outcome is Outcome.DONE:
+            decision = domain.saw(pay, answer.seen, tx.now, answer=True)
+        else:
+            decision = Decision(domain.ended(pay, answer.outcome))
+        later = tx.now + timedelta(seconds=answer.wait_s) if answer.wait_s else None
+        await self._apply(tx, task.key, stored, decision, later)
 
     async def _apply(
         self, tx: Transaction, key: Key, stored: Stored, decision: Decision, later: datetime | None

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Self
 
 from contracts.channels.v1 import InvoiceTold, OrderProgress, ParcelTold, ProgressLine
@@ -14,7 +13,6 @@ from services.channels.connections.registry import Open
 from services.channels.connectors.connector import ChannelOrder, Connector, Session, Traits
 from services.channels.intake import pull, store
 from services.channels.report import loop
-from services.channels.report import store as report_store
 from services.channels.report.handlers import take_progress
 from services.sandbox.client import SandboxClient
 from tests.channels.conftest import Kit
@@ -198,11 +196,10 @@ class Account:
         await self.kit.service.pool.execute(
             "UPDATE progress SET due_at = now() - interval '1 s', claimed_until = NULL WHERE due_at IS NOT NULL"
         )
-        async with self.kit.service.pool.acquire() as database:
-            free = {self.entry.connection.connection_id: 10}
-            claimed = await report_store.claim(database, free, timedelta(seconds=60), self.kit.service.clock())
-        for one in claimed:
-            await loop.tell(self.kit.service, self.entry, one)
+        teller = loop.Teller(self.kit.service, self.kit.intake.telling.set)
+        connection_id = self.entry.connection.connection_id
+        for claimed, first in await teller.begin({connection_id: self.entry}, {connection_id: 10}):
+            await teller.tell(self.entry, claimed, first)
 
     async def heard(self, external_id: str) -> list[str]:
         """The steps of an order's progress that the channel has heard, as its own books say."""
