@@ -17,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml deploy/setup.sh deploy/local/kafka-ja
 	@PYTHON='$(PYTHON)' sh deploy/setup.sh
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## sell on four connections for a minute, watch it, get a verdict (ARGS="--rate 30 --seconds 60")
+demo: $(STAMP)  ## sell on five kinds of channel for a minute, watch it, get a verdict (ARGS="--seconds 20")
 	@$(SALDO) demo $(ARGS)
 
 up: $(STAMP)  ## start the system in the background; its data stays in var/up

@@ -109,7 +109,7 @@ class Checkout(Message):
     token: str = Field(
         default="",
         repr=False,
-        description="The gateway's single-use token for what the buyer entered, never a card's digits. Empty for Pix.",
+        description="The gateway's single-use token for what the buyer entered, sealed for payments. Empty for Pix.",
     )
     carrier: Code | None = Field(default=None, description="Of the option chosen; its service is `shipping_service`.")
     payment_by: PaymentCollector = PaymentCollector.US

@@ -45,7 +45,7 @@ class AuthorizePayment(PaymentCommand):
     token: str = Field(
         default="",
         repr=False,
-        description="The gateway's single-use token for what the buyer entered, never a card's digits. Empty for Pix.",
+        description="The gateway's single-use token for what the buyer entered, sealed for payments. Empty for Pix.",
     )
     amount_minor: Annotated[int, Field(gt=0, description="Money in the currency's minor units.")]
     currency: Currency

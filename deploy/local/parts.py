@@ -39,6 +39,7 @@ class Part:
 def _channels(drawn: Drawn) -> Mapping[str, str]:
     return {
         "SALDO_SECRETS_KEY": drawn.secrets["secrets_key"],
+        "SALDO_TOKEN_KEY": drawn.secrets["token_key"],
         "SALDO_DOOR_HOST": HOST,
         "SALDO_DOOR_PORT": str(drawn.ports["door"]),
         "SALDO_SHOP_HOST": HOST,
@@ -51,6 +52,7 @@ def _channels(drawn: Drawn) -> Mapping[str, str]:
 def _payments(drawn: Drawn) -> Mapping[str, str]:
     return {
         "PAYMENTS_SECRETS_KEY": drawn.secrets["payments_secrets_key"],
+        "SALDO_TOKEN_KEY": drawn.secrets["token_key"],
         "PAYMENTS_DOOR_HOST": HOST,
         "PAYMENTS_DOOR_PORT": str(drawn.ports["payments_door"]),
         "PAYMENTS_PIX_DOOR_PORT": str(drawn.ports["payments_pix_door"]),
@@ -97,14 +99,14 @@ def _shop(drawn: Drawn) -> Mapping[str, str]:
 SERVICES: Final[Mapping[str, Part]] = {
     "inventory": Part(),
     "orders": Part(),
-    "channels": Part(("door", "shop"), ("secrets_key",), _channels),
-    "payments": Part(("payments_door", "payments_pix_door"), ("payments_secrets_key",), _payments),
+    "channels": Part(("door", "shop"), ("secrets_key", "token_key"), _channels),
+    "payments": Part(("payments_door", "payments_pix_door"), ("payments_secrets_key", "token_key"), _payments),
     "fulfillment": Part(("fulfillment_door",), ("fulfillment_secrets_key", "fulfillment_personal_key"), _fulfillment),
     "crm": Part((), ("crm_secrets_key", "crm_personal_key"), _crm),
     "erp": Part((), ("erp_secrets_key",), _erp),
 }
-"""Each has its own database and role of that name and a key of its own, so that a stolen key opens one database; it
-runs as ``python -m services.<name>.app``."""
+"""Each has its own database and role of that name and a key of its own, so that a stolen key opens one database;
+`token_key` is of two, for what passes from one to the other. Each runs as ``python -m services.<name>.app``."""
 
 SANDBOXES: Final[Mapping[str, Part]] = {
     "shopify": Part(),

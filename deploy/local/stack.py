@@ -29,6 +29,7 @@ from deploy.local.parts import HOST, SANDBOXES, SERVICES, Drawn, Part
 from deploy.local.ports import keep_ports
 from deploy.local.postgres import Postgres, create_database, create_reader
 from deploy.local.supervisor import (
+    BACKOFF_CAP_S,
     PROJECT,
     InstanceBusyError,
     ProcessSpec,
@@ -54,7 +55,8 @@ State = dict[str, Any]
 class Stack:
     """What an instance consists of. ``environment`` is added to every service's (fault points, sampling ratio).
 
-    ``fresh`` throws the instance's data away before the start; ports and secrets stay.
+    ``fresh`` throws the instance's data away before the start; ports and secrets stay. ``pause_cap_s`` is the longest
+    pause before a process that ends again and again is started again.
     """
 
     instance: Path
@@ -62,6 +64,7 @@ class Stack:
     sandboxes: Sequence[str] = tuple(SANDBOXES)
     fresh: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    pause_cap_s: float = BACKOFF_CAP_S
 
     @property
     def folder(self) -> Path:
@@ -73,7 +76,7 @@ class Stack:
 
         Raises ``InstanceBusyError`` where the instance runs already, ``StartError`` with the end of the failing log.
         """
-        supervisor = Supervisor(self.folder)
+        supervisor = Supervisor(self.folder, self.pause_cap_s)
         async with supervisor.starting():
             if self.fresh:
                 await asyncio.to_thread(_wipe, self.folder)

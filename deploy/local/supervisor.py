@@ -128,10 +128,11 @@ class Supervisor:
         await supervisor.stop()
 
     ``state.json`` says how everything is at any time; ``pid`` there is the process itself, not its guard.
+    ``pause_cap_s`` is the longest pause before what ends again and again is started again.
     """
 
-    def __init__(self, instance: Path) -> None:
-        self.instance = instance
+    def __init__(self, instance: Path, pause_cap_s: float = BACKOFF_CAP_S) -> None:
+        self.instance, self._pause_cap_s = instance, pause_cap_s
         self.endpoints: dict[str, Any] = {}
         self._processes: dict[str, _Process] = {}
         self._lock = InstanceLock(instance)
@@ -212,7 +213,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff_s):
                     await process.stop.wait()
-            backoff_s = min(BACKOFF_CAP_S, backoff_s * 2) if backoff_s else BACKOFF_FIRST_S
+            backoff_s = min(self._pause_cap_s, backoff_s * 2 or BACKOFF_FIRST_S)
             process.restarts += 1
         self._note(process, "stopped")
 

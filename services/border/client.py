@@ -19,6 +19,7 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from httpx_aiohttp import AiohttpTransport
+from opentelemetry import trace
 
 ANSWER_MAX_BYTES: Final = 20_000_000
 _CONNECT_TIMEOUT_S: Final = 3.0
@@ -120,8 +121,13 @@ class _Guarded(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._public_only:
             require_public_url(request.url)
+        span = trace.get_current_span()
+        # No address in full: it may hold who the buyer is, or a secret.
+        span.set_attribute("http.request.method", request.method)
+        span.set_attribute("server.address", request.url.host)
         with _readable():
             response = await self._inner.handle_async_request(request)
+        span.set_attribute("http.response.status_code", response.status_code)
         assert isinstance(response.stream, httpx.AsyncByteStream)
         encoding = response.headers.pop("content-encoding", "identity")
         if encoding == "gzip" and self._gzip:

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Final
 
 import uvicorn
+from opentelemetry import trace
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -39,6 +40,17 @@ def problem(status: int, why: str, headers: dict[str, str] | None = None) -> Res
     """An answer of `application/problem+json`. `why` says what to do and holds nothing of the request."""
     told = {"title": HTTPStatus(status).phrase, "status": status, "detail": why}
     return JSONResponse(told, status, headers, media_type="application/problem+json")
+
+
+def described(request: Request, route: str) -> dict[str, str]:
+    """What a span says of a request at `route` (OpenTelemetry semantic conventions, HTTP server)."""
+    return {"http.request.method": request.method, "http.route": route}
+
+
+def answered(answer: Response) -> Response:
+    """The answer, noted in the span that is open."""
+    trace.get_current_span().set_attribute("http.response.status_code", answer.status_code)
+    return answer
 
 
 def later() -> Response:

@@ -53,9 +53,11 @@ def text(value: Any) -> str:
 
 
 def identifier(value: Any, name: str) -> str:
-    """An id as text. Raises `ValueError` naming it where there is none."""
+    """An id as text. Raises `ValueError` naming it where there is none, or one that no table or address can hold."""
     if not (found := text(value).strip()):
         raise ValueError(f"{name} is missing")
+    if not found.isprintable():
+        raise ValueError(f"{name} is no id")
     return found
 
 

@@ -181,14 +181,17 @@ class Consumer:
             work.faults.point("handler.before")
             if received:
                 await self.handle(received, tx, start_ns)
-            work.faults.point("handler.after")
+                work.faults.point("handler.after", self.stream)
         for outcome, count in counts.items():
             if count:
                 self._outcomes[outcome].inc(count)
 
-    async def handle(self, events: Sequence[Received[Any]], tx: Transaction, start_ns: int | None = None) -> None:
+    async def handle(
+        self, events: Sequence[Received[Any]], tx: Transaction, start_ns: int | None = None, *, replayed: bool = False
+    ) -> None:
         """Run the handler on `events`, in spans of theirs that begin at `start_ns`, or now."""
-        tx.spans.update(self._work.tracing.processing(self.group_id, self.stream, events, start_ns))
+        spans = self._work.tracing.processing(self.group_id, self.stream, events, start_ns, replayed=replayed)
+        tx.spans.update(spans)
         await self._handler(events, tx)
 
     async def _failed_alone(self, event: Incoming, failure: Exception) -> bool:

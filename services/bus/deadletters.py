@@ -186,7 +186,7 @@ class DeadLetters:
             return
         if event.received is None:
             raise Poison(event.error)
-        await self._consumers[event.record.topic].handle([event.received], tx)
+        await self._consumers[event.record.topic].handle([event.received], tx, replayed=True)
 
     async def _locked(self, connection: Any, letter_id: str) -> Any:
         """An open dead letter under lock, its key locked before it."""

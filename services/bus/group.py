@@ -21,6 +21,10 @@ MAX_POLL_INTERVAL_MS: Final = 3_600_000
 BATCH_RECORDS: Final = 1_000
 POLL_MS: Final = 1_000
 STOP_TIMEOUT_S: Final = 15.0
+_UNREADABLE: Final = (
+    "a record has a header whose name is no UTF-8, and nothing is read past it: stop the service, move its group's "
+    "offset over that record with Kafka's own tools, and start it again"
+)
 
 _log = structlog.get_logger("saldo.bus")
 
@@ -75,15 +79,29 @@ class Group:
             ack_policy=AckPolicy.MANUAL, no_reply=True, session_timeout_ms=SESSION_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS, parser=_passed_through, decoder=_raw_records,
         )  # fmt: skip
-        subscriber.get_msg = partial(_fetched, consumer.linger_s)
+        subscriber.get_msg = partial(fetched, consumer)
         return subscriber
 
 
-async def _fetched(linger_s: float, kafka: Any) -> tuple[Any, ...]:
+async def fetched(consumer: Consumer, kafka: Any) -> tuple[Any, ...]:
     """The next batch, as soon as there is one. FastStream's own waits, and where nothing came sleeps as long, deaf to
-    what comes: short enough for a sale, that took a hundredth of a core for every stream, all day long."""
-    await asyncio.sleep(linger_s)
-    return tuple(chain(*(await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values()))
+    what comes: short enough for a sale, that took a hundredth of a core for every stream, all day long.
+
+    Past a header whose name is no UTF-8 the client reads nothing, nor what came in one batch with it: to go past it is
+    a person's decision, and until then the consumer says why it is not ready.
+    """
+    await asyncio.sleep(consumer.linger_s)
+    try:
+        batches = await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+    except UnicodeDecodeError:
+        if consumer.waiting != _UNREADABLE:
+            consumer.waiting = _UNREADABLE
+            _log.critical("consumer stopped", stream=consumer.stream, reason=_UNREADABLE)
+        await asyncio.sleep(POLL_MS / 1000)
+        return ()
+    if consumer.waiting == _UNREADABLE:
+        consumer.waiting = ""
+    return tuple(chain(*batches.values()))
 
 
 async def _passed_through(records: Any) -> KafkaMessage:

@@ -41,6 +41,11 @@ def context_of(traceparent: str) -> SpanContext | None:
     return context if context.is_valid else None
 
 
+def within(own: str, other: str) -> str:
+    """The traceparent `other` where it is of the same trace as `own`, else `own`: a row stays in its trace."""
+    return other if own[:36] == other[:36] else own
+
+
 def traceparent_of(context: SpanContext) -> str:
     """The `traceparent` header of a span context."""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
@@ -78,10 +83,12 @@ class Tracing:
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: Mapping[str, Any] | None = None,
         correlation_id: str = "",
+        start_ns: int | None = None,
     ) -> Iterator[Cause]:
         """A span round the block; yields the cause of what is published in it.
 
-        Without causes a flow starts here: this is where it is sampled or not.
+        Without causes a flow starts here: this is where it is sampled or not. `start_ns`: when it began, where that was
+        before its causes were known. Who calls or answers by HTTP in the block notes it there.
         """
         causes = (causes,) if isinstance(causes, Cause) else tuple(causes)
         first = causes[0] if causes else Cause("", correlation_id)
@@ -93,7 +100,8 @@ class Tracing:
             traceparent = first.traceparent or f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
             yield Cause(first.event_id, correlation_id, traceparent)
             return
-        span = self._start(name, kind, parent, links, {CONVERSATION: correlation_id, **(attributes or {})})
+        about = {CONVERSATION: correlation_id, **(attributes or {})}
+        span = self._start(name, kind, parent, links, about, start_ns)
         try:
             with trace.use_span(span):
                 yield Cause(first.event_id, correlation_id, traceparent_of(span.get_span_context()))
@@ -104,9 +112,12 @@ class Tracing:
             span.end()
 
     def processing(
-        self, group: str, stream: str, events: Iterable[Received[Any]], start_ns: int | None
+        self, group: str, stream: str, events: Iterable[Received[Any]], start_ns: int | None, *, replayed: bool = False
     ) -> dict[str, Span]:
-        """A span for every sampled event of a batch, by event id; the caller ends them after the commit."""
+        """A span for every sampled event of a batch, by event id; the caller ends them after the commit.
+
+        What is `replayed` is linked to its message, too: it was not processed when it came.
+        """
         if not self._processor:
             return {}
         spans: dict[str, Span] = {}
@@ -116,7 +127,10 @@ class Tracing:
                 about = _about("process", stream, envelope.id, envelope.type, envelope.correlation_id)
                 about |= {"messaging.consumer.group.name": group, "saldo.tenant": event.tenant}
                 parent = context_of(envelope.traceparent)
-                spans[envelope.id] = self._start(f"process {stream}", SpanKind.CONSUMER, parent, (), about, start_ns)
+                links = (parent,) if replayed and parent else ()
+                if replayed:
+                    about["saldo.replayed"] = "true"
+                spans[envelope.id] = self._start(f"process {stream}", SpanKind.CONSUMER, parent, links, about, start_ns)
         return spans
 
     def created(
@@ -153,6 +167,7 @@ class Tracing:
     ) -> "_Span":  # fmt: skip
         trace_id = parent.trace_id if parent else secrets.randbits(128)
         context = SpanContext(trace_id, secrets.randbits(64), is_remote=False, trace_flags=_SAMPLED)
+        attributes = dict(attributes)
         links = [Link(one) for one in linked]
         start_ns = start_ns or time.time_ns()
 
@@ -165,18 +180,27 @@ class Tracing:
                 )
             )  # fmt: skip
 
-        return _Span(context, export)
+        return _Span(context, attributes, export)
+
+
+UNTRACED: Final = Tracing("untraced", 0.0, None)
+"""Creates no span; contexts are handed on."""
 
 
 @final
 class _Span(NonRecordingSpan):
-    """A span that knows everything when it starts: a tenth of the cost of the SDK's own, which may still be changed."""
+    """A span that knows its place and its beginning when it starts: a tenth of the cost of the SDK's own."""
 
-    def __init__(self, context: SpanContext, export: Callable[[Status], None]) -> None:
+    def __init__(self, context: SpanContext, attributes: dict[str, Any], export: Callable[[Status], None]) -> None:
         super().__init__(context)
-        self._export, self.status = export, Status()
+        self._attributes, self._export, self.status = attributes, export, Status()
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Note what became known since; the last word counts."""
+        self._attributes[key] = value
 
     def end(self, end_time: int | None = None) -> None:
         """Hand the span over to be exported; it ends now."""
         del end_time
+        self._attributes = dict(self._attributes)  # What is handed over changes no more.
         self._export(self.status)

@@ -27,8 +27,8 @@ from services.channels.shop.listener import shop_loop
 from services.channels.shop.shop import Shop
 from services.channels.stock.handlers import take_items, take_levels
 from services.channels.stock.metrics import StockMetrics
-from services.channels.stock.push import Sender
 from services.channels.stock.reconcile import Reconciler
+from services.channels.stock.sender import Sender
 from services.channels.stock.settings import StockSettings
 from services.runtime import Service
 
@@ -36,14 +36,16 @@ from services.runtime import Service
 def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) -> Service:
     """The channels service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
+    tokens = Vault((settings.token_key or settings.secrets_key).get_secret_value())
     registry = Registry(vault, document=Documents(settings).read)
     intake = Intake(settings, registry, vault)
-    channels, shop = Channels(intake), Shop(intake)
+    channels, shop = Channels(intake), Shop(intake, tokens)
     metrics = StockMetrics()
     sender = Sender(registry, intake.stock, stock, metrics)
     reconciler = Reconciler(registry, intake.stock, stock)
 
     async def door_loop(service: Service) -> None:
+        await registry.loaded.wait()
         await Door(service, intake).run()
 
     service = Service(

@@ -59,8 +59,8 @@ async def _refetch(events: Sequence[Received[Command]], tx: Transaction, intake:
     ]
     await raise_alerts(tx.connection, alerts, tx.now)
     # Looked for by a timer as well, so an early wake-up that finds nothing costs only the delay.
-    for _, connection_id, _ in known:
-        intake.wanted[connection_id].set()
+    if known:
+        intake.wanted.set()
 
 
 def _reason(event: Received[Command]) -> str:

@@ -95,13 +95,28 @@ async def unlinked_known(connection: Database, connection_id: str, limit: int) -
     return [ListingRow(**dict(row)) for row in rows]
 
 
+async def connections_to_link(connection: Database) -> set[str]:
+    """Connections with an advert that `unlinked_known` finds."""
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT r.connection_id FROM stock_records r
+        -- Most of the time no record is without a SKU. Written as a join, the other tables might be read first.
+        WHERE r.sku IS NULL AND EXISTS (SELECT FROM listings l
+            WHERE l.tenant = r.tenant AND l.stock_record = r.stock_record AND EXISTS (SELECT FROM items i
+                WHERE i.tenant = l.tenant AND i.sku = l.seller_sku OFFSET 0)
+            OFFSET 0)
+        """
+    )
+    return {row["connection_id"] for row in rows}
+
+
 async def link_loop(service: "Service", intake: Intake) -> None:
     """Link adverts by their text as soon as the item is known, whichever came first."""
     while True:
         async with service.pool.acquire() as database:
-            connections = await connection_store.all_of(database, None)
-            waiting = [one for one in connections if await unlinked_known(database, one.connection_id, 1)]
-        for connection in waiting:
+            waiting = await connections_to_link(database)
+            connections = await connection_store.all_of(database, None) if waiting else []
+        for connection in (one for one in connections if one.connection_id in waiting):
             async with service.transaction() as tx:
                 await intake_store.absorb_lock(tx.connection)
                 await link_by_text(tx, connection)

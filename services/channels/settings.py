@@ -10,6 +10,7 @@ class ChannelsSettings(BaseSettings):
     """The door, the key and the paces of intake (`SALDO_*`).
 
     `secrets_key`: 32 random bytes as base64 or hex; several with commas, newest first, while old rows still need them.
+    `token_key`, in the same form, seals gateways' tokens for payments, which has the same one; else `secrets_key` does.
     `documents_url` is erp's admin listener and `documents_token` its token, for channels that want an invoice's file.
     `door_url` is how marketplaces reach the door from outside; without it the listener's own address is told.
     `shop_url` is the same for the API of the own shop and its buyers' tracking pages.
@@ -18,6 +19,8 @@ class ChannelsSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SALDO_", extra="ignore")
 
     secrets_key: SecretStr
+    token_key: SecretStr | None = None
+    lease_s: float = Field(default=90, gt=0, description="What a process that died had begun is begun again by then.")
     door_host: str = "127.0.0.1"
     door_port: Annotated[int, Field(ge=0, le=65535)] = 0
     door_url: str = ""

@@ -34,7 +34,7 @@ from services.console.output import errors
 
 app = typer.Typer(
     name="saldo",
-    help="One stock, many marketplaces: a sale on one channel lowers the stock on the others.",
+    help="One stock, many marketplaces and shops, and every order from the basket to the door.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -88,3 +88,7 @@ def _is_text(argument: str) -> bool:
     except UnicodeEncodeError:  # Bytes that are no UTF-8 reach us as lone surrogates.
         return False
     return True
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ COLUMNS: Final = (
 )  # fmt: skip
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = 1
+_FORMULA: Final = ("=", "+", "-", "@", "\t")
 _OURS: Final = re.compile(r"(journal-\d{6}\.csv|manifest\.json)(\.part)?")
 
 
@@ -29,12 +30,24 @@ class FolderTaken(Exception):
 
 
 def encode(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """A page: UTF-8, a header, commas, lines ended by LF; what is None is empty."""
+    """A page: UTF-8, a header, commas, lines ended by LF; what is None is empty.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it (OWASP, "CSV Injection"): ids of
+    lines are the channels' own, and accountants open the file in one.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([["" if row[name] is None else row[name] for name in COLUMNS] for row in rows])
+    writer.writerows([[_cell(row[name]) for name in COLUMNS] for row in rows])
     return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return "" if value is None else value
+    # The writer does not quote it where lines end in LF alone, and no reader takes it then.
+    text = value.replace("\r", " ")
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def decode(raw: bytes) -> list[dict[str, str]]:

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import asyncpg
 from fastapi import APIRouter, HTTPException, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from contracts.envelope import UtcDatetime
 from contracts.fulfillment.v1 import ReceivedLine, TrackingStatus
 from contracts.inventory.v1 import AccountState
 from services.border.accounts import AccountInvalid
@@ -52,14 +51,14 @@ class Weighed(_Body):
 class Left(_Body):
     """When the parcel was handed over; now, if nothing is said."""
 
-    at: UtcDatetime | None = None
+    at: AwareDatetime | None = None
 
 
 class Followed(_Body):
     """Where the carrier says that the parcel was."""
 
     status: TrackingStatus
-    happened_at: UtcDatetime | None = None
+    happened_at: AwareDatetime | None = None
 
 
 class Returned(_Body):
@@ -67,7 +66,7 @@ class Returned(_Body):
 
     return_id: str = Field(min_length=1, max_length=64)
     lines: tuple[ReceivedLine, ...] = Field(min_length=1)
-    received_at: UtcDatetime | None = None
+    received_at: AwareDatetime | None = None
 
 
 class Named(_Body):

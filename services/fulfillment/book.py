@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 from pydantic import TypeAdapter
 
 from contracts.channels.v1 import BuyerReported
@@ -20,6 +21,7 @@ from services.border.together import Together
 from services.border.vault import SealBroken, Vault
 from services.bus import Cause
 from services.bus.failures import describe
+from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
 from services.fulfillment.accounts import CALL_TIMEOUT_S, Carriers
 from services.fulfillment.carriers.carrier import Bought, Carrier, Parcel, Purchase
@@ -42,13 +44,17 @@ _LEASE_SHARE: Final = 0.75
 _UNANSWERED_S: Final = 60.0
 """For a carrier that is gone, or whose answer makes no sense: a person has to look."""
 
+_ITS_OWN: Final = (KeyError, ValueError, SealBroken, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+"""What goes wrong with one parcel alone: with what is known of it, or what its carrier answered."""
+
 _label: Final = TypeAdapter(Label)
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A shipment that a carrier is to be asked about, as it stood when it was claimed. `sealed` is its buyer."""
+    """A shipment that a carrier is to be asked about, as it stood when it was claimed. `sealed` is its buyer, `tried`
+    the span of the last call, if that one has to be made again."""
 
     tenant: str
     shipment: Shipment
@@ -57,6 +63,7 @@ class Job:
     sealed: bytes | None
     origin: Place | None
     names: Sequence[NameMapping]
+    tried: str
 
     @property
     def key(self) -> Key:
@@ -101,9 +108,10 @@ class Book:
         vault: Vault,
         settings: FulfillmentSettings,
         point: Callable[[str], None] = lambda _: None,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._transaction, self._carriers, self._vault = transaction, carriers, vault
-        self._settings, self._point = settings, point
+        self._settings, self._point, self._tracing = settings, point, tracing
         self._begin, self._settle = Together(self._begin_all), Together(self._settle_all)
         self._going: set[asyncio.Task[None]] = set()
 
@@ -149,8 +157,8 @@ class Book:
             tenant, shipment = key[0], shipments[key]
             origin = origins.get((tenant, shipment.prepare.location)) if shipment.prepare else None
             sealed = buyers.get((tenant, shipment.order_id))
-            cause = Cause(*row["cause"])
-            jobs.append(Job(tenant, shipment, cause, calls.get(key), sealed, origin, names.get(tenant, ())))
+            cause, known = Cause(*row["cause"]), names.get(tenant, ())
+            jobs.append(Job(tenant, shipment, cause, calls.get(key), sealed, origin, known, row["tried"]))
         return jobs
 
     async def _alone(self, job: Job) -> None:
@@ -160,6 +168,12 @@ class Book:
             _log.error("a label was not bought", shipment=job.shipment.shipment_id, error=describe(failure))
 
     async def _one(self, job: Job) -> None:
+        causes = [job.cause, *([job.cause._replace(traceparent=job.tried)] if job.tried else ())]
+        about = {"saldo.tenant": job.tenant, "saldo.step": job.shipment.state}
+        with self._tracing.span("ask carrier", causes, kind=SpanKind.CLIENT, attributes=about) as cause:
+            await self._ask(replace(job, cause=cause))
+
+    async def _ask(self, job: Job) -> None:
         carriers = await self._carriers(job.tenant)
         try:
             # Nobody goes on with a shipment that is claimed no more, and that another may take up.
@@ -173,7 +187,7 @@ class Book:
             await self._settle(Answer(job, wait_s=late_s))
         except Throttled as wait:
             await self._settle(Answer(job, wait_s=wait.retry_after_s))
-        except (KeyError, ValueError, SealBroken, asyncpg.IntegrityConstraintViolationError) as failure:
+        except _ITS_OWN as failure:
             _log.error("a label waits for a person", shipment=job.shipment.shipment_id, error=describe(failure))
             await self._settle(Answer(job, wait_s=_UNANSWERED_S))
 
@@ -259,7 +273,9 @@ class Book:
             done = await carrier.cancel(_purchase(job.call), job.shipment.label.reference)
         except Rejected:
             done = False
+        self._point("stop.answered")
         await self._settle(Answer(job, (Stopped(done),)))
+        self._point("stop.settled")
 
     async def _settle_all(self, answers: Sequence[Answer]) -> list[None]:
         """Take what carriers answered to the shipments as they are now."""
@@ -281,7 +297,7 @@ class Book:
             await store.end_calls(tx.connection, [(*one.job.key, one.ended) for one in answers if one.ended], tx.now)
             await store.put_labels(tx.connection, labels, tx.now)
             put_off = [
-                (*one.job.key, tx.now + timedelta(seconds=max(one.wait_s, 0.1)))
+                (*one.job.key, tx.now + timedelta(seconds=max(one.wait_s, 0.1)), one.job.cause.traceparent)
                 for one in answers
                 if one.wait_s is not None
             ]
@@ -319,4 +335,5 @@ def printed(fields: bytes, form: Form) -> bytes:
 
 async def run(service: Service, *, carriers: Carriers, vault: Vault, settings: FulfillmentSettings, wake: Wake) -> None:
     """Buy and give back labels for ever."""
-    await Book(service.transaction, carriers.of, vault, settings, service.faults.point).run(wake)
+    book = Book(service.transaction, carriers.of, vault, settings, service.faults.point, service.tracing)
+    await book.run(wake)

@@ -2,11 +2,13 @@
 asked what it is, so a webhook that is replayed, late or out of order cannot tell anything wrong."""
 
 import re
-from collections.abc import Sequence
-from typing import Final, final
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +18,9 @@ from services.border import door
 from services.border.errors import SignatureInvalid
 from services.border.together import Together
 from services.border.vault import SealBroken
+from services.bus import Cause
 from services.bus.failures import describe
+from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
 from services.fulfillment.accounts import Carriers
 from services.fulfillment.handlers import Opens
@@ -29,15 +33,29 @@ _REFERENCE_MAX: Final = 200
 _LINGER_S: Final = 0.05
 """A carrier is in no hurry for its answer, and often tells of many parcels at once."""
 
+Reference: TypeAlias = tuple[str, str, str]
+"""A parcel by company, carrier and the carrier's name of it."""
+
 _log = structlog.get_logger(__name__)
 
 
 @final
 class Door:
-    """What carriers call, at `/hooks/<account>`; `wake` begins the look at the parcel."""
+    """What carriers call, at `/hooks/<account>`; `wake` begins the look at the parcel. `point` is where a test lets the
+    process die."""
 
-    def __init__(self, opens: Opens, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
+    def __init__(
+        self,
+        opens: Opens,
+        carriers: Carriers,
+        settings: FulfillmentSettings,
+        wake: Wake,
+        point: Callable[[str], None] = lambda _: None,
+        tracing: Tracing = UNTRACED,
+    ) -> None:
         self._opens, self._carriers, self._settings, self._wake = opens, carriers, settings, wake
+        self._point, self._tracing = point, tracing
+        self._named = Together(self._named_all, linger_s=_LINGER_S)
         self._keep = Together(self._keep_all, linger_s=_LINGER_S)
         self.app = Starlette(routes=[Route("/hooks/{account_id}", self._deliver, methods=["POST"])])
 
@@ -54,6 +72,7 @@ class Door:
             return door.later()
 
     async def _take(self, request: Request, account_id: str) -> Response:
+        began_ns = time.time_ns()
         found = await self._carriers.at(account_id) if _ID.fullmatch(account_id) else None
         if found is None:
             return door.problem(404, "there is no such door")
@@ -67,21 +86,35 @@ class Door:
             return door.problem(400, "the body names no parcel")
         if len(reference) > _REFERENCE_MAX or "\0" in reference:
             return door.problem(400, "the body names no parcel")
-        if not await self._keep((tenant, carrier.traits.name, reference)):
-            # Of a parcel of someone else, or of one whose label is not kept yet: that one is asked about anyway.
-            _log.info("a webhook is about an unknown parcel", account=account_id)
-        return Response(status_code=200)
+        parcel = tenant, carrier.traits.name, reference
+        causes = await self._named(parcel)
+        # No carrier tells of our traces: a webhook belongs to that of the parcel.
+        about = {"saldo.account": account_id, "saldo.tenant": tenant, **door.described(request, "/hooks/{account_id}")}
+        with self._tracing.span(
+            "receive webhook", causes, kind=SpanKind.SERVER, attributes=about, start_ns=began_ns
+        ) as cause:
+            if causes:
+                await self._keep((parcel, cause.traceparent))
+            else:
+                # Of a parcel of someone else, or of one whose label is not kept yet: that one is asked about anyway.
+                _log.info("a webhook is about an unknown parcel", account=account_id)
+            self._point("hint.saved")
+            return door.answered(Response(status_code=200))
 
-    async def _keep_all(self, parcels: Sequence[tuple[str, str, str]]) -> list[bool]:
-        """Note that there is news of these parcels; of each, whether it is known."""
+    async def _named_all(self, parcels: Sequence[Reference]) -> list[list[Cause]]:
         async with self._opens() as tx:
-            known = await store.hint(tx.connection, parcels, tx.now)
-        if known:
-            self._wake()
-        return [parcel in known for parcel in parcels]
+            known = await store.named(tx.connection, parcels)
+        return [known.get(parcel, []) for parcel in parcels]
+
+    async def _keep_all(self, told: Sequence[tuple[Reference, str]]) -> list[None]:
+        """Note that there is news of these parcels, of each the span in which that was heard."""
+        async with self._opens() as tx:
+            await store.hint(tx.connection, dict(told), tx.now)
+        self._wake()
+        return [None] * len(told)
 
 
 async def run(service: Service, *, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
     """Listen until cancelled."""
-    app = Door(service.transaction, carriers, settings, wake).app
+    app = Door(service.transaction, carriers, settings, wake, service.faults.point, service.tracing).app
     await door.listen(app, host=settings.door_host, port=settings.door_port)

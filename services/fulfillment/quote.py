@@ -1,13 +1,14 @@
 """Quotes for the own shop: what all carriers ask for a basket, answered in time even where one of them is slow."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final, TypeAlias, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 
 from contracts.channels.v1 import BuyerReported
 from contracts.fulfillment.v1 import DeliveryOption, DeliveryQuoted, QuoteDelivery
@@ -15,6 +16,7 @@ from services.border.errors import OutcomeUnknown, Rejected, Throttled
 from services.border.vault import Vault
 from services.bus import Cause
 from services.bus.failures import describe
+from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
 from services.fulfillment.accounts import Carriers
 from services.fulfillment.carriers.carrier import Carrier, Parcel
@@ -30,6 +32,8 @@ Offer: TypeAlias = tuple[str, Quote]
 """Who provides it, and what it is, in our words."""
 
 _CARRIER_FAILURES: Final = (OutcomeUnknown, Rejected, Throttled, TimeoutError, ValueError)
+
+_DAYS_MAX: Final = 366
 
 _log = structlog.get_logger(__name__)
 
@@ -53,7 +57,11 @@ async def offers(
         elif isinstance(answer, BaseException):
             raise answer
         else:
-            found += [(provider, _ours(quote, names)) for quote in answer]
+            ours = [_ours(quote, names) for quote in answer]
+            fit = [one for one in ours if _is_fit(one)]
+            if len(fit) < len(ours):
+                _log.warning("a carrier gives quotes that nobody can mean", carrier=provider, left=len(ours) - len(fit))
+            found += [(provider, one) for one in fit]
     return sorted(found, key=lambda one: (one[1].price_minor, one[1].days_max, one[0], one[1].service)), failures
 
 
@@ -67,12 +75,27 @@ def _ours(quote: Quote, names: Sequence[NameMapping]) -> Quote:
     return replace(quote, carrier=carrier, service=service)
 
 
+def _is_fit(quote: Quote) -> bool:
+    """Whether a buyer may be shown it: a carrier pays nobody for a parcel, and takes no year for it."""
+    named = all(name and name.isprintable() for name in (quote.carrier, quote.service))
+    return named and quote.price_minor >= 0 and 0 <= quote.days_min <= quote.days_max <= _DAYS_MAX
+
+
 @final
 class Quoter:
-    """Answers the quotes that are due."""
+    """Answers the quotes that are due. `point` is where a test lets the process die."""
 
-    def __init__(self, opens: Opens, carriers: Carriers, vault: Vault, settings: FulfillmentSettings) -> None:
+    def __init__(
+        self,
+        opens: Opens,
+        carriers: Carriers,
+        vault: Vault,
+        settings: FulfillmentSettings,
+        point: Callable[[str], None] = lambda _: None,
+        tracing: Tracing = UNTRACED,
+    ) -> None:
         self._opens, self._carriers, self._vault, self._settings = opens, carriers, vault, settings
+        self._point, self._tracing = point, tracing
 
     async def work_off(self) -> int:
         """Answer what is due, all at once; how many."""
@@ -83,7 +106,7 @@ class Quoter:
         return len(rows)
 
     async def _answer(self, row: asyncpg.Record) -> None:
-        tenant, asked = row["tenant"], QuoteDelivery.model_validate_json(row["body"])
+        tenant, asked, cause = row["tenant"], QuoteDelivery.model_validate_json(row["body"]), Cause(*row["cause"])
         async with self._opens() as tx:
             sealed = (await store.read_buyers(tx.connection, [(tenant, asked.order_id)])).get((tenant, asked.order_id))
             skus = {(tenant, line.sku) for line in asked.lines}
@@ -101,16 +124,20 @@ class Quoter:
                 tenant, parcel.weight_g, parcel.dimensions_mm, asked.declared_minor, asked.currency, origin, place
             )
             carriers = await self._carriers.of(tenant)
-            found, failures = await offers(carriers, wanted, names, self._settings.quote_timeout_s)
+            about = {"saldo.tenant": tenant, "saldo.step": "quote"}
+            with self._tracing.span("ask carriers", cause, kind=SpanKind.CLIENT, attributes=about) as cause:
+                found, failures = await offers(carriers, wanted, names, self._settings.quote_timeout_s)
         quoted = DeliveryQuoted(
             order_id=asked.order_id,
             quote_id=asked.quote_id,
             options=_options(found, asked.currency),
             incomplete=bool(failures),
         )
+        self._point("quote.answered")
         async with self._opens() as tx:
             if await store.answer_quote(tx.connection, tenant, quoted):
-                tx.publish(quoted, tenant=tenant, cause=Cause(*row["cause"]))
+                tx.publish(quoted, tenant=tenant, cause=cause)
+        self._point("quote.settled")
 
 
 def _options(found: Sequence[Offer], currency: str) -> tuple[DeliveryOption, ...]:
@@ -128,7 +155,7 @@ def _options(found: Sequence[Offer], currency: str) -> tuple[DeliveryOption, ...
 
 async def run(service: Service, *, carriers: Carriers, vault: Vault, settings: FulfillmentSettings, wake: Wake) -> None:
     """Answer for ever."""
-    quoter = Quoter(service.transaction, carriers, vault, settings)
+    quoter = Quoter(service.transaction, carriers, vault, settings, service.faults.point, service.tracing)
     while True:
         if not await quoter.work_off():
             await wake.wait(settings.poll_interval_s)

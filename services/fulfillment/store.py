@@ -133,7 +133,7 @@ async def save_shipments(
             unmapped = excluded.unmapped, blocked = excluded.blocked, work = excluded.work,
             -- Work that is under way keeps its time, which is also the claim on it.
             due_at = CASE WHEN shipments.work = excluded.work THEN shipments.due_at ELSE excluded.due_at END,
-            cause = excluded.cause, body = excluded.body, changed_at = excluded.changed_at,
+            cause = excluded.cause, body = excluded.body, changed_at = excluded.changed_at, tried = '',
             provider = excluded.provider, reference = excluded.reference,
             look_at = coalesce(shipments.look_at, excluded.look_at)
         """,
@@ -325,7 +325,7 @@ async def claim_due(connection: Connection, now: datetime, until: datetime, page
             SELECT tenant, shipment_id FROM shipments WHERE due_at <= $1 ORDER BY due_at LIMIT $3
             FOR UPDATE SKIP LOCKED
         )
-        RETURNING tenant, order_id, shipment_id, cause
+        RETURNING tenant, order_id, shipment_id, cause, tried
         """,
         now,
         until,
@@ -333,10 +333,10 @@ async def claim_due(connection: Connection, now: datetime, until: datetime, page
     )
 
 
-async def put_off(connection: Connection, rows: Sequence[tuple[str, str, datetime]]) -> None:
-    """What is to be done for these shipments is done then: tenant, shipment, when."""
+async def put_off(connection: Connection, rows: Sequence[tuple[str, str, datetime, str]]) -> None:
+    """What is to be done for these shipments is done then: tenant, shipment, when, the span of what was tried now."""
     await connection.executemany(
-        "UPDATE shipments SET due_at = $3 WHERE tenant = $1 AND shipment_id = $2 AND work IS NOT NULL", rows
+        "UPDATE shipments SET due_at = $3, tried = $4 WHERE tenant = $1 AND shipment_id = $2 AND work IS NOT NULL", rows
     )
 
 
@@ -615,26 +615,39 @@ async def looked(
     )
 
 
-async def hint(
-    connection: Connection, parcels: Collection[tuple[str, str, str]], now: datetime
-) -> set[tuple[str, str, str]]:
-    """There is news of these parcels (tenant, provider, reference); which of them are known."""
+async def named(
+    connection: Connection, parcels: Collection[tuple[str, str, str]]
+) -> dict[tuple[str, str, str], list[Cause]]:
+    """Why the parcels (tenant, provider, reference) that webhooks name last changed; without those nobody knows."""
     rows = await connection.fetch(
+        "SELECT tenant, provider, reference, cause FROM shipments"
+        " JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS told (tenant, provider, reference)"
+        " USING (tenant, provider, reference) ORDER BY tenant, shipment_id",
+        *columns(sorted(set(parcels)), 3),
+    )
+    found: dict[tuple[str, str, str], list[Cause]] = {}
+    for row in rows:
+        found.setdefault((row["tenant"], row["provider"], row["reference"]), []).append(Cause(*row["cause"]))
+    return found
+
+
+async def hint(connection: Connection, parcels: Mapping[tuple[str, str, str], str], now: datetime) -> None:
+    """There is news of these parcels, each heard in the span of this traceparent; of another trace, they keep theirs."""
+    await connection.execute(
         """
         WITH told AS (
-            SELECT tenant, shipment_id FROM shipments
-            JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS news (tenant, provider, reference)
-                USING (tenant, provider, reference)
+            SELECT tenant, shipment_id, news.traceparent FROM shipments
+            JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[])
+                AS news (tenant, provider, reference, traceparent) USING (tenant, provider, reference)
             ORDER BY tenant, shipment_id FOR UPDATE OF shipments
         )
-        UPDATE shipments SET look_at = $4 FROM told
-        WHERE shipments.tenant = told.tenant AND shipments.shipment_id = told.shipment_id
-        RETURNING shipments.tenant, provider, reference
+        UPDATE shipments SET look_at = $5,
+            cause[3] = CASE WHEN left(cause[3], 36) = left(told.traceparent, 36) THEN told.traceparent ELSE cause[3] END
+        FROM told WHERE shipments.tenant = told.tenant AND shipments.shipment_id = told.shipment_id
         """,
-        *columns(sorted(set(parcels)), 3),
+        *columns([(*parcel, traceparent) for parcel, traceparent in parcels.items()], 4),
         now,
     )
-    return {(row["tenant"], row["provider"], row["reference"]) for row in rows}
 
 
 async def follow(connection: Connection, tenant: str, provider: str, now: datetime) -> None:

@@ -7,10 +7,12 @@ from typing import Final, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 
 from services.border.errors import OutcomeUnknown, Rejected, Throttled
 from services.bus import Cause
 from services.bus.failures import describe
+from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
 from services.fulfillment.accounts import Carriers
 from services.fulfillment.carriers.carrier import Seen
@@ -35,8 +37,10 @@ class Tracker:
         carriers: Carriers,
         settings: FulfillmentSettings,
         point: Callable[[str], None] = lambda _: None,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         self._opens, self._carriers, self._settings, self._point = opens, carriers, settings, point
+        self._tracing = tracing
 
     async def work_off(self) -> int:
         """Ask about what is due, each carrier once; how many parcels."""
@@ -56,7 +60,9 @@ class Tracker:
         wait_s = None if carrier is not None and not carrier.traits.follows else self._settings.track_every_s
         if carrier is not None and wait_s is not None:
             try:
-                told = await carrier.track([row["reference"] for row in rows])
+                causes, about = [Cause(*row["cause"]) for row in rows], {"saldo.tenant": tenant}
+                with self._tracing.span("ask carrier", causes, kind=SpanKind.CLIENT, attributes=about):
+                    told = await carrier.track([row["reference"] for row in rows])
             except Throttled as wait:
                 wait_s = wait.retry_after_s
             except (OutcomeUnknown, Rejected, ValueError) as failure:
@@ -85,7 +91,7 @@ def news(shipment: Shipment, told: Sequence[Seen], now: datetime) -> list[Scan]:
 
 async def run(service: Service, *, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
     """Ask for ever, resting between two rounds: a parcel's news is in no hurry, and of many in one is cheap."""
-    tracker = Tracker(service.transaction, carriers, settings, service.faults.point)
+    tracker = Tracker(service.transaction, carriers, settings, service.faults.point, service.tracing)
     while True:
         if await tracker.work_off() < settings.page:
             await wake.wait(settings.poll_interval_s)

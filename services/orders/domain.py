@@ -376,7 +376,11 @@ def alerts(order: Order) -> frozenset[str]:
 
 
 def _left_unpaid(order: Order) -> bool:
-    """Whether goods are with their buyer and nothing of the money for them is with us, nor will be."""
+    """Whether goods left and nothing of what is owed for them is with us, nor will be.
+
+    Money that came, and went back to a buyer whose goods came back, is no concern of anybody.
+    """
     paying = order.process.paying
-    gone = paying is not None and paying.good_minor <= 0 and departed(order.process)
-    return bool(gone) and owed(order) > 0 and not isinstance(order.state, Returned)
+    if paying is None or paying.good_minor > 0 or not departed(order.process):
+        return False
+    return owed(order) > 0 and (paying.over or not isinstance(order.state, Returned))

@@ -50,6 +50,8 @@ def admin_router(pool: Callable[[], Pool], accounts: Accounts, settings: Payment
             return {"account_id": account_id, "url": await accounts.subscribe(tenant, account_id, settings)}
         except (AccountInvalid, Rejected) as refused:
             raise HTTPException(422, str(refused)) from None
+        except ValueError:
+            raise HTTPException(502, "the gateway's answer makes no sense: is base_url the gateway's own?") from None
         except (Throttled, OutcomeUnknown):
             raise HTTPException(503, "the gateway does not answer: try again") from None
 

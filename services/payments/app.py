@@ -23,13 +23,14 @@ from services.runtime import Service
 def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
     """The payments service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
+    tokens = Vault((settings.token_key or settings.secrets_key).get_secret_value())
     accounts = Accounts(lambda: service.pool, vault, gateways())
     due = asyncio.Event()
 
     async def charge(service: Service) -> None:
         try:
-            point = service.faults.point
-            await Charger(service.transaction, accounts.session, vault, settings, point, due).run()
+            point, tracing = service.faults.point, service.tracing
+            await Charger(service.transaction, accounts.session, vault, settings, point, due, tracing).run()
         finally:
             await accounts.close()
 
@@ -47,7 +48,7 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
             Subscription(
                 stream="payments.commands.v1",
                 handles=(AuthorizePayment, CapturePayment, VoidPayment, RefundPayment),
-                handler=partial(obey, vault=vault, settings=settings, wake=due.set),
+                handler=partial(obey, vault=vault, tokens=tokens, settings=settings, wake=due.set),
             ),
             Subscription(stream="orders.orders.v1", handles=get_args(OrderHeard), handler=take_over, linger_s=1.0),
         ],

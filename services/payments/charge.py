@@ -12,13 +12,15 @@ from typing import TypeAlias, final
 
 import asyncpg
 import structlog
+from opentelemetry.trace import SpanKind
 
 from services.border.client import AddressRefused
 from services.border.errors import Rejected, Throttled
 from services.border.together import Together
 from services.border.vault import Vault
-from services.bus import Transaction
+from services.bus import Cause, Transaction
 from services.bus.failures import waited
+from services.bus.tracing import UNTRACED, Tracing
 from services.payments import domain, store
 from services.payments.domain import Call, Close, Decision, Kind, Look, Outcome, Seen
 from services.payments.gateways.gateway import Gateway, Refund, Session, Wanted
@@ -65,10 +67,11 @@ class Charger:
         settings: PaymentsSettings,
         point: Callable[[str], None],
         due: asyncio.Event,
+        tracing: Tracing = UNTRACED,
     ) -> None:
         """`due` is set where a payment may have become due; those that only the clock makes due are found anyway."""
         self._transaction, self._sessions, self._vault = transaction, sessions, vault
-        self._settings, self._point, self._due = settings, point, due
+        self._settings, self._point, self._due, self._tracing = settings, point, due, tracing
         self._settle = Together(self._settle_all)
         self._going: set[asyncio.Task[None]] = set()
 
@@ -104,7 +107,7 @@ class Charger:
                 step = domain.next_call(stored.pay, tx.now) or (Look() if domain.waits(stored.pay) else None)
                 if step is None or isinstance(step, Close):
                     decision = domain.close(stored.pay, step, tx.now) if step else Decision(stored.pay)
-                    await self._apply(tx, key, stored, decision, None)
+                    await self._apply(tx, key, stored, decision, None, stored.cause)
                     continue
                 if isinstance(step, Call):
                     stored = replace(stored, pay=domain.begun(stored.pay, step))
@@ -116,11 +119,14 @@ class Charger:
         return tasks, len(rows)
 
     async def _take(self, task: Task) -> None:
-        answer = await self._asked(task)
+        step = task.step.kind.value if isinstance(task.step, Call) else "look"
+        about = {"saldo.tenant": task.key[0], "saldo.step": step}
+        with self._tracing.span("ask gateway", task.stored.causes, kind=SpanKind.CLIENT, attributes=about) as cause:
+            answer = await self._asked(task)
         self._point("charge.answered")
         try:
-            await self._settle((task, answer))
-        except (asyncpg.IntegrityConstraintViolationError, ValueError) as error:
+            await self._settle((task, answer, cause))
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError) as error:
             # The claim keeps it back for a while, and then the gateway is looked at once more.
             tenant, payment_id = task.key
             _log.error("answer cannot be kept", tenant=tenant, payment_id=payment_id, error=type(error).__name__)
@@ -153,6 +159,9 @@ class Charger:
             # An answer that cannot be read is no answer.
             _log.warning("outcome unknown", **about, error=type(error).__name__)
             return Answer(outcome=Outcome.UNKNOWN, wait_s=gateway.traits.late_s)
+        if seen and (strange := domain.strange(pay, seen)):
+            _log.error("the gateway does not answer about what it was asked", **about, why=strange)
+            return Answer(outcome=Outcome.UNKNOWN, wait_s=_LATER_S)
         if seen is None and pay.seen and pay.seen.reference:
             # Something else answers than what gave the reference, so it cannot tell that a call did not happen.
             _log.warning("the gateway does not know a payment that it made", **about)
@@ -188,33 +197,35 @@ class Charger:
                 refund = Refund(refund_id, step.amount_minor, choice.currency)
                 return await gateway.refund(session, reference, refund, key)
 
-    async def _settle_all(self, ended: Sequence[tuple[Task, Answer]]) -> list[None]:
+    async def _settle_all(self, ended: Sequence[tuple[Task, Answer, Cause]]) -> list[None]:
         async with self._transaction() as tx:
-            found = await store.lock_payments(tx.connection, [task.key for task, _ in ended])
-            for task, answer in ended:
+            found = await store.lock_payments(tx.connection, [task.key for task, _, _ in ended])
+            for task, answer, cause in ended:
                 # Where the claim ran out, whoever has it now looks for what this call did.
                 if await store.release(tx.connection, task.key, task.claim):
-                    await self._ended(tx, task, found[task.key], answer)
+                    again = answer.outcome in (Outcome.AGAIN, Outcome.UNKNOWN)
+                    stored = replace(found[task.key], tried=cause.traceparent if again else "")
+                    await self._ended(tx, task, stored, answer, cause)
             tx.after_commit(self._due.set)
         return [None] * len(ended)
 
-    async def _ended(self, tx: Transaction, task: Task, stored: Stored, answer: Answer) -> None:
+    async def _ended(self, tx: Transaction, task: Task, stored: Stored, answer: Answer, cause: Cause) -> None:
         pay, looking = stored.pay, isinstance(task.step, Look)
         if looking and answer.outcome is Outcome.DONE:
             decision = domain.saw(pay, answer.seen, tx.now, looked=task.stored.pay.hinted)
         elif looking:
             wait_s = answer.wait_s or _LATER_S
-            await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s))
+            await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s), cause)
             return
         elif answer.outcome is Outcome.DONE:
             decision = domain.saw(pay, answer.seen, tx.now, answer=True)
         else:
             decision = Decision(domain.ended(pay, answer.outcome))
         later = tx.now + timedelta(seconds=answer.wait_s) if answer.wait_s else None
-        await self._apply(tx, task.key, stored, decision, later)
+        await self._apply(tx, task.key, stored, decision, later, cause)
 
     async def _apply(
-        self, tx: Transaction, key: Key, stored: Stored, decision: Decision, later: datetime | None
+        self, tx: Transaction, key: Key, stored: Stored, decision: Decision, later: datetime | None, cause: Cause
     ) -> None:
         tenant, payment_id = key
         pay = decision.pay
@@ -224,7 +235,7 @@ class Charger:
             await store.end_call(tx.connection, tenant, payment_id, pay.call, tx.now)
         await store.book(tx.connection, [(tenant, one) for one in decision.booked], tx.now)
         for fact in decision.facts:
-            tx.publish(fact, tenant=tenant, cause=stored.cause)
+            tx.publish(fact, tenant=tenant, cause=cause)
 
 
 def _refused(error: Exception, about: dict[str, str]) -> Answer:

@@ -93,7 +93,10 @@ class Portion:
 @final
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A payment as its gateway shows it. An answer may show a part of it: what is left out was seen before."""
+    """A payment as its gateway shows it. An answer may show a part of it: what is left out was seen before.
+
+    `currency` is empty where the answer names none.
+    """
 
     reference: str
     status: Status
@@ -105,6 +108,7 @@ class Seen:
     reason: str = ""
     pix_text: str | None = None
     next_url: str | None = None
+    currency: str = ""
 
 
 @final
@@ -393,6 +397,21 @@ def saw(pay: Pay, seen: Seen | None, now: datetime, *, answer: bool = False, loo
         call = replace(call, outcome=Outcome.DONE if done else Outcome.AGAIN)
     after = replace(pay, seen=joined, call=call, looked=max(pay.looked, looked))
     return _told(pay, after, now)
+
+
+def strange(pay: Pay, seen: Seen) -> str:
+    """Why what a gateway shows is no answer about this payment; empty where it is one.
+
+    Less than was asked for may be captured, but whoever authorises another sum or currency means something else.
+    """
+    assert pay.choice
+    if pay.seen and pay.seen.reference != seen.reference:
+        return "it shows another payment"
+    if seen.currency not in ("", pay.choice.currency):
+        return "it shows another currency"
+    if seen.status is Status.AUTHORIZED and seen.authorized_minor != pay.choice.amount_minor:
+        return "it shows another amount"
+    return ""
 
 
 def _settled(payment_id: str, call: Call, seen: Seen) -> bool:

@@ -5,6 +5,8 @@ that comes twice, late, in another order or not at all changes nothing of how a 
 """
 
 import asyncio
+import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -22,6 +24,7 @@ from starlette.routing import Route
 from services.border import door
 from services.border.errors import Rejected, SignatureInvalid
 from services.bus.failures import describe
+from services.bus.tracing import within
 from services.payments import store
 from services.payments.accounts import Accounts
 from services.payments.domain import due, hinted
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from services.runtime import Service
 
 _BODY_MAX_BYTES: Final = 1_000_000
+_ID: Final = re.compile(r"[0-9a-f-]{36}")
+_NAME_MAX: Final = 255
 _TIMEOUT_S: Final = 8.0
 """A gateway gives up after 10 s or later; it is told to come again before that."""
 _AT_ONCE: Final = 50
@@ -72,14 +77,14 @@ class Door:
             await asyncio.sleep(_TIDY_EVERY_S)
 
     async def _deliver(self, request: Request, *, certified: bool = False) -> Response:
+        if not _ID.fullmatch(request.path_params["account_id"]):
+            return door.problem(404, "there is no such door")
         if self._inside >= _AT_ONCE:
             return door.later()
         self._inside += 1
         try:
-            attributes = {"saldo.account": request.path_params["account_id"]}
-            with self._service.tracing.span("receive webhook", kind=SpanKind.SERVER, attributes=attributes):
-                async with asyncio.timeout(_TIMEOUT_S):
-                    return await self._receive(request, certified)
+            async with asyncio.timeout(_TIMEOUT_S):
+                return await self._receive(request, certified)
         except door.Refused as refused:
             return refused.answer
         except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as failure:
@@ -89,7 +94,7 @@ class Door:
             self._inside -= 1
 
     async def _receive(self, request: Request, certified: bool) -> Response:
-        account_id = request.path_params["account_id"]
+        began_ns, account_id = time.time_ns(), request.path_params["account_id"]
         try:
             tenant, gateway, credentials = await self._accounts.at_door(account_id)
         except Rejected:
@@ -106,16 +111,32 @@ class Door:
             hint = gateway.hint(body)
         except ValueError as error:
             return door.problem(400, str(error))
-        await self._keep(tenant, account_id, hint)
-        return Response(status_code=200)
+        if not all(name.isprintable() and len(name) <= _NAME_MAX for name in (hint.delivery_id, *hint.references)):
+            return door.problem(400, "the body names an event or a payment by what is no id")
+        # No gateway tells of our traces: a webhook belongs to those of the payments that it names.
+        causes = await store.named(self._service.pool, account_id, hint)
+        about = {"saldo.account": account_id, "saldo.tenant": tenant, **door.described(request, "/hooks/{account_id}")}
+        with self._service.tracing.span(
+            "receive webhook", causes, kind=SpanKind.SERVER, attributes=about, start_ns=began_ns
+        ) as cause:
+            await self._keep(tenant, account_id, hint, cause.traceparent)
+            return door.answered(Response(status_code=200))
 
-    async def _keep(self, tenant: str, account_id: str, hint: Hint) -> None:
+    async def _keep(self, tenant: str, account_id: str, hint: Hint, traceparent: str) -> None:
         async with self._service.transaction() as tx:
             found = await store.keep_hint(tx.connection, tenant, account_id, hint, tx.now)
             if found is None:
                 return
             every = self._settings.look_every
-            later = {key: replace(stored, pay=hinted(stored.pay)) for key, stored in found.items()}
+            later = {
+                key: replace(
+                    stored,
+                    pay=hinted(stored.pay),
+                    # What is looked at now is looked at because of this webhook; of several traces each keeps its own.
+                    cause=stored.cause._replace(traceparent=within(stored.cause.traceparent, traceparent)),
+                )
+                for key, stored in found.items()
+            }
             rows = {key: (stored, due(stored.pay, tx.now, every)) for key, stored in later.items()}
             await store.put_payments(tx.connection, rows)
             tx.after_commit(self._wake)

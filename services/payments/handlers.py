@@ -6,7 +6,8 @@ import structlog
 
 from contracts.payments.v1 import AuthorizePayment
 from services.border.cards import contains_card
-from services.border.vault import Vault
+from services.border.tokens import open_token
+from services.border.vault import SealBroken, Vault
 from services.bus import Received, Transaction
 from services.payments import store, takeover
 from services.payments.domain import Close, Command, close, command, due
@@ -23,12 +24,14 @@ async def obey(
     tx: Transaction,
     *,
     vault: Vault,
+    tokens: Vault,
     settings: PaymentsSettings,
     wake: Callable[[], None],
 ) -> None:
     """Keep what is wanted of payments; whoever works on the due ones does it, and `wake` calls him.
 
-    A token that holds a card's number is not kept, nor sent to anybody: the payment fails, and the buyer chooses again.
+    A token comes sealed under the key of `tokens` and is kept under `vault`'s. One that does not open, or holds the
+    number of a card, is not kept, nor sent to anybody: the payment fails, and the buyer chooses again.
     """
     keys = {(event.tenant, event.message.payment_id) for event in events}
     before = await store.lock_payments(tx.connection, keys)
@@ -44,16 +47,14 @@ async def obey(
             continue
         token_sealed = stored.token_sealed if stored else None
         if isinstance(message, AuthorizePayment) and pay.choice and pay.choice.revision == message.revision:
-            if contains_card(message.token):
-                _log.error("a card's number came as a token: refused", tenant=tenant, payment_id=message.payment_id)
-                token_sealed = None
+            token_sealed, wrong = _resealed(message, tenant, vault, tokens)
+            if wrong:
+                _log.error("a token is refused", tenant=tenant, payment_id=message.payment_id, why=wrong)
                 if pay.seen is None:
-                    decision = close(pay, Close("card_number", voided=False), tx.now)
+                    decision = close(pay, Close(wrong, voided=False), tx.now)
                     pay = decision.pay
                     for fact in decision.facts:
                         tx.publish(fact, tenant=tenant, cause=event.cause)
-            else:
-                token_sealed = _sealed(vault, tenant, message)
         now[key] = Stored(pay, token_sealed, event.cause, stored.claim if stored else None)
     changed = {
         key: (stored, due(stored.pay, tx.now, settings.look_every))
@@ -64,10 +65,17 @@ async def obey(
     tx.after_commit(wake)
 
 
-def _sealed(vault: Vault, tenant: str, message: AuthorizePayment) -> bytes | None:
-    if not message.token:
-        return None
-    return vault.seal(message.token.encode(), tenant=tenant, owner=message.payment_id, field="token")
+def _resealed(message: AuthorizePayment, tenant: str, vault: Vault, tokens: Vault) -> tuple[bytes | None, str]:
+    """The token as it is kept, None where there is none; and what is wrong with it, in a word."""
+    try:
+        token = open_token(tokens, message.token, tenant=tenant, order_id=message.order_id)
+    except SealBroken:
+        return None, "token_unreadable"
+    if contains_card(token):
+        return None, "card_number"
+    if not token:
+        return None, ""
+    return vault.seal(token.encode(), tenant=tenant, owner=message.payment_id, field="token"), ""
 
 
 async def take_over(events: Sequence[Received[OrderHeard]], tx: Transaction) -> None:

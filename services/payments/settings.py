@@ -14,14 +14,19 @@ class PaymentsSettings(BaseSettings):
     """The key of what is sealed, the paces of the loop, and the doors for webhooks.
 
     `secrets_key` (`PAYMENTS_SECRETS_KEY`, else `SALDO_SECRETS_KEY`): 32 random bytes as base64 or hex; several with
-    commas, newest first, while old rows still need them. `door_url` and `pix_door_url` are how gateways reach the doors
-    from outside; without them the listeners' own addresses are told. The door for Pix is open where `pix_door_port` is
-    set; it needs a certificate of its own and the authorities of the banks' client certificates, as files of PEM.
+    commas, newest first, while old rows still need them. `token_key` (`SALDO_TOKEN_KEY`) is the one under which the own
+    shop seals gateways' tokens; else `secrets_key` is taken. `door_url` and `pix_door_url` are how gateways reach the
+    doors from outside; without them the listeners' own addresses are told. The door for Pix is open where
+    `pix_door_port` is set; it needs a certificate of its own and the authorities of the banks' client certificates, as
+    files of PEM.
     """
 
     model_config = SettingsConfigDict(env_prefix="PAYMENTS_", extra="ignore", frozen=True, populate_by_name=True)
 
     secrets_key: SecretStr = Field(validation_alias=AliasChoices("PAYMENTS_SECRETS_KEY", "SALDO_SECRETS_KEY"))
+    token_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("PAYMENTS_TOKEN_KEY", "SALDO_TOKEN_KEY")
+    )
     charge_parallel: int = Field(default=8, gt=0, le=50, description="Payments worked on at once, one call each.")
     call_timeout_s: float = Field(default=30, gt=0, description="No call of a gateway takes longer, all in all.")
     poll_interval_s: float = Field(default=1, gt=0, description="Between two looks at what is due, if nothing is told.")

@@ -44,7 +44,9 @@ class Settler:
         # Oldest first, so that the books grow in the order in which the money came.
         for payout_id in reversed([one for one in listed if one not in known]):
             found = await gateway.settlements(session, payout_id)
+            self._service.faults.point("payout.read")
             await self._keep(tenant, account_id, gateway.traits.name, payout_id, found)
+            self._service.faults.point("payout.kept")
 
     async def _keep(
         self, tenant: str, account_id: str, gateway: str, payout_id: str, found: Sequence[Settlement]

@@ -26,17 +26,26 @@ _TOKEN_WANTED: Final = ("asked", Status.OPEN)
 @final
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A payment with what its row has beside it: the sealed token, and why the payment last changed."""
+    """A payment with what its row has beside it: the sealed token, why the payment last changed, and the span of the
+    step before where that one has to be taken again."""
 
     pay: Pay
     token_sealed: bytes | None
     cause: Cause
     claim: str | None = None
+    tried: str = ""
+
+    @property
+    def causes(self) -> list[Cause]:
+        """What the next step follows from."""
+        return [self.cause, *([self.cause._replace(traceparent=self.tried)] if self.tried else ())]
 
 
 def _stored(row: asyncpg.Record) -> Stored:
     cause = Cause(row["cause_event"], row["cause_flow"], row["cause_trace"])
-    return Stored(_pay.validate_json(row["body"], extra="ignore"), row["token_sealed"], cause, row["claim"])
+    return Stored(
+        _pay.validate_json(row["body"], extra="ignore"), row["token_sealed"], cause, row["claim"], row["tried"]
+    )
 
 
 def _status(pay: Pay) -> str:
@@ -77,19 +86,19 @@ async def put_payments(connection: Connection, payments: Mapping[Key, tuple[Stor
             (
                 tenant, payment_id, pay.order_id, pay.choice.account_id if pay.choice else "",
                 pay.seen.reference if pay.seen else "", status, pay.sums.captured_minor, pay.sums.given_back_minor,
-                _pay.dump_json(pay).decode(), token, due_at, *stored.cause, concern(pay),
+                _pay.dump_json(pay).decode(), token, due_at, *stored.cause, concern(pay), stored.tried,
             )
         )  # fmt: skip
     await connection.executemany(
         """
         INSERT INTO payments (tenant, payment_id, order_id, account_id, reference, status, captured_minor,
-            refunded_minor, body, token_sealed, due_at, cause_event, cause_flow, cause_trace, concern)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+            refunded_minor, body, token_sealed, due_at, cause_event, cause_flow, cause_trace, concern, tried)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         ON CONFLICT (tenant, payment_id) DO UPDATE SET account_id = excluded.account_id,
             reference = excluded.reference, status = excluded.status, captured_minor = excluded.captured_minor,
             refunded_minor = excluded.refunded_minor, body = excluded.body, token_sealed = excluded.token_sealed,
             due_at = excluded.due_at, cause_event = excluded.cause_event, cause_flow = excluded.cause_flow,
-            cause_trace = excluded.cause_trace, concern = excluded.concern
+            cause_trace = excluded.cause_trace, concern = excluded.concern, tried = excluded.tried
         """,
         rows,
     )
@@ -223,6 +232,16 @@ async def put_taken(connection: Connection, taken: Mapping[Key, Taken]) -> None:
         """,
         *columns(rows, 10),
     )
+
+
+async def named(connection: Pool, account_id: str, hint: Hint) -> list[Cause]:
+    """Why the payments that a webhook names last changed."""
+    rows = await connection.fetch(
+        "SELECT cause_event, cause_flow, cause_trace FROM payments "
+        "WHERE account_id = $1 AND reference = ANY($2::text[]) AND reference <> '' ORDER BY tenant, payment_id",
+        account_id, list(hint.references),
+    )  # fmt: skip
+    return [Cause(*row) for row in rows]
 
 
 async def keep_hint(

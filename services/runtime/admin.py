@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, R
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic_core import PydanticSerializationError
 
 from services.bus import announce
 from services.bus.announce import Announcer
@@ -48,6 +49,17 @@ def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, router
     async def unfit(_: Request, __: Exception) -> JSONResponse:
         return JSONResponse({"detail": "the database cannot take a value that was given: NUL, or out of range"}, 422)
 
+    @app.exception_handler(UnicodeEncodeError)
+    @app.exception_handler(PydanticSerializationError)
+    async def no_text(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "a value that was given is no text: half a character of UTF-16"}, 422)
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(asyncpg.InterfaceError)
+    @app.exception_handler(asyncpg.PostgresConnectionError)
+    async def away(_: Request, failure: Exception) -> JSONResponse:
+        return JSONResponse({"detail": f"the database does not answer ({type(failure).__name__}): try again"}, 503)
+
     @app.exception_handler(RequestValidationError)
     async def misread(_: Request, failure: RequestValidationError) -> JSONResponse:
         # Without what was given: it may be a credential, or nothing that JSON can say.
@@ -59,6 +71,13 @@ def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, router
     async def authorised(authorization: Annotated[str, Header()] = "") -> None:
         if token and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "send the admin token as 'Authorization: Bearer …'")
+
+    @app.middleware("http")
+    async def done(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        answer = await call(request)
+        if request.method in ("POST", "PUT"):
+            work.faults.point("admin.done")
+        return answer
 
     for router in routers:
         app.include_router(router, prefix="/admin", dependencies=[Depends(authorised)])

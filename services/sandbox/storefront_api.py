@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 TIMEOUT_S: Final = 15.0
-_TRIES: Final = 5
+PATIENCE_S: Final = 20.0
 _AGAIN_S: Final = 0.5
 
 
@@ -32,23 +32,28 @@ class ShopApi:
         self._headers = {"authorization": f"Bearer {api_key}"}
 
     async def ask(self, method: str, path: str, body: Any = None, *, key: str = "") -> dict[str, Any]:
-        """The answer's body. What is told to be tried again is, under the same key.
+        """The answer's body. What is told to be tried again is, and what breaks off once it was begun, under the same
+        key: whatever changes something can be asked twice.
 
-        Raises `Refused` or `Unreachable`.
+        Raises `Refused` or, once patience has ended, `Unreachable`.
         """
         headers = self._headers | ({"idempotency-key": key} if key else {})
-        for tries_left in range(_TRIES - 1, -1, -1):
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        while True:
             try:
                 answer = await self._http.request(method, self._base_url + path, json=body, headers=headers)
                 told: dict[str, Any] = answer.json()
             except (httpx.HTTPError, ValueError):
-                raise Unreachable from None
-            if answer.is_success:
-                return told
-            if told.get("code") != "try_again" or not tries_left:
-                raise Refused(answer.status_code, told)
+                failure: Exception = Unreachable()
+            else:
+                if answer.is_success:
+                    return told
+                failure = Refused(answer.status_code, told)
+                if told.get("code") != "try_again":
+                    raise failure
+            if asyncio.get_running_loop().time() > deadline:
+                raise failure
             await asyncio.sleep(_AGAIN_S)
-        raise Unreachable
 
     async def products(self) -> list[dict[str, Any]]:
         """Everything the shop sells."""

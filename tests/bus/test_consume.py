@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.bus.consumer import BACKLOG_RECORDS, BACKLOG_STALE_S
-from services.bus.group import BATCH_RECORDS
+from services.bus.group import BATCH_RECORDS, fetched
 from services.runtime.topics import ensure_topics
 from tests.bus.model import (
     Sent,
@@ -233,3 +233,25 @@ async def test_a_backlog_is_one_only_while_the_consumer_gets_on_with_it(database
         assert consumer.has_backlog
         kafka.assignment = set
         assert not consumer.has_backlog
+
+
+async def test_a_header_that_no_client_reads_is_told_and_nothing_is_skipped(kafka_bootstrap, database):
+    service = make_service(kafka_bootstrap, database, make_streams())
+    [consumer] = list(service._consumers.values())[:1]
+
+    class Jammed:
+        """A client at such a record, and once it is gone."""
+
+        jammed = True
+
+        async def getmany(self, **_: object) -> dict[str, list[str]]:
+            if self.jammed:
+                raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+            return {"partition": ["record"]}
+
+    kafka = Jammed()
+    assert await fetched(consumer, kafka) == ()
+    assert "no UTF-8" in consumer.reason
+    kafka.jammed = False
+    assert await fetched(consumer, kafka) == ("record",)
+    assert consumer.waiting == ""

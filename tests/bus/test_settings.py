@@ -82,3 +82,12 @@ def test_an_armed_point_ends_the_process_once(tmp_path: Path) -> None:
     assert ended == [137, 0]
     with pytest.raises(ValueError, match="production"):
         Faults("", "production", tmp_path)
+
+
+def test_a_point_that_many_pass_is_armed_for_the_turn_of_one(tmp_path: Path) -> None:
+    (tmp_path / "handler.after@orders").touch()
+    reach = "import sys; from pathlib import Path; from services.bus.faults import Faults\n"
+    reach += "Faults('', 'test', Path(sys.argv[1])).point('handler.after', sys.argv[2])"
+    turns = ("levels", "orders", "orders")
+    run = [[sys.executable, "-c", reach, str(tmp_path), turn] for turn in turns]
+    assert [subprocess.run(one, check=False).returncode for one in run] == [0, 137, 0]

@@ -1,11 +1,15 @@
 """One flow is one trace through the outbox; an unsampled one creates no span anywhere."""
 
+import time
+
 import pytest
+from opentelemetry import trace
 
 from services.bus import Cause
 from services.bus.outbox import unpack
-from services.bus.tracing import is_sampled
+from services.bus.tracing import is_sampled, within
 from tests.bus.model import by_hand, log, make_streams, record, rows, spans_of, value
+from tests.bus.test_parking import OPEN, Fixable
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -74,3 +78,31 @@ async def test_a_failed_attempt_leaves_no_span(database, tmp_path):
         )
     assert spans_of(path, "o1") == []
     assert await rows(database, "SELECT traceparent, correlation_id FROM dead_letters") == [(SAMPLED, "o1")]
+
+
+async def test_a_replay_is_linked_to_its_message(database, tmp_path):
+    streams, handler, path = make_streams(), Fixable(), tmp_path / "spans.db"
+    async with by_hand(database, streams, handler=handler, spans_path=path) as (service, consumer):
+        given = record(streams, "a", 1, trouble="bug", traceparent=SAMPLED, correlation_id="o1")
+        await consumer.take(log(streams, [given]))
+        handler.broken = False
+        await service.dead_letters.replay(await value(database, OPEN))
+    (replayed,) = (span for span in spans_of(path, "o1") if span["name"].startswith("process"))
+    assert replayed["parent_id"] == "b2" * 8
+    assert replayed["links"] == [["a1" * 16, "b2" * 8]]
+    assert replayed["attributes"]["saldo.replayed"] == "true"
+
+
+async def test_what_becomes_known_in_a_span_is_noted_in_it(database, tmp_path):
+    path = tmp_path / "spans.db"
+    async with by_hand(database, make_streams(), spans_path=path) as (service, _):
+        began_ns = time.time_ns() - 10**9
+        with service.tracing.span("call", correlation_id="o4", start_ns=began_ns):
+            trace.get_current_span().set_attribute("http.response.status_code", 503)
+    (span,) = spans_of(path, "o4")
+    assert (span["start_ns"], span["attributes"]["http.response.status_code"]) == (began_ns, 503)
+
+
+async def test_a_row_stays_in_its_trace():
+    assert within(SAMPLED, SAMPLED[:36] + "f" * 16 + "-01") == SAMPLED[:36] + "f" * 16 + "-01"
+    assert within(SAMPLED, OTHER) == SAMPLED

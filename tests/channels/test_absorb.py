@@ -90,10 +90,10 @@ async def test_an_equal_version_with_another_body_is_fetched_again_and_what_was_
     await kit.absorb()
     assert await statuses(kit) == [(1, "awaiting_payment")]
     async with kit.service.transaction() as tx:
-        wanted = await store.claim_fetch(tx.connection, shop.connection_id, tx.now, timedelta(seconds=60))
-        assert wanted is not None
-        assert await store.claim_fetch(tx.connection, shop.connection_id, tx.now, timedelta(seconds=60)) is None
-        await store.fetched(tx.connection, wanted.order_id, wanted.seq, tx.now)
+        free = {shop.connection_id: 2}
+        [wanted] = await store.claim_fetches(tx.connection, free, tx.now, timedelta(seconds=60))
+        assert await store.claim_fetches(tx.connection, free, tx.now, timedelta(seconds=60)) == []
+        await store.fetched(tx.connection, [wanted], tx.now)
     await kit.deliver(shop, shopify_order(status="paid", minute=1), topic="fetch", fetch_seq=wanted.seq)
     await kit.absorb()
     assert await statuses(kit) == [(1, "awaiting_payment"), (2, "paid")]

@@ -85,7 +85,7 @@ async def at_work(kit: Kit, entry: Open) -> AsyncIterator[str]:
         asyncio.create_task(opened_door.store_loop()),
         asyncio.create_task(border_door.listen(opened_door.app, host="127.0.0.1", port=port)),
         asyncio.create_task(absorb_loop(kit.service, kit.intake)),
-        *(asyncio.create_task(pull.refetch(kit.service, kit.intake, entry)) for _ in range(4)),
+        asyncio.create_task(pull.refetch(kit.service, kit.intake)),
     ]
     address = kit.intake.door_of(entry.connection, entry.session)
     try:
@@ -161,14 +161,13 @@ async def test_a_shipment_that_moves_while_its_order_is_read_for_the_first_time_
     await kit.deliver(entry.connection, {"resource": f"/orders/{bought['order_id']}"}, topic="orders_v2")
     await kit.absorb()
     async with kit.service.pool.acquire() as database:
-        wanted = await pull.store.claim_fetch(database, entry.connection.connection_id, kit.service.clock(), pull.LEASE)
-    assert wanted is not None
-    await pull.fetch_one(kit.service, kit.intake, entry, wanted)
+        free = {entry.connection.connection_id: 1}
+        [wanted] = await pull.store.claim_fetches(database, free, kit.service.clock(), pull.LEASE)
+    answer = await pull.fetch_one(kit.service, kit.intake, entry, wanted)
     # Heard after the order was read and before anybody here knows whose shipment it is.
-    await kit.service.pool.execute("UPDATE intake SET state = 'absorbed' WHERE topic = 'fetch'")
     await kit.deliver(entry.connection, {"resource": f"/{order.aliases[0]}"}, topic="shipments")
     await kit.absorb()
-    await kit.service.pool.execute("UPDATE intake SET state = 'new' WHERE topic = 'fetch'")
+    await pull.keep_fetched(kit.service, kit.intake, [answer])
     await kit.absorb()
     assert [sale["status"] for sale in await kit.published()] == ["paid"]
     assert await kit.count("intake_orders", "notified_seq > fetched_seq") == 1

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +17,8 @@ from contracts.envelope import Envelope
 from services.bus import Received
 from services.channels import handlers
 from services.channels.connections.registry import Open
-from services.channels.connectors.connector import Fetched, Session, Unreachable
-from services.channels.intake import pull, store
+from services.channels.connectors.connector import Fetched, Rejected, Session, Throttled, Unreachable
+from services.channels.intake import absorb, pull, store
 from services.channels.shop.shop import Shop
 from services.sandbox.client import SandboxClient
 from tests.channels.conftest import START, Kit, shopify_order, skyhub_order
@@ -180,7 +182,7 @@ async def test_an_overdue_order_is_read_again_and_a_person_alerted(kit: Kit, sho
     command = received(RefetchSale(order_id=order_id, reason="unpaid past its deadline"))
     async with kit.service.transaction() as tx:
         await handlers.obey([command, command], tx, kit.intake, Shop(kit.intake))
-    running = asyncio.create_task(pull.refetch(kit.service, kit.intake, entry))
+    running = asyncio.create_task(pull.refetch(kit.service, kit.intake))
     await eventually(partial(kit.count, "intake_orders", "fetched_seq = notified_seq AND notified_seq > 0"))
     running.cancel()
     with suppress(asyncio.CancelledError):
@@ -197,9 +199,9 @@ async def test_a_refund_points_to_its_order_which_is_fetched(kit: Kit, shopify: 
     await kit.absorb()
     assert await kit.published() == []
     async with kit.service.pool.acquire() as database:
-        wanted = await store.claim_fetch(database, entry.connection.connection_id, kit.service.clock(), pull.LEASE)
-    assert wanted is not None
-    await pull.fetch_one(kit.service, kit.intake, entry, wanted)
+        free = {entry.connection.connection_id: 1}
+        [wanted] = await store.claim_fetches(database, free, kit.service.clock(), pull.LEASE)
+    await pull.keep_fetched(kit.service, kit.intake, [await pull.fetch_one(kit.service, kit.intake, entry, wanted)])
     await kit.absorb()
     sale = (await kit.published())[0]
     assert [(line["quantity"], line["cancelled"] + line["returned"]) for line in sale["lines"]] == [(3, 1)]
@@ -229,3 +231,110 @@ async def test_overlapping_bodies_of_two_channels_keep_their_own_ways(kit: Kit) 
     await kit.deliver(hub, skyhub_order(kind="APPROVED"), topic="queue")
     await kit.deliver(shop, shopify_order(status="paid", minute=1))
     assert await states(kit) == [(1, "cancelled"), (1, "awaiting_payment"), (2, "paid")]
+
+
+class Reads:
+    """What a connector answers when it is asked for orders: an order, or what is `wrong` with one. Each waits."""
+
+    def __init__(self, entry: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wrong: dict[str, Exception] = {}
+        self.asked: list[str] = []
+        self.free = asyncio.Event()
+        monkeypatch.setattr(type(entry.connector), "fetch", lambda *given: self.read(given[-1]))
+
+    async def read(self, number: str) -> Fetched:
+        self.asked.append(number)
+        await self.free.wait()
+        if number in self.wrong:
+            raise self.wrong.pop(number)
+        return Fetched(number, json.dumps(shopify_order(int(number), status="paid", minute=2)).encode())
+
+
+async def pointed_to(kit: Kit, *numbers: int, parallel: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Open, Reads]:
+    """A connection with unpaid orders that have to be read again."""
+    shop = await kit.connect()
+    entry = kit.intake.registry.get(shop.connection_id)
+    assert entry is not None
+    traits = replace(entry.connector.traits, fetch_parallel=parallel)
+    monkeypatch.setattr(type(entry.connector), "traits", traits)
+    for number in numbers:
+        await kit.deliver(shop, shopify_order(number, status="pending"))
+        await kit.deliver(shop, {"id": number, "order_id": number}, topic="refunds/create")
+    await kit.absorb()
+    return entry, Reads(entry, monkeypatch)
+
+
+@asynccontextmanager
+async def reading(kit: Kit) -> AsyncIterator[None]:
+    """The loop that reads orders again."""
+    running = asyncio.create_task(pull.refetch(kit.service, kit.intake))
+    try:
+        yield
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def paid(kit: Kit, orders: int) -> bool:
+    return await kit.count("intake_orders", "status = 'paid'") == orders
+
+
+async def test_orders_are_read_at_once_and_kept_by_one_transaction(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, reads = await pointed_to(kit, 1, 2, 3, 4, 5, parallel=4, monkeypatch=monkeypatch)
+    kept: list[int] = []
+    keep_fetched = pull.keep_fetched
+
+    async def counted(service: Any, intake: Any, answers: Any) -> None:
+        kept.append(len(answers))
+        await keep_fetched(service, intake, answers)
+
+    monkeypatch.setattr(pull, "keep_fetched", counted)
+    monkeypatch.setattr(pull, "_LOOK_AGAIN_S", 1000.0)
+    async with reading(kit):
+        await eventually(lambda: asyncio.sleep(0, len(reads.asked) == 4))
+        reads.free.set()
+        await eventually(partial(paid, kit, 5))
+    assert (kept, len(reads.asked)) == ([4, 1], 5)
+    assert await kit.count("intake_orders", "fetched_seq = notified_seq") == 5
+
+
+async def test_an_order_that_cannot_be_read_holds_up_no_other(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, reads = await pointed_to(kit, 1, 2, 3, parallel=4, monkeypatch=monkeypatch)
+    reads.wrong = {"1": Rejected("404"), "2": ValueError("no order")}
+    reads.free.set()
+    async with reading(kit):
+        await eventually(partial(paid, kit, 1))
+        await eventually(partial(kit.count, "alerts", "kind = 'order_unreadable' AND resolved_at IS NULL"))
+        # Their leases run on: they are tried again, and a person need not say so.
+        assert await kit.count("intake_orders", "fetched_seq < notified_seq AND fetch_at > now()") == 2
+        await kit.service.pool.execute("UPDATE intake_orders SET fetch_at = now()")
+        kit.intake.wanted.set()
+        await eventually(partial(paid, kit, 3))
+    assert await kit.count("alerts", "kind = 'order_unreadable' AND resolved_at IS NULL") == 0
+
+
+async def test_a_channel_that_asks_to_wait_is_asked_again_after_the_pause(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, reads = await pointed_to(kit, 1, parallel=1, monkeypatch=monkeypatch)
+    reads.wrong = {"1": Throttled(0.05)}
+    reads.free.set()
+    async with reading(kit):
+        await eventually(partial(paid, kit, 1))
+    assert reads.asked == ["1", "1"]
+
+
+async def test_reads_that_cannot_be_absorbed_are_kept_all_the_same(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, reads = await pointed_to(kit, 1, parallel=1, monkeypatch=monkeypatch)
+    reads.free.set()
+    absorbing = absorb._absorb_waiting
+
+    async def fails(*_: Any) -> int:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(absorb, "_absorb_waiting", fails)
+    async with reading(kit):
+        await eventually(partial(kit.count, "intake_orders", "fetched_seq = notified_seq"))
+    monkeypatch.setattr(absorb, "_absorb_waiting", absorbing)
+    assert await states(kit) == [(1, "awaiting_payment"), (2, "paid")]

@@ -52,6 +52,7 @@ def _handler(listener: Listener) -> type[BaseHTTPRequestHandler]:
                 status, body = listener.answer(self.command, path)
             data = json.dumps(body).encode()
             self.send_response(status)
+            self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

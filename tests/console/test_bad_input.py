@@ -11,7 +11,7 @@ from contracts.envelope import Message
 from contracts.inventory.v1 import Component, PutItem
 from services.console import given, people
 from services.console.files import parse_items, parse_takeon
-from tests.console.conftest import Listener, Printed
+from tests.console.conftest import TOKEN, Listener, Printed
 
 Saldo = Callable[..., Printed]
 HEADER = "sku,location,quantity\n"
@@ -202,6 +202,23 @@ def test_a_system_elsewhere_has_a_status(saldo: Saldo, listener: Listener, monke
     assert "c-1" in saldo("status").out
     monkeypatch.setenv("SALDO_ADMIN_ORDERS_URL", "http://127.0.0.1:1")
     assert saldo("status").code == 1
+
+
+def test_a_status_has_every_sandbox_and_where_the_own_shop_is(
+    saldo: Saldo, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SHOP", "GATEWAY", "CARRIER"):
+        monkeypatch.setenv(f"SALDO_SANDBOX_{name}_URL", listener.url)
+    monkeypatch.setenv("SALDO_SANDBOX_TOKEN", TOKEN)
+    listener.say("GET", "connections", {"connections": []})
+    listener.say("GET", "/readyz", {"status": "ready"})
+    listener.say("GET", "/_control/shops", {"shops": ["loja"]})
+    page = f"{listener.url}/loja"
+    listener.say("GET", "/_control/shops/loja", {"base_url": page, "credentials": {"api_key": "k"}, "locations": []})
+    assert page in saldo("status").out
+    told = saldo("status", "--json").json["sandboxes"]
+    assert told["gateway"]["shops"] == told["carrier"]["shops"] == {}
+    assert "problem" not in {field for one in told.values() for field in one}
 
 
 def test_a_running_system_is_not_started_twice_nor_thrown_away(

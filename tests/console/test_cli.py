@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from contracts.envelope import Message
+from services.channels.connectors import CONNECTORS
 from services.console import people
 from services.console.cli import app
 from tests.console.conftest import Listener, Printed
@@ -34,7 +35,8 @@ ALL = dict(commands(typer.main.get_command(app)))
 def test_every_agreed_command_exists() -> None:
     agreed = {
         "up", "down", "status", "demo", "database", "verify", "bench", "doctor", "connection add", "connection list",
-        "connection show", "connection validate", "connection enable", "connection pause", "item put", "item import",
+        "connection show", "connection door", "connection validate", "connection enable", "connection pause",
+        "item put", "item import",
         "item list", "location add", "location list", "listing import", "listing link", "listing list", "listing show",
         "stock receive", "stock adjust", "stock count", "stock show", "stock explain", "stock takeon", "order show",
         "trace", "deadletters list", "deadletters show", "deadletters replay", "deadletters discard", "consumer list",
@@ -47,7 +49,8 @@ def test_every_agreed_command_exists() -> None:
         "parcel list", "parcel show", "parcel pick", "parcel pack", "parcel label", "parcel retry", "parcel dispatch",
         "parcel event", "parcel return", "parcel origin", "rate import", "rate list", "mapping add", "mapping list",
         "carrier add", "carrier list", "shop key", "shop products",
-        "sandbox fill", "sandbox buy", "sandbox pay", "sandbox cancel", "sandbox numbers",
+        "sandbox fill", "sandbox buy", "sandbox pay", "sandbox cancel", "sandbox numbers", "sandbox invoice",
+        "sandbox collect",
     }  # fmt: skip
     assert set(ALL) == agreed
 
@@ -59,6 +62,20 @@ def test_every_command_takes_a_tenant_and_says_what_it_does(name: str) -> None:
     assert ALL[name].help
     if name.endswith(" list") or name in ("status", "trace", "topics", "verify", "doctor"):
         assert "--json" in options
+
+
+def test_the_help_of_a_new_connection_names_every_kind_with_its_credentials() -> None:
+    told = " ".join(str(ALL["connection add"].help).split())
+    for name, connector in CONNECTORS.items():
+        wanted = ", ".join(connector.traits.credentials) or "none"
+        assert f"- {name}: {wanted}" in told
+
+
+def test_the_address_for_a_marketplaces_pushes_is_told(saldo: Saldo, listener: Listener) -> None:
+    listener.say("GET", "connections", {"connections": [CONNECTION]})
+    door = "https://door.example/c-1/secret"
+    listener.say("GET", f"connections/{CONNECTION['connection_id']}/door", {"connection_id": "c-1", "door_url": door})
+    assert saldo("connection", "door", "loja", "--json").json["door_url"] == door
 
 
 @pytest.mark.parametrize("name", ["orders", "verify", "postgres", "Reorder", "re order", "1st", ""])

@@ -43,6 +43,21 @@ def test_a_person_is_named_in_no_address(saldo: Saldo, crm: Listener) -> None:
     assert crm.asked == [("POST", "customers/show", {"tenant": "acme"}, {"identity": "ana@loja.example"})]
 
 
+def test_a_customer_is_found_by_the_number_of_an_order(saldo: Saldo, crm: Listener) -> None:
+    crm.say("GET", "orders/1001", {"order_id": "o-1"})
+    assert saldo("customer", "show", "order:1001").code == 0
+    assert crm.asked[-1][3] == {"identity": "o-1"}
+
+
+def test_who_erases_a_buyer_that_still_waits_is_told_of_the_order(saldo: Saldo, crm: Listener) -> None:
+    crm.say("POST", "customers/c-1/erase", {"order_ids": ["o-1"], "kept": []})
+    warned = saldo("customer", "erase", "c-1", "--yes")
+    assert (warned.code, "on their way: o-1" in warned.err) == (0, True)
+    delivered = CUSTOMER["timeline"][0] | {"kind": "OrderDelivered"}
+    crm.say("POST", "customers/show", CUSTOMER | {"timeline": [*CUSTOMER["timeline"], delivered]})
+    assert "on their way" not in saldo("customer", "erase", "c-1", "--yes").err
+
+
 def test_contact_is_no_with_its_reason_and_the_timeline_is_a_line_an_entry(saldo: Saldo, crm: Listener) -> None:
     printed = saldo("customer", "show", "c-1").out
     assert "no: the customer has not been asked" in printed

@@ -56,6 +56,7 @@ def test_an_empty_journal_is_an_export_too(tmp_path: Path) -> None:
     assert journal.read(tmp_path) == []
 
 
+TEXT = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
 WHOLE = {f"journal-{number:06}.csv": journal.encode(rows) for number, rows in enumerate(PAGES, start=1)}
 
 
@@ -302,3 +303,18 @@ def test_a_company_s_tax_id_is_added(saldo: Saldo, erp: Listener) -> None:
     erp.say("POST", "companies", {"tax_ids": ["11222333000181"]})
     assert "11222333000181" in saldo("company", "add", "11.222.333/0001-81").out
     assert erp.asked == [("POST", "companies", {"tenant": "demo"}, {"tax_id": "11.222.333/0001-81"})]
+
+
+@pytest.mark.parametrize("sku", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\tx"])
+def test_no_text_is_a_formula_in_a_spreadsheet(tmp_path: Path, sku: str) -> None:
+    journal.write(tmp_path / "export", "acme", 2, [[row(3, sku=sku, amount_minor=-500)]])
+
+    [shown] = journal.decode((tmp_path / "export" / "journal-000001.csv").read_bytes())
+    assert (shown["sku"], shown["amount_minor"]) == (f"'{sku}", "-500")
+    assert journal.read(tmp_path / "export") == []
+
+
+@given(st.text(TEXT), st.text(TEXT))
+def test_whatever_a_channel_calls_its_lines_the_page_can_be_read(line: str, sku: str) -> None:
+    [shown] = journal.decode(journal.encode([row(3, line=line, sku=f"{sku}\r")]))
+    assert shown["seq"] == "3"

@@ -39,6 +39,16 @@ def test_the_pick_list_says_what_to_take_and_what_each_waits_for(saldo: Saldo, t
     assert saldo("parcel", "show", "o:s1", "--json").json == PARCEL
 
 
+def test_an_orders_only_parcel_is_found_by_the_orders_number(saldo: Saldo, table: Listener) -> None:
+    table.say("GET", "orders/1001", {"order_id": "o", "parcels": [{"shipment_id": "o:s1"}]})
+    assert saldo("parcel", "pick", "1001").code == 0
+    assert table.asked[-1][1] == "parcels/o%3As1/pick"
+    table.say("GET", "orders/1001", {"order_id": "o", "parcels": [{"shipment_id": "o:s1"}, {"shipment_id": "o:s2"}]})
+    assert "say which of o:s1, o:s2" in saldo("parcel", "show", "1001").err
+    table.say("GET", "orders/1001", {"order_id": "o", "parcels": []})
+    assert "has no parcel yet" in saldo("parcel", "show", "1001").err
+
+
 def test_each_step_of_the_packing_table_is_asked_for(saldo: Saldo, table: Listener) -> None:
     for command in (
         ("pick", "o:s1"),

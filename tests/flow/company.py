@@ -157,7 +157,7 @@ class Company:
         `<sku>-PACK`. `host` is the name under which the connection knows the sandbox.
         """
         sandbox = self.sandboxes[marketplace]
-        told = await sandbox.put_shop(name, **settings)
+        told = await sandbox.put_shop(name, **{**MARKETS[marketplace].shop, **settings})
         texts = [*self.plan.opening, *self.plan.kits, *(f"{sku}-PACK" for sku in packs or {})]
         await sandbox.put_products(name, [{"sku": text, "title": text, "quantity": 0} for text in texts])
         added = await self.post(

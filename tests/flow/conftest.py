@@ -33,6 +33,11 @@ ENVIRONMENT = {
     "FULFILLMENT_AUTO_PACK": "1",
     "FULFILLMENT_TRACK_EVERY_S": "2",
     "PAYMENTS_LOOK_EVERY_S": "2",
+    # What a process had begun when it was killed is begun again soon.
+    "PAYMENTS_CALL_TIMEOUT_S": "5",
+    "FULFILLMENT_BOOK_LEASE_S": "15",
+    "SALDO_LEASE_S": "15",
+    "PAYMENTS_SETTLE_EVERY_S": "5",
 }
 SHOP_SETTINGS: Mapping[str, Any] = {"webhook_retry_s": [0.3] * 30, "queue_redelivery_ms": 2000}
 
@@ -52,7 +57,9 @@ def system() -> Iterator[System]:
     folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
     try:
         armed = {"SALDO_FAULTS_FOLDER": str(folder / "faults")}
-        with stack.start_attached(stack.Stack(folder, environment=ENVIRONMENT | armed)) as running:
+        # Who is killed again and again is started again at once.
+        started = stack.Stack(folder, environment=ENVIRONMENT | armed, pause_cap_s=0.1)
+        with stack.start_attached(started) as running:
             yield System(folder, instance.read_endpoints(running.endpoints, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -67,7 +74,7 @@ async def open_company(system: System) -> AsyncIterator[Opener]:
     """
     async with AsyncExitStack() as opened:
         sandboxes = {
-            name: await opened.enter_async_context(SandboxClient(address.base_url, address.token))
+            name: await opened.enter_async_context(SandboxClient(address.base_url, address.token, timeout_s=300))
             for name, address in system.endpoints.sandboxes.items()
         }
 

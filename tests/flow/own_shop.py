@@ -6,9 +6,12 @@ from typing import Any
 
 import httpx
 
+from services.console.demo.company import card_page
+from services.console.demo.evidence import Channel
+from services.console.demo.markets import MARKETS
 from services.sandbox.client import SandboxClient
 from services.sandbox.gateway_client import GatewayClient
-from tests.flow.company import Company, until
+from tests.flow.company import Company, Shop, until
 
 EVERYWHERE = {"from_code": "00000-000", "to_code": "99999-999"}
 RATES = [
@@ -93,20 +96,54 @@ async def open_own_shop(
     company: Company, storefront: SandboxClient, gateway: GatewayClient, api_url: str, **settings: str
 ) -> OwnShop:
     """Open a shop with every item on sale at 19.90, and go live; its numbers are shown when it returns."""
-    name = f"{company.tenant}-loja"
-    told = await storefront.put_shop(name, title="Loja Azul", gateway_account=company.tenant)
-    products = [{"sku": sku, "title": f"Produto {sku}", "price_minor": 1990} for sku in company.plan.opening]
-    await storefront.put_products(name, products)
+    told = await _build(company, storefront)
     card_page = await _open_accounts(company, gateway, told["base_url"])
     rates = [rate | EVERYWHERE | {"up_to_g": 30_000, "currency": "BRL"} for rate in RATES]
     await _put(company, "fulfillment", "rates", rates, tenant=company.tenant)
     await _put(company, "fulfillment", "origins/main", PLACE, tenant=company.tenant)
+    return await _connect(company, storefront, gateway, api_url, told, card_page_url=card_page, **settings)
+
+
+async def add_own_shop(company: Company, storefront: SandboxClient, gateway: GatewayClient, api_url: str) -> OwnShop:
+    """The same for a company that has its merchant and its carrier already: one more of its `shops`."""
+    told = await _build(company, storefront)
+    page = card_page(company.system.endpoints, await gateway.account(company.tenant))
+    shop = await _connect(company, storefront, gateway, api_url, told, card_page_url=page)
+    records = {row["stock_record"]: row["sku"] for row in await company.listings(shop.connection_id)}
+    limits = MARKETS["shop"].send_limits({})
+    channel = Channel(shop.connection_id, f"shop/{shop.name}", "shop", shop.name, records, limits)
+    company.shops.append(Shop("shop", shop.name, told, shop.connection_id, channel, storefront))
+    return shop
+
+
+async def _build(company: Company, storefront: SandboxClient) -> dict[str, Any]:
+    """The shop's own side: products in the storefront."""
+    name = f"{company.tenant}-loja"
+    told = await storefront.put_shop(name, title="Loja Azul", gateway_account=company.tenant)
+    await storefront.put_products(name, _products(company))
+    return told
+
+
+def _products(company: Company) -> list[dict[str, Any]]:
+    skus = (*company.plan.opening, *company.plan.kits)
+    return [{"sku": sku, "title": f"Produto {sku}", "price_minor": 1990} for sku in skus]
+
+
+async def _connect(
+    company: Company,
+    storefront: SandboxClient,
+    gateway: GatewayClient,
+    api_url: str,
+    told: dict[str, Any],
+    **settings: str,
+) -> OwnShop:
+    name = str(told["shop"])
     connection = {
         "connector": "shop", "environment": "sandbox", "account": name, "base_url": told["base_url"],
-        "credentials": told["credentials"], "settings": {"card_page_url": card_page, **settings},
+        "credentials": told["credentials"], "settings": settings,
     }  # fmt: skip
     connection_id = str((await company.post("channels", "connections", connection))["connection_id"])
-    await company.post("channels", f"connections/{connection_id}/products", {"rows": products})
+    await company.post("channels", f"connections/{connection_id}/products", {"rows": _products(company)})
     await until(
         lambda: company.listings(connection_id),
         lambda rows: bool(rows) and all(row["sku"] for row in rows),

@@ -61,7 +61,9 @@ class Retailer:
 
 
 @asynccontextmanager
-async def at_work(company: Company, *, return_share: float = 0.0) -> AsyncIterator[Retailer]:
+async def at_work(
+    company: Company, *, return_share: float = 0.0, office: type[Office] = Office
+) -> AsyncIterator[Retailer]:
     """Register the company outside, and let its people work."""
     endpoints = company.system.endpoints
     outside = await open_outside(endpoints, company.tenant)
@@ -70,11 +72,11 @@ async def at_work(company: Company, *, return_share: float = 0.0) -> AsyncIterat
     await register_carrier(company.admin, endpoints, outside.carrier)
     collector = Collector(endpoints.kafka, company.tenant)
     await collector.start()
-    office = Office(company.admin, outside.courier, collector.journeys, seed=1, return_share=return_share)
-    working = asyncio.create_task(office.run())
+    people = office(company.admin, outside.courier, collector.journeys, seed=1, return_share=return_share)
+    working = asyncio.create_task(people.run())
     try:
-        yield Retailer(company, collector, office)
-        assert not office.refused, office.refused
+        yield Retailer(company, collector, people)
+        assert not people.refused, people.refused
     finally:
         working.cancel()
         with suppress(asyncio.CancelledError):

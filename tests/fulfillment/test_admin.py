@@ -139,6 +139,16 @@ async def test_a_list_says_what_each_waits_for(table: Table, connection: Connect
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize(("step", "name"), [("dispatch", "at"), ("event", "happened_at"), ("return", "received_at")])
+async def test_a_moment_without_its_offset_is_refused(table: Table, step: str, name: str) -> None:
+    more = {"event": {"status": "delivered"}, "return": {"return_id": "r", "lines": [MUGS]}}.get(step, {})
+    answer = await table.step(step, **more, **{name: "2026-03-02T12:00:00"})
+    assert answer.status_code == 422
+    assert "timezone" in answer.text
+    assert table.told == []
+
+
+@pytest.mark.asyncio
 async def test_no_list_shows_the_recipient(table: Table) -> None:
     shown = (await table.client.get("/parcels")).text
     assert "Flores" not in shown

@@ -466,3 +466,22 @@ def test_the_address_of_delivery_goes_before_others() -> None:
     assert place is not None
     assert place.street == home.street
     assert recipient(buyer().model_copy(update={"addresses": (home.model_copy(update={"postal_code": ""}),)})) is None
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("answer", [{"tracking_code": "LG\0"}, {"price_minor": -1}])
+async def test_an_answer_that_cannot_be_kept_keeps_nobody_else_back(world: World, answer: dict[str, Any]) -> None:
+    remote = Remote(price_minor=1)
+    await wants(world)
+    remote.fails["buy"] = [OutcomeUnknown("no answer")]
+    book = world.book(remote)
+    await book.work_off()
+    [(key, good)] = remote.bought.items()
+    remote.bought[key] = replace(good, **answer)
+    world.now += timedelta(minutes=1)
+    assert await book.work_off() == 1
+    assert world.labels() == []
+    remote.bought[key] = good
+    world.now += timedelta(minutes=2)
+    await book.work_off()
+    assert [label.tracking_code for label in world.labels()] == [good.tracking_code]

@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import json
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import pypdfium2
 import pytest
 
@@ -15,9 +17,10 @@ from contracts.fulfillment.v1 import (
     ShipmentFailed,
     ShipmentTracked,
 )
-from services.border.errors import Throttled
+from services.border.errors import LimiterLike, Throttled, Unreachable
 from services.fulfillment import store
-from services.fulfillment.carriers.carrier import Parcel
+from services.fulfillment.carriers.carrier import Parcel, Purchase, Session
+from services.fulfillment.carriers.melhorenvio import MelhorEnvio
 from services.fulfillment.recipient import recipient
 from tests.fulfillment.bench import VAULT, hear, known
 from tests.fulfillment.given import KEY, SHIPMENT, buyer, cancel
@@ -176,3 +179,64 @@ async def test_calls_at_once_renew_a_token_once(office: Office, carrier_process:
 
         again = (await office.carriers.of("acme"))["melhorenvio"]
         assert await again.quote(parcel)
+
+
+class Pace(LimiterLike):
+    """No limits."""
+
+    async def acquire(self, endpoint: str, cost: float = 1.0) -> None: ...
+
+    def throttled(self, endpoint: str, retry_after_s: float) -> None: ...
+
+    def observed(self, endpoint: str, available: float, restore_per_s: float) -> None: ...
+
+
+def broker(**answers: Any) -> MelhorEnvio:
+    """An account whose paths answer what is given by their last part, and an empty object else."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        found = answers.get(request.url.path.rpartition("/")[2], {})
+        return httpx.Response(200, content=found if isinstance(found, bytes) else json.dumps(found).encode())
+
+    async def token(refused: str | None) -> str:
+        del refused
+        return "token"
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    return MelhorEnvio(Session(http, Pace(), "https://me.test", {}, {"contact_email": "ti@example.com"}, token))
+
+
+PARCEL = Parcel("acme", 1, (1, 1, 1), 1, "BRL", ORIGIN, ORIGIN)
+PURCHASE = Purchase("o:s1:1", 1, "ECT", "pac", "1")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("page", [b"<html>the label is being made</html>", b"", b"{}"])
+async def test_a_label_that_is_no_pdf_is_none_yet(page: bytes) -> None:
+    told = {"id": "p", "price": "1.00", "tracking": "AA"}
+    account = broker(cart=told, print={"url": "https://me.test/label"}, label=page, p=told)
+    with pytest.raises(Unreachable):
+        await account.buy(PARCEL, PURCHASE)
+    account = broker(cart=told, print={"url": "https://me.test/label"}, label=b"%PDF-1.7", p=told)
+    assert (await account.buy(PARCEL, PURCHASE)).label_pdf == b"%PDF-1.7"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("url", ["http://[::1", "https://me.test/\0", "https://me.test:99999/"])
+async def test_an_address_of_a_label_that_is_none_ends_no_loop(url: str) -> None:
+    with pytest.raises((ValueError, Throttled)):
+        await broker(cart={"id": "p"}, print={"url": url}).buy(PARCEL, PURCHASE)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("at", ["9999-12-31 23:59:59", "0001-01-01T00:00:00+14:00", "soon"])
+async def test_a_moment_that_no_clock_shows_is_refused(at: str) -> None:
+    with pytest.raises(ValueError, match=r"moment|isoformat"):
+        await broker(tracking={"p": {"posted_at": at}}).track(["p"])
+
+
+@pytest.mark.asyncio
+async def test_a_moment_is_of_brasilia_unless_it_says_otherwise() -> None:
+    shown = {"posted_at": "2026-03-01 12:00:00", "delivered_at": "2026-03-01T15:00:00+00:00"}
+    [posted, delivered] = (await broker(tracking={"p": shown}).track(["p"]))["p"]
+    assert posted.happened_at == delivered.happened_at

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -12,7 +13,11 @@ from contracts.channels.v1 import ResendBuyer
 from contracts.envelope import Message
 from contracts.fulfillment.v1 import DeliveryQuoted, QuoteDelivery
 from services.fulfillment import store
+from services.fulfillment.carriers.carrier import Carrier, Parcel
 from services.fulfillment.handlers import ask_for_buyers
+from services.fulfillment.quote import offers
+from services.fulfillment.rates import Quote
+from services.fulfillment.recipient import recipient
 from tests.fulfillment.bench import hear, known, within
 from tests.fulfillment.given import LINE, NOW, ORDER, buyer, prepare
 from tests.fulfillment.office import AUTO, PAC, Office, sender
@@ -118,3 +123,20 @@ async def test_a_buyer_who_does_not_come_is_asked_for_until_he_does(office: Offi
     assert await asked(6) == [ResendBuyer(order_id=ORDER)]
     await hear(office.connection, buyer())
     assert await asked(10_000) == []
+
+
+@pytest.mark.asyncio
+async def test_what_no_carrier_can_mean_is_offered_to_nobody() -> None:
+    good = Quote("loggi", "express", 0, "BRL", 1, 2, option="1")
+    place = recipient(buyer())
+    assert place is not None
+    parcel = Parcel("acme", 1, (1, 1, 1), 1, "BRL", None, place)
+
+    odd: list[dict[str, Any]] = [
+        {"price_minor": -1}, {"days_max": 10**9}, {"days_min": 3}, {"carrier": "\u0301"}, {"service": "a\0"},
+    ]  # fmt: skip
+    carrier = AsyncMock(spec=Carrier)
+    carrier.quote.return_value = [good, *(replace(good, **change) for change in odd)]
+    found, failures = await offers({"odd": carrier}, parcel, [], 5)
+    assert found == [("odd", good)]
+    assert failures == []

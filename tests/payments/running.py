@@ -22,6 +22,7 @@ from contracts.payments.v1 import (
     RefundPayment,
     VoidPayment,
 )
+from services.border.tokens import seal_token
 from services.border.vault import Vault
 from services.bus import BusSettings
 from services.payments.accounts import Accounts
@@ -131,6 +132,7 @@ class Merchant:
     async def pays(self, order_id: str, gateway: str, *, token: str = "", life_s: float = 900) -> str:
         """A buyer chose how to pay; returns the payment's id."""
         payment_id = f"{order_id}:p1"
+        token = seal_token(Vault("33" * 32), token, tenant=self.tenant, order_id=order_id)
         await self.say(
             AuthorizePayment(
                 order_id=order_id, payment_id=payment_id, revision=1, connection_id="shop", gateway=gateway,

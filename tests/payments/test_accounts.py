@@ -1,5 +1,6 @@
 """Accounts at gateways: sealed, one live a gateway, opened as sessions, and the wiring of the whole service."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -151,6 +152,27 @@ async def test_an_authority_of_its_own_is_trusted_by_an_account_without_a_certif
     subjects = [dict(part[0] for part in one["subject"]) for one in context.get_ca_certs()]  # type: ignore[misc]
     assert {"commonName": "bank.example"} in subjects
     assert opened._tls({"secret_key": "sk_hidden"}) is None
+
+
+async def test_a_gateway_that_answers_with_a_page_is_told_in_words(pool: asyncpg.Pool) -> None:
+    async def page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\nconnection: close\r\n\r\n<html>hush<")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(page, "127.0.0.1", 0)
+    accounts, app = Accounts(lambda: pool, VAULT, gateways()), FastAPI()
+    app.include_router(admin_router(lambda: pool, accounts, SETTINGS))
+    account = replace(ACCOUNT, base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    async with server, httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as http:
+        async with pool.acquire() as connection:
+            await accounts.put(connection, account)
+        answer = await http.post(f"/accounts/{account.account_id}/subscribe", params={"tenant": "acme"})
+        assert answer.status_code == 502
+        assert "base_url" in answer.text
+        assert "hush" not in answer.text
+    await accounts.close()
 
 
 async def test_admin_keeps_accounts_and_shows_payments(pool: asyncpg.Pool, connection: asyncpg.Connection) -> None:

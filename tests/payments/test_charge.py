@@ -11,14 +11,18 @@ import httpx
 import pytest
 import structlog
 
+from contracts.envelope import Envelope
 from contracts.payments.v1 import PaymentMethod
 from services.border.calls import send
 from services.border.client import open_client
 from services.border.limiter import Limiter
+from services.border.tokens import seal_token
 from services.border.vault import SealBroken
+from services.bus import Received, Transaction
 from services.payments.domain import Command, Kind, Part, Portion, Seen
-from tests.payments.given import AMOUNT, PAYMENT, ModelGateway, authorize, capture, refund, void
-from tests.payments.till import SETTINGS, VAULT, Asked, Killed, Till
+from services.payments.handlers import obey
+from tests.payments.given import AMOUNT, NOW, PAYMENT, ModelGateway, authorize, capture, refund, void
+from tests.payments.till import SETTINGS, TOKENS, VAULT, Asked, Killed, Till
 
 pytestmark = pytest.mark.asyncio
 Connection = asyncpg.Connection
@@ -360,6 +364,21 @@ async def test_a_card_s_number_is_no_token(connection: Connection, token: str) -
     assert not any("4242" in one for one in kept)
 
 
+async def test_a_token_that_does_not_open_fails_the_payment(connection: Connection) -> None:
+    """Sealed under another key, or for another order."""
+    till = Till(connection)
+    await till.account()
+    other = seal_token(TOKENS, "pm_1", tenant="acme", order_id="order-b")
+    message = Received(authorize(token=other), Envelope("event-1", "", "/test", NOW, "", "acme", "order-a"), "key")
+    async with connection.transaction():
+        tx = Transaction(connection, NOW, lambda: "id")
+        await obey([message], tx, vault=VAULT, tokens=TOKENS, settings=SETTINGS)
+    await till.work()
+
+    [failed] = [one.message for one in tx.publications]
+    assert (failed.reason, failed.final, till.asked.tokens) == ("token_unreadable", True, [])
+
+
 async def test_a_card_s_number_after_the_gateway_was_asked_lets_the_payment_go(connection: Connection) -> None:
     till = Till(connection)
     await till.account()
@@ -369,3 +388,43 @@ async def test_a_card_s_number_after_the_gateway_was_asked_lets_the_payment_go(c
     await till.hear(authorize(2, token="4242424242424242"))
     await till.work()
     assert not any("4242" in token for token in till.asked.tokens)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"reference": "ref-another"},
+        {"currency": "USD"},
+        {"authorized_minor": AMOUNT - 1},
+        {"captured_minor": 2**63},
+    ],
+    ids=["another payment", "another currency", "another amount", "overflow"],
+)
+async def test_what_is_no_answer_about_the_payment_authorises_nothing_and_stops_nobody(
+    connection: Connection, answer: dict[str, Any]
+) -> None:
+    till = Till(connection)
+    await till.account()
+    true_one = till.asked.books
+
+    class Lying(ModelGateway):
+        """Says of one payment what is none of it, until it comes to its senses."""
+
+        def execute(self, payment_id: str, kind: Kind, n: int, amount_minor: int, key: str) -> Seen:
+            seen = true_one.execute(payment_id, kind, n, amount_minor, key)
+            if payment_id == PAYMENT and kind is Kind.CHARGE:
+                seen = true_one.seen[payment_id] = replace(seen, **answer)
+            return seen
+
+    lying = Lying(seen=true_one.seen)
+    till.asked.books = lying
+    await till.hear(authorize(), authorize(order_id="order-b", payment_id="order-b:p1"))
+    await till.work()
+    assert [fact.payment_id for _, fact in till.published] == ["order-b:p1"]
+
+    honest = replace(true_one.seen[PAYMENT], reference=f"ref-{PAYMENT}", currency="BRL")
+    true_one.seen[PAYMENT] = replace(honest, authorized_minor=AMOUNT, captured_minor=0)
+    till.restart()
+    await till.work()
+    assert [(fact.payment_id, fact.authorized_minor) for _, fact in till.published][1:] == [(PAYMENT, AMOUNT)]
+    assert true_one.moved[PAYMENT, Kind.CHARGE] == 1

@@ -143,7 +143,13 @@ async def test_a_company_s_webhook_does_not_reach_another_s_payment(payments: Ru
     assert await looks(payments, payment_id, shop.tenant) == before
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"id": "evt_1"}', b"[" * 100_000, b"\xff", b'{"id": 1,'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"[]", b"{}", b'{"id": "evt_1"}', b"[" * 100_000, b"\xff", b'{"id": 1,', b'{"id": 1e9999999999999999999}',
+        event("evt_\0", "pi_1"), event("evt_1", "pi_\0"), event("evt_1", "\ud800"), event("evt_1", "p" * 3_000),
+    ],
+)  # fmt: skip
 async def test_a_signed_body_that_is_none_is_refused_with_words(payments: Running, body: bytes) -> None:
     shop = await shop_with_secret(payments)
     assert await send(payments, shop, body) == 400
@@ -158,7 +164,8 @@ async def test_an_event_about_anything_else_is_taken_and_means_nothing(payments:
 
 
 async def test_there_is_no_door_for_an_account_that_is_not_there(payments: Running) -> None:
-    assert await sent(payments, "/hooks/nobody", b"{}", "t=1,v1=00") == 404
+    for name in ("nobody", "%00", "a" * 5_000):
+        assert await sent(payments, f"/hooks/{name}", b"{}", "t=1,v1=00") == 404
 
 
 async def test_pix_comes_with_a_certificate_and_our_secret_only(payments: Running) -> None:

@@ -181,9 +181,12 @@ async def test_what_became_of_a_withdrawal_is_told_apart(answer: Answer, raised:
         await bank.pix.void(bank.account, TXID, "key")
 
 
-@pytest.mark.parametrize("change", [{"status": "PERDIDA"}, {"txid": None}, {"pix": [{"valor": "much"}]}])
+@pytest.mark.parametrize(
+    "change",
+    [{"status": "PERDIDA"}, {"txid": None}, {"txid": "a" * 32}, {"pix": [{"valor": "much"}]}, {"pixCopiaECola": "\0"}],
+)
 def test_an_answer_that_cannot_be_read_names_the_field(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"status|txid|pix\.valor"):
+    with pytest.raises(ValueError, match=r"status|txid|pix\.valor|pixCopiaECola"):
         charge(CHARGE | change, PAYMENT)
 
 

@@ -141,10 +141,16 @@ async def test_what_became_of_a_charge_is_told_apart(answer: Any, raised: type[E
 
 
 @pytest.mark.parametrize(
-    "change", [{"status": "melted"}, {"amount": "many"}, {"id": None}, {"latest_charge": {"refunds": {"data": 3}}}]
-)
+    "change",
+    [
+        {"status": "melted"}, {"amount": "many"}, {"id": None}, {"id": "pi_\0"},
+        {"latest_charge": {"refunds": {"data": 3}}},
+        {"next_action": {"redirect_to_url": {"url": "javascript:alert(1)"}}},
+        {"next_action": {"redirect_to_url": {"url": "https://bank.test/\0"}}},
+    ],
+)  # fmt: skip
 async def test_an_answer_that_cannot_be_read_names_the_field(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"status|amount|id|refunds"):
+    with pytest.raises(ValueError, match=r"status|amount|id|refunds|next_action"):
         intent(json.loads(json.dumps(INTENT | change)))
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import httpx
 
 from contracts.envelope import Envelope
+from contracts.payments.v1 import AuthorizePayment
 from services.border.errors import OutcomeUnknown, Rejected, Throttled
 from services.border.limiter import Limiter
+from services.border.tokens import seal_token
 from services.border.vault import Vault
 from services.bus import Received, Transaction
 from services.payments.charge import Charger
@@ -36,7 +38,15 @@ from services.payments.settings import PaymentsSettings
 from tests.payments.given import ACCOUNT, AMOUNT, NOW, ModelGateway, Refusal
 
 SETTINGS = PaymentsSettings(secrets_key="11" * 32, charge_parallel=1)
-VAULT = Vault("11" * 32)
+VAULT, TOKENS = Vault("11" * 32), Vault("22" * 32)
+
+
+def sealed(command: Command, tenant: str) -> Command:
+    """The command with its token as the own shop seals it."""
+    if not isinstance(command, AuthorizePayment):
+        return command
+    token = seal_token(TOKENS, command.token, tenant=tenant, order_id=command.order_id)
+    return command.model_copy(update={"token": token})
 
 
 class Killed(BaseException):
@@ -155,8 +165,8 @@ class Till:
         envelope = Envelope("event-1", "", "/test", NOW, "", owner, "order-a")
         async with self.connection.transaction():
             tx = Transaction(self.connection, self.now, lambda: "id")
-            received: list[Received[Command]] = [Received(message, envelope, "key") for message in commands]
-            await obey(received, tx, vault=VAULT, settings=SETTINGS, wake=lambda: None)
+            received: list[Received[Command]] = [Received(sealed(one, owner), envelope, "key") for one in commands]
+            await obey(received, tx, vault=VAULT, tokens=TOKENS, settings=SETTINGS, wake=lambda: None)
         self.published += [(one.tenant, one.message) for one in tx.publications]
 
     async def work(self, *, rounds: int = 60) -> None:

@@ -1,7 +1,7 @@
 """Whatever happens to an order and in whatever sequence it is heard, it ends once, and stock and money are balanced.
 
-5,000 orders of 500 companies live through payment, failure, cancel, part cancel, refund, return, loss and silence, with
-every message late, doubled or overtaken. A company is its seed: `World(seed)` does the same again.
+5,000 orders of 500 companies live through payment, failure, cancel, part cancel, refund, return, loss, dispute and
+silence, with every message late, doubled or overtaken. A company is its seed: `World(seed)` does the same again.
 """
 
 from collections import Counter
@@ -28,9 +28,11 @@ def _live(seed: int) -> World:
 def test_5000_orders_end_once_and_everything_is_balanced() -> None:
     ends: Counter[str] = Counter()
     moved: Counter[Kind] = Counter()
+    happened: Counter[str] = Counter()
     for seed in range(COMPANIES):
         world = _live(seed)
         ends.update(order.state.kind for order in world.orders.values() if order)
+        happened.update(world.happened)
         for (_, kind), times in world.gateway.moved.items():
             moved[kind] += times
 
@@ -38,6 +40,7 @@ def test_5000_orders_end_once_and_everything_is_balanced() -> None:
     assert ends.total() == COMPANIES * ORDERS_EACH
     assert min(ends[kind] for kind in ("cancelled", "delivered", "returned")) > 100
     assert min(moved[kind] for kind in Kind) > 100
+    assert min(happened[what] for what in ("dispute", "refund failed", "refund returned")) > 10
 
 
 def _nothing_held_back(_: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -86,7 +87,7 @@ class Sale:
 
 @dataclass
 class Gateway(ModelGateway):
-    """The model gateway with Pix, which its buyer pays, and refunds that take their time."""
+    """The model gateway with Pix, which its buyer pays, refunds that take their time and may fail, and disputes."""
 
     pix: set[str] = field(default_factory=set)
     declined: set[str] = field(default_factory=set)
@@ -96,6 +97,8 @@ class Gateway(ModelGateway):
         if kind is Kind.CHARGE and was and was.status is Status.OPEN and payment_id in self.pix:
             return replace(was, status=Status.PENDING)
         self.declines = payment_id in self.declined
+        if kind is Kind.REFUND and was and amount_minor > free_minor(was):
+            raise Refusal("more than is there")
         return super()._after(payment_id, kind, n, amount_minor)
 
     def pay(self, payment_id: str, amount_minor: int) -> bool:
@@ -106,11 +109,28 @@ class Gateway(ModelGateway):
         self.seen[payment_id] = replace(was, status=Status.CAPTURED, captured_minor=amount_minor)
         return True
 
-    def finish_refunds(self, payment_id: str) -> None:
-        """What was being given back is given back."""
+    def finish_refunds(self, payment_id: str, before: Part, after: Part) -> bool:
+        """What was being given back, or was, is now so; whether there was any."""
         was = self.seen[payment_id]
-        done = {name: Portion(portion.amount_minor, Part.DONE) for name, portion in was.refunds.items()}
-        self.seen[payment_id] = replace(was, refunds=done)
+        moved = {name: replace(one, part=after) for name, one in was.refunds.items() if one.part is before}
+        self.seen[payment_id] = replace(was, refunds={**was.refunds, **moved})
+        return bool(moved)
+
+    def dispute(self, payment_id: str, amount_minor: int, part: Part) -> None:
+        """A buyer's bank disputes a payment, or its dispute ends."""
+        self.seen[payment_id] = replace(self.seen[payment_id], disputes={"dispute": Portion(amount_minor, part)})
+
+
+def free_minor(seen: Seen) -> int:
+    """What of a payment is neither given back nor with the buyer's bank."""
+    given = sum(one.amount_minor for one in seen.refunds.values() if one.part in (Part.OPEN, Part.DONE))
+    taken = sum(one.amount_minor for one in seen.disputes.values() if one.part is not Part.WON)
+    return seen.captured_minor - given - taken
+
+
+def lost_minor(seen: Seen) -> int:
+    """What of a payment the buyer's bank took back."""
+    return sum(one.amount_minor for one in seen.disputes.values() if one.part is Part.LOST)
 
 
 class World:
@@ -133,6 +153,8 @@ class World:
         self.gateway = Gateway(refunds_pend=self.random.random() < 0.3)
         self.payments: dict[str, payments.Pay] = {}
         self.booked: list[Movement] = []
+        self.happened: Counter[str] = Counter()
+        self.returned: Counter[str] = Counter()
         self.shipments: dict[str, fulfillment.Shipment] = {}
         self.sent: dict[str, list[int]] = {}
         self.bag: list[Any] = []
@@ -232,12 +254,14 @@ class World:
         """Whoever is told that an order is cancelled has his money back."""
         order = self.orders[order_id]
         assert order
-        kept = 0
+        kept, whole = 0, True
         for payment_id, seen in self.gateway.seen.items():
             if payment_id.startswith(f"{order_id}:"):
                 assert seen.status is not Status.AUTHORIZED, f"{order_id} is cancelled with {payment_id} authorised"
-                kept += seen.captured_minor - sum(one.amount_minor for one in seen.refunds.values())
-        assert kept == (owed(order) if kept else 0), f"{order_id} is cancelled with {kept} of its buyer's money"
+                kept += free_minor(seen)
+                whole = whole and not seen.disputes and not self.returned[payment_id]
+        due_minor = owed(order) if kept else 0
+        assert kept == due_minor if whole else kept <= due_minor, f"{order_id} is cancelled with {kept} of its buyer's"
 
     def _due(self, order_id: str) -> datetime | None:
         order = self.orders.get(order_id)
@@ -280,6 +304,8 @@ class World:
             self.after(begin + self.random.uniform(0.01, 0.3), lambda: self._choose(sale))
             if self.chance(0.2):
                 self.after(begin + self.random.uniform(0.02, 0.5), lambda: self._choose(sale))
+            if self.chance(0.1):
+                self.after(begin + self.random.uniform(1, 120), lambda: self._dispute(sale))
         else:
             self.after(begin, lambda: self.say(sale.snapshot()))
             paid = SaleStatus.CANCELLED if self.chance(0.2) else SaleStatus.PAID
@@ -414,8 +440,14 @@ class World:
         self._pay(command.payment_id)
 
     def _hint(self, payment_id: str) -> None:
-        if not self.chance(0.1):  # A webhook that is lost: it is looked at now and then, hint or not.
-            self.payments[payment_id] = payments.hinted(self.payments[payment_id])
+        if self.chance(0.1):  # A webhook that is lost: it is looked at now and then, hint or not.
+            self._pay(payment_id)
+        else:
+            self._say_hint(payment_id)
+
+    def _say_hint(self, payment_id: str) -> None:
+        """A webhook that comes, if need be for the third time: of what it says nobody would ask by himself."""
+        self.payments[payment_id] = payments.hinted(self.payments[payment_id])
         self._pay(payment_id)
 
     def _live(self, pay: payments.Pay) -> bool:
@@ -455,8 +487,36 @@ class World:
                 self.payments[payment_id] = payments.ended(pay, payments.Outcome.REFUSED)
 
     def _finish_refund(self, payment_id: str) -> None:
-        self.gateway.finish_refunds(payment_id)
-        self._hint(payment_id)
+        fails = self.chance(0.2)
+        if self.gateway.finish_refunds(payment_id, Part.OPEN, Part.FAILED if fails else Part.DONE):
+            self.happened["refund failed"] += fails
+            self._hint(payment_id)
+        if self.chance(0.1):
+            self.after(self.random.uniform(1, 50), lambda: self._return_refund(payment_id))
+
+    def _return_refund(self, payment_id: str) -> None:
+        """The buyer's bank sends back what was given back."""
+        if self.gateway.finish_refunds(payment_id, Part.DONE, Part.FAILED):
+            self.happened["refund returned"] += 1
+            self.returned[payment_id] += 1
+            self._say_hint(payment_id)
+
+    def _dispute(self, sale: Sale) -> None:
+        """The buyer's bank disputes what was taken for a sale, and decides a while later."""
+        for payment_id, seen in self.gateway.seen.items():
+            amount_minor = free_minor(seen)
+            if payment_id.startswith(f"{sale.order_id}:") and amount_minor > 0 and not seen.disputes:
+                if self.chance(0.3):
+                    amount_minor = self.random.randint(1, amount_minor)
+                self.happened["dispute"] += 1
+                self.gateway.dispute(payment_id, amount_minor, Part.OPEN)
+                self._say_hint(payment_id)
+                end = self.random.choice([Part.WON, Part.LOST])
+                self.after(self.random.uniform(1, 200), partial(self._decide_dispute, payment_id, amount_minor, end))
+
+    def _decide_dispute(self, payment_id: str, amount_minor: int, end: Part) -> None:
+        self.gateway.dispute(payment_id, amount_minor, end)
+        self._say_hint(payment_id)
 
     def _saw(self, payment_id: str, decision: payments.Decision) -> None:
         self.payments[payment_id] = decision.pay
@@ -563,7 +623,9 @@ class World:
         due_minor = owed(order) if self.sales[order_id].ours else 0
         if "unpaid" in orders.alerts(order):
             due_minor = 0  # Goods left before their money lapsed: a person asks the buyer for it.
-        assert -taken == due_minor, f"{order_id} is {order.state}, owes {due_minor} and gave {-taken}"
+        lost = sum(lost_minor(seen) for name, seen in self.gateway.seen.items() if name.startswith(f"{order_id}:"))
+        # What a bank took back is the company's loss, and never gone twice.
+        assert -taken <= due_minor <= lost - taken, f"{order_id} is {order.state}, owes {due_minor} and gave {-taken}"
         for payment_id, seen in self.gateway.seen.items():
             if payment_id.startswith(f"{order_id}:"):
                 known = self.payments[payment_id].seen

@@ -2,13 +2,17 @@
 
 import asyncio
 
+import asyncpg
 import httpx
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from fastapi import APIRouter
+from pydantic_core import PydanticSerializationError
 
 from services.bus.consumer import STALL_S
 from services.runtime import command
+from services.runtime.admin import create_app
 from services.runtime.topics import ensure_topics
 from tests.bus.model import (
     Deposited,
@@ -156,3 +160,32 @@ async def test_a_command_sent_twice_books_once(kafka_bootstrap, database):
         )
         await until_count(database, "SELECT count(*) FROM entries", 2)
     assert await amounts(database, "a") == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (ConnectionRefusedError("hush"), 503),
+        (asyncpg.InterfaceError("hush"), 503),
+        (asyncpg.ConnectionDoesNotExistError("hush"), 503),
+        (PydanticSerializationError("hush"), 422),
+        (UnicodeEncodeError("utf-8", "hush\ud800", 4, 5, "surrogates not allowed"), 422),
+    ],
+)
+async def test_what_a_route_cannot_do_is_told_in_words(failure: Exception, status: int) -> None:
+    router = APIRouter()
+
+    @router.get("/try")
+    async def fails() -> None:
+        raise failure
+
+    async def ready() -> list[str]:
+        return []
+
+    service = make_service("127.0.0.1:1", "postgresql://127.0.0.1:1/none", make_streams())
+    app = create_app(ready, service._work, [router])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as client:
+        answer = await client.get("/admin/try")
+    assert answer.status_code == status
+    assert answer.json()["detail"]
+    assert "hush" not in answer.text

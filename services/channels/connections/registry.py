@@ -94,6 +94,8 @@ class Registry:
         self._turn = asyncio.Lock()
         self._reach: Callable[[str], None] = lambda _: None
         self.generation = 0
+        self.loaded = asyncio.Event()
+        """Set once all is read: before that, nobody may be told that a connection is not there."""
 
     def get(self, connection_id: str) -> Open | None:
         """An open connection in any state but draft."""
@@ -121,7 +123,8 @@ class Registry:
         async with pool.acquire() as connection:
             rows = [row for row in await store.all_of(connection, None) if row.state is not ConnectionState.DRAFT]
             stale = [row for row in rows if not self._is_current(row)]
-            sealed = await store.sealed_credentials(connection, [row.connection_id for row in stale])
+            keys = [row.connection_id for row in stale]
+            sealed = await store.sealed_credentials(connection, keys) if stale else {}
         wanted = {row.connection_id for row in rows}
         closing = [self._open.pop(key).session for key in list(self._open) if key not in wanted]
         for row in stale:
@@ -133,6 +136,7 @@ class Registry:
                 closing.append(known.session)
         if stale or closing:
             self.generation += 1
+        self.loaded.set()
         for session in closing:
             await session.http.aclose()
 

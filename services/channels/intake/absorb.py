@@ -24,7 +24,7 @@ from services.channels.connectors.connector import ChannelOrder
 from services.channels.intake import domain, store
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Heard, Link, Verdict
-from services.channels.intake.store import Body, NewBody, OrderRow
+from services.channels.intake.store import Body, Fetch, NewBody, OrderRow
 from services.channels.stock import facts, listings
 
 if TYPE_CHECKING:
@@ -68,8 +68,13 @@ class Accepted:
 async def absorb_loop(service: "Service", intake: Intake) -> None:
     """Absorb what comes in until cancelled: at once when this process stored it, else within the idle time."""
     while True:
-        if await absorb_once(service, intake) == 0 and await waited(intake.arrived, intake.settings.absorb_idle_s):
-            intake.arrived.clear()
+        if await absorb_once(service, intake):
+            continue
+        while not await waited(intake.arrived, intake.settings.absorb_idle_s):
+            async with service.pool.acquire() as database:
+                if await store.any_new(database, _live(intake)):
+                    break
+        intake.arrived.clear()
 
 
 async def absorb_once(service: "Service", intake: Intake) -> int:
@@ -109,8 +114,12 @@ def _live(intake: Intake) -> list[str]:
     return [entry.connection.connection_id for entry in intake.registry.live()]
 
 
-async def store_and_absorb(service: "Service", intake: Intake, bodies: Sequence[Body]) -> None:
+async def store_and_absorb(
+    service: "Service", intake: Intake, bodies: Sequence[Body], read: Sequence[Fetch] = ()
+) -> None:
     """Store bodies and absorb what waits, in one transaction: one commit less between the sale and all others.
+
+    `read` are the reads that brought these bodies; that they are answered is noted with them.
 
     Where absorbing fails, or waits for what somebody else has locked, they are only stored, and `absorb_loop` finds out
     whose fault it is. Raises where not even that can be done.
@@ -120,15 +129,27 @@ async def store_and_absorb(service: "Service", intake: Intake, bodies: Sequence[
         async with asyncio.timeout(_WITHIN_S), service.transaction() as tx:
             await store.insert_bodies(tx.connection, bodies)
             absorbed = await _absorb_waiting(tx, intake, limit)
+            # After the orders are locked in the order of their ids.
+            await _note_read(tx, read)
             service.faults.point("intake.absorb.before")
         service.faults.point("intake.absorb.after")
     except Exception as failure:  # noqa: BLE001 - a body may hold anything; what matters is that it is kept
         _log.warning("bodies are stored and absorbed later", error=describe(failure))
         absorbed = 0
-        async with service.pool.acquire() as connection:
-            await store.insert_bodies(connection, bodies)
+        async with service.transaction() as tx:
+            await store.insert_bodies(tx.connection, bodies)
+            await _note_read(tx, read)
     if not len(bodies) <= absorbed < limit:
         intake.arrived.set()
+
+
+async def _note_read(tx: Transaction, read: Sequence[Fetch]) -> None:
+    if not read:
+        return
+    await store.fetched(tx.connection, read, tx.now)
+    for connection_id in sorted({one.connection_id for one in read}):
+        orders = [one.order_id for one in read if one.connection_id == connection_id]
+        await resolve_alerts(tx.connection, connection_id, "order_unreadable", orders, tx.now)
 
 
 async def absorb_with(tx: Transaction, intake: Intake, bodies: Sequence[Body]) -> None:
@@ -164,8 +185,7 @@ async def _absorb_waiting(tx: Transaction, intake: Intake, limit: int, only: int
     if good:
         rows, asked = await _take(tx, intake, good)
         if asked:
-            for connection_id in {one.new.body.connection_id for one in good}:
-                tx.after_commit(intake.wanted[connection_id].set)
+            tx.after_commit(intake.wanted.set)
         erased = [one.new.intake_id for one in good if rows[one.order_id].erased]
     await store.finish_bodies(
         tx.connection,

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,7 +27,7 @@ _NAME_MAX: Final = 500
 class Intake:
     """Made once by `app.py`.
 
-    `arrived` wakes the absorber, `wanted` those of a connection that read orders again, `telling` the loop that tells
+    `arrived` wakes the absorber, `wanted` the loop that reads orders again, `telling` the loop that tells
     channels of their orders, `stock` the senders of stock.
     """
 
@@ -36,7 +35,7 @@ class Intake:
     registry: Registry
     vault: Vault
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    wanted: defaultdict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+    wanted: asyncio.Event = field(default_factory=asyncio.Event)
     telling: asyncio.Event = field(default_factory=asyncio.Event)
     stock: Wake = field(default_factory=Wake)
     customer_keys: dict[str, bytes] = field(default_factory=dict, repr=False)

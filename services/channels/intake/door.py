@@ -99,8 +99,9 @@ class Door:
             # The same answer for a wrong secret, so that nobody learns which connections there are.
             return door.problem(404, "there is no such door")
         attributes = {"saldo.connection": entry.connection.connection_id, "saldo.tenant": entry.connection.tenant}
+        attributes |= door.described(request, "/hooks/{connection_id}")
         with self._service.tracing.span("receive webhook", kind=SpanKind.SERVER, attributes=attributes) as cause:
-            return await self._receive(request, entry, cause)
+            return door.answered(await self._receive(request, entry, cause))
 
     async def _receive(self, request: Request, entry: Open, cause: Cause) -> Response:
         try:

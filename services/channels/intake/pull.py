@@ -4,7 +4,10 @@ One process of the service pulls at a time. What a queue hands out is stored and
 """
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -15,14 +18,16 @@ from services.bus import Cause
 from services.bus.failures import describe, waited
 from services.bus.members import Holder
 from services.channels import ids
-from services.channels.alerts import Alert, raise_alerts, resolve_alerts
+from services.channels.alerts import Alert, raise_alerts
 from services.channels.connections.lifecycle import poll_interval_s
 from services.channels.connections.registry import Open
 from services.channels.connectors.connector import Fetched, Rejected, Throttled, Unreachable
 from services.channels.intake import domain, store
-from services.channels.intake.absorb import INTAKE_STREAM, to_order
+from services.channels.intake.absorb import INTAKE_STREAM, store_and_absorb, to_order
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Verdict
+from services.channels.intake.store import Body, Fetch
+from services.channels.together import Together
 
 if TYPE_CHECKING:
     from services.runtime import Service
@@ -31,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_S: Final = 0.5
 _LOOK_AGAIN_S: Final = 2.0
-"""Whoever asks for an order wakes its connection's readers; a timer finds what another process asked for."""
+"""Whoever asks for an order wakes the readers; a timer finds what another process asked for."""
 _REFUSED_PAUSE_S: Final = 30.0
 _SUBSCRIBE_EVERY: Final = timedelta(minutes=10)
 _QUEUE_NOTE_EVERY: Final = timedelta(seconds=1)
@@ -43,45 +48,39 @@ _KEEP_EVERY_S: Final = 30.0
 async def pull_loop(service: "Service", intake: Intake) -> None:
     """Pull from every live connection until cancelled, while this process is the one that pulls."""
     holder = Holder(service.settings.postgres_dsn.get_secret_value(), "saldo.intake")
-    tasks: dict[str, tuple[Open, list[asyncio.Task[None]]]] = {}
+    tasks: dict[str, tuple[Open, asyncio.Task[None]]] = {}
+    reading: asyncio.Task[None] | None = None
     try:
         await holder.open()
         while not await holder.try_lock(0):
             await waited(holder.lost, _LOOK_S)
-        while not holder.lost.is_set():
+        reading = asyncio.create_task(refetch(service, intake), name="refetch")
+        while not holder.lost.is_set() and not reading.done():
             await _follow(service, intake, tasks)
             await waited(holder.lost, _LOOK_S)
+        if reading.done():
+            reading.result()
         raise ConnectionError("the connection that holds the intake lock was lost")
     finally:
-        await _end([task for _, running in tasks.values() for task in running])
+        await _end([task for _, task in tasks.values()] + ([reading] if reading else []))
         await holder.close()
 
 
-async def _follow(service: "Service", intake: Intake, tasks: dict[str, tuple[Open, list[asyncio.Task[None]]]]) -> None:
+async def _follow(service: "Service", intake: Intake, tasks: dict[str, tuple[Open, asyncio.Task[None]]]) -> None:
     """Start what is live and new, end what is not any more or has another session."""
     live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
-    for connection_id, (entry, running) in list(tasks.items()):
-        failed = [task for task in running if task.done()]
-        if live.get(connection_id) is entry and not failed:
+    for connection_id, (entry, task) in list(tasks.items()):
+        if live.get(connection_id) is entry and not task.done():
             continue
         del tasks[connection_id]
-        await _end(running)
-        for task in failed:
-            if not task.cancelled() and (failure := task.exception()):
-                # It begins again at the next look; other connections go on meanwhile.
-                _log.error("pulling failed", connection=connection_id, error=describe(failure), exc_info=failure)
+        await _end([task])
+        if not task.cancelled() and (failure := task.exception()):
+            # It begins again at the next look; other connections go on meanwhile.
+            _log.error("pulling failed", connection=connection_id, error=describe(failure), exc_info=failure)
     for connection_id, entry in live.items():
         if connection_id not in tasks:
-            tasks[connection_id] = (
-                entry,
-                [
-                    asyncio.create_task(pull(service, intake, entry), name=f"pull {connection_id}"),
-                    *(
-                        asyncio.create_task(refetch(service, intake, entry), name=f"refetch {connection_id} {number}")
-                        for number in range(entry.connector.traits.fetch_parallel)
-                    ),
-                ],
-            )
+            task = asyncio.create_task(pull(service, intake, entry), name=f"pull {connection_id}")
+            tasks[connection_id] = (entry, task)
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -231,45 +230,99 @@ async def _store_fetched(
             )
     if bodies:
         service.faults.point("intake.store.before")
-        async with service.pool.acquire() as database:
-            await store.insert_bodies(database, bodies)
+        await store_and_absorb(service, intake, bodies)
         service.faults.point("intake.store.after")
-        intake.arrived.set()
 
 
-async def refetch(service: "Service", intake: Intake, entry: Open) -> None:
-    """Read single orders again as they are asked for: an order once at a time, each read answering what was asked
-    before it began.
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An order as it was read again, sealed, and what asked for it."""
+
+    wanted: Fetch
+    body: Body
+
+
+async def refetch(service: "Service", intake: Intake) -> None:
+    """Read single orders of all live connections again as they are asked for: an order once at a time, each read
+    answering what was asked before it began. Answers that come in together are stored and absorbed together.
     """
-    connection_id = entry.connection.connection_id
-    wake = intake.wanted[connection_id]
-    while True:
-        async with service.pool.acquire() as database:
-            wanted = await store.claim_fetch(database, connection_id, service.clock(), LEASE)
-        if wanted is None:
-            if await waited(wake, _LOOK_AGAIN_S):
-                wake.clear()
-            continue
+
+    async def keep(answers: Sequence[Answered]) -> list[None]:
+        await keep_fetched(service, intake, answers)
+        return [None] * len(answers)
+
+    readers = _Readers(service, intake, Together(keep, jobs_max=_PAGE))
+    try:
+        while True:
+            live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
+            free = readers.free(live)
+            async with service.pool.acquire() as database:
+                wanted = await store.claim_fetches(database, free, service.clock(), LEASE) if free else []
+            readers.begin(live, wanted)
+            if not wanted and await waited(intake.wanted, _LOOK_AGAIN_S):
+                intake.wanted.clear()
+    finally:
+        await _end(list(readers.going))
+        await readers.kept.close()
+
+
+@dataclass(slots=True)
+class _Readers:
+    """The reads that are under way, with their connections."""
+
+    service: "Service"
+    intake: Intake
+    kept: Together[Answered, None]
+    going: dict[asyncio.Task[None], str] = field(default_factory=dict)
+    resting: dict[str, float] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+
+    def free(self, live: Mapping[str, Open]) -> dict[str, int]:
+        """How many more orders may be read of each connection; none while its channel wants a pause."""
+        self.going = {task: key for task, key in self.going.items() if not task.done()}
+        busy, now = Counter(self.going.values()), time.monotonic()
+        free = {
+            key: entry.connector.traits.fetch_parallel - busy[key]
+            for key, entry in live.items()
+            if self.resting.get(key, 0.0) <= now
+        }
+        return {key: readers for key, readers in free.items() if readers > 0}
+
+    def begin(self, live: Mapping[str, Open], wanted: Sequence[Fetch]) -> None:
+        """Read these orders."""
+        for one in wanted:
+            task = asyncio.create_task(self._read(live[one.connection_id], one), name=f"read {one.order_id}")
+            self.going[task] = one.connection_id
+        self.taken = live.keys() - self.free(live).keys()
+
+    async def _read(self, entry: Open, wanted: Fetch) -> None:
+        """Read one order; whatever goes wrong, it is read again later."""
+        connection_id = entry.connection.connection_id
         try:
-            await fetch_one(service, intake, entry, wanted)
+            await self.kept.do(await fetch_one(self.service, self.intake, entry, wanted))
         except Throttled as throttled:
-            await asyncio.sleep(throttled.retry_after_s)
+            await self._rest(wanted, throttled.retry_after_s)
         except Rejected as rejected:
             # Its lease runs on, so it is tried again, slowly, until a person has looked.
-            alert = Alert(
-                entry.connection.tenant,
-                connection_id,
-                "order_unreadable",
-                wanted.order_id,
-                f"order {wanted.external_id} cannot be read from the channel: {rejected}",
-                urgent=True,
-            )
-            async with service.pool.acquire() as database:
-                await raise_alerts(database, [alert], service.clock())
+            text = f"order {wanted.external_id} cannot be read from the channel: {rejected}"
+            tenant = entry.connection.tenant
+            alert = Alert(tenant, connection_id, "order_unreadable", wanted.order_id, text, urgent=True)
+            async with self.service.pool.acquire() as database:
+                await raise_alerts(database, [alert], self.service.clock())
+        except Exception as failure:  # noqa: BLE001 - one order must not keep the others from being read
+            _log.error("reading an order failed", order_id=wanted.order_id, error=describe(failure))
+        if connection_id in self.taken:
+            self.intake.wanted.set()
+
+    async def _rest(self, wanted: Fetch, pause_s: float) -> None:
+        self.resting[wanted.connection_id] = time.monotonic() + pause_s
+        async with self.service.pool.acquire() as database:
+            await store.fetch_later(database, wanted.order_id, self.service.clock() + timedelta(seconds=pause_s))
+        asyncio.get_running_loop().call_later(pause_s, self.intake.wanted.set)
 
 
-async def fetch_one(service: "Service", intake: Intake, entry: Open, wanted: store.Fetch) -> None:
-    """Read one order and store it together with the note of what that answers."""
+async def fetch_one(service: "Service", intake: Intake, entry: Open, wanted: Fetch) -> Answered:
+    """Read one order. Raises what `Connector.fetch` does."""
     connection = entry.connection
     attributes = {"saldo.connection": connection.connection_id, "saldo.tenant": connection.tenant}
     # What is heard of while it is being read may be missing in what is read.
@@ -288,11 +341,12 @@ async def fetch_one(service: "Service", intake: Intake, entry: Open, wanted: sto
         cause=cause,
         fetch_seq=wanted.seq,
     )
-    async with service.transaction() as tx:
-        await store.insert_bodies(tx.connection, [body])
-        await store.fetched(tx.connection, wanted.order_id, wanted.seq, tx.now)
-        await resolve_alerts(tx.connection, connection.connection_id, "order_unreadable", [wanted.order_id], tx.now)
-    intake.arrived.set()
+    return Answered(wanted, body)
+
+
+async def keep_fetched(service: "Service", intake: Intake, answers: Sequence[Answered]) -> None:
+    """Store what was read together with the note of what that answers, and absorb it."""
+    await store_and_absorb(service, intake, [one.body for one in answers], [one.wanted for one in answers])
 
 
 async def keep_loop(service: "Service", intake: Intake) -> None:

@@ -1,7 +1,7 @@
 """Rows of what came in: bodies, orders, buyers, polls."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -92,6 +92,15 @@ async def new_bodies(
         only,
     )
     return [NewBody(row["intake_id"], Body(**{k: v for k, v in row.items() if k != "intake_id"})) for row in rows]
+
+
+async def any_new(connection: Database, connection_ids: Sequence[str]) -> bool:
+    """Whether there is a body to absorb."""
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM intake WHERE state = 'new' AND connection_id = ANY($1::text::text[]))",
+        array(connection_ids),
+    )
+    return found
 
 
 async def finish_bodies(
@@ -305,36 +314,60 @@ class Fetch:
     """An order to be read again, with the notification that the read will answer."""
 
     order_id: str
+    connection_id: str
     external_id: str
     seq: int
     traceparent: str
 
 
-async def claim_fetch(connection: Database, connection_id: str, now: datetime, lease: timedelta) -> Fetch | None:
-    """The next order of a connection to read, leased so that one read is in flight and a lost one is tried again."""
-    row = await connection.fetchrow(
+async def claim_fetches(connection: Database, free: Mapping[str, int], now: datetime, lease: timedelta) -> list[Fetch]:
+    """The next orders to read, as many of each connection as it has `free` readers. Each is leased, so that one read is
+    in flight and a lost one is tried again.
+    """
+    rows = await connection.fetch(
         """
-        UPDATE intake_orders SET fetch_at = $2::timestamptz + $3::interval WHERE order_id = (
-            SELECT order_id FROM intake_orders
-            WHERE connection_id = $1 AND fetched_seq < notified_seq AND (fetch_at IS NULL OR fetch_at <= $2)
-            ORDER BY fetch_at NULLS FIRST LIMIT 1 FOR UPDATE SKIP LOCKED)
-        RETURNING order_id, external_id, notified_seq AS seq, traceparent
+        WITH due AS (
+            SELECT o.order_id FROM unnest($1::text::text[], $2::text::int[]) AS k (connection_id, most)
+                CROSS JOIN LATERAL (
+                    SELECT order_id FROM intake_orders
+                    WHERE connection_id = k.connection_id AND fetched_seq < notified_seq
+                        AND (fetch_at IS NULL OR fetch_at <= $3)
+                    ORDER BY fetch_at NULLS FIRST LIMIT k.most FOR UPDATE SKIP LOCKED
+                ) AS o
+        )
+        UPDATE intake_orders SET fetch_at = $3::timestamptz + $4::interval FROM due
+        WHERE intake_orders.order_id = due.order_id
+        RETURNING intake_orders.order_id, connection_id, external_id, notified_seq AS seq, traceparent
         """,
-        connection_id,
+        array(list(free)),
+        array(list(free.values())),
         now,
         lease,
     )
-    return Fetch(**row) if row else None
+    return [Fetch(**row) for row in rows]
 
 
-async def fetched(connection: Database, order_id: str, seq: int, now: datetime) -> None:
-    """A read answered the notifications up to `seq`; what was asked since is due at once."""
+async def fetched(connection: Database, read: Sequence[Fetch], now: datetime) -> None:
+    """Reads answered the notifications up to their `seq`; what was asked since is due at once."""
     await connection.execute(
-        "UPDATE intake_orders SET fetched_seq = greatest(fetched_seq, $2), fetch_at = $3 WHERE order_id = $1",
-        order_id,
-        seq,
+        """
+        WITH answered AS MATERIALIZED (
+            SELECT o.order_id, a.seq FROM intake_orders o
+                JOIN unnest($1::text::text[], $2::text::bigint[]) AS a (order_id, seq) USING (order_id)
+            ORDER BY o.order_id FOR UPDATE OF o
+        )
+        UPDATE intake_orders o SET fetched_seq = greatest(o.fetched_seq, a.seq), fetch_at = $3 FROM answered a
+        WHERE o.order_id = a.order_id
+        """,
+        array([one.order_id for one in read]),
+        array([one.seq for one in read]),
         now,
     )
+
+
+async def fetch_later(connection: Database, order_id: str, at: datetime) -> None:
+    """The channel asked to wait: nothing was read."""
+    await connection.execute("UPDATE intake_orders SET fetch_at = $2 WHERE order_id = $1", order_id, at)
 
 
 # -- polls ---------------------------------------------------------------------------------------------------------

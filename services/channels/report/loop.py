@@ -42,7 +42,6 @@ _LINGER_S: Final = 0.1
 """Nobody waits for what a channel is told: what comes within it is claimed in one."""
 _AT_ONCE: Final = 4
 """Orders of one connection that are told of at the same time; its limits set the pace."""
-_LEASE: Final = timedelta(seconds=90)
 _WARN_BEFORE: Final = timedelta(hours=1)
 _WARN_EVERY_S: Final = 60.0
 _log = structlog.get_logger(__name__)
@@ -95,7 +94,8 @@ async def report_loop(service: "Service", intake: Intake) -> None:
             live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
             busy = Counter(going.values())
             free = {key: _AT_ONCE - busy[key] for key in live if busy[key] < _AT_ONCE}
-            for claimed, first in await teller.begin(live, free):
+            lease = timedelta(seconds=intake.settings.lease_s)
+            for claimed, first in await teller.begin(live, free, lease):
                 task = asyncio.create_task(_tell(teller, live[claimed.connection_id], claimed, first))
                 going[task] = claimed.connection_id
                 task.add_done_callback(ended)
@@ -149,13 +149,15 @@ class Teller:
         self._service, self._wake = service, wake
         self._turn = Together(self._turns)
 
-    async def begin(self, entries: Mapping[str, Open], free: Mapping[str, int]) -> list[tuple[Claim, Next | None]]:
+    async def begin(
+        self, entries: Mapping[str, Open], free: Mapping[str, int], lease: timedelta
+    ) -> list[tuple[Claim, Next | None]]:
         """Claim what is due of these connections, at most so many orders of each, with the step that each begins with,
         which is noted already."""
         if not free:
             return []
         async with self._service.transaction() as tx:
-            claimed = await store.claim(tx.connection, free, _LEASE, tx.now)
+            claimed = await store.claim(tx.connection, free, lease, tx.now)
             turns: list[Turn] = [(one, entries[one.connection_id].connector.traits.reports, None) for one in claimed]
             nexts = await self._take(tx, turns) if turns else []
         return list(zip(claimed, nexts, strict=True))
@@ -177,7 +179,7 @@ class Teller:
     async def _tell(self, entry: Open, claimed: Claim, order: Told, going: Next) -> Heard | Put:
         step = going.step
         try:
-            return Heard(step, await _call(self._service, entry, claimed, order, step, begun=going.begun))
+            request_id = await _call(self._service, entry, claimed, order, step, begun=going.begun)
         except OutcomeUnknown as unknown:
             _log.warning("outcome of a report is unknown", order_id=claimed.order_id, step=step.kind, why=str(unknown))
             return _again(claimed)
@@ -188,6 +190,8 @@ class Teller:
                 # Nobody was asked anything: it is due until the account is authorised again.
                 raise
             return Heard(step, reason="refused", text=str(rejected))
+        claimed.tried = ""
+        return Heard(step, request_id)
 
     async def _turns(self, turns: Sequence[Turn]) -> list[Next | None]:
         async with self._service.transaction() as tx:
@@ -214,6 +218,7 @@ class Teller:
         held = await store.held(tx.connection, [claimed for claimed, _ in going])
         done = await store.steps_of(tx.connection, sorted(held))
         nexts: dict[str, Next] = {}
+        untils: dict[str, datetime] = {}
         told, untold = [], []
         for claimed, reports in going:
             if claimed.order_id not in held:
@@ -223,7 +228,8 @@ class Teller:
             if step and step.kind in reports:
                 nexts[claimed.order_id] = Next(step, known.get(step.name) is State.GOING)
                 # The fence is moved for good with the commit, and not before.
-                tx.after_commit(partial(setattr, claimed, "until", tx.now + _LEASE))
+                untils[claimed.order_id] = until = tx.now + claimed.lease
+                tx.after_commit(partial(setattr, claimed, "until", until))
                 continue
             told.append((claimed, None, 0))
             if step:
@@ -232,7 +238,7 @@ class Teller:
         await _settle(tx, untold)
         begun = [Noted(order_id, one.step.name, State.GOING) for order_id, one in nexts.items() if not one.begun]
         await store.put_steps(tx.connection, begun, tx.now)
-        await store.renew(tx.connection, sorted(nexts), tx.now + _LEASE)
+        await store.renew(tx.connection, sorted(untils.items()))
         await self._release(tx, told)
         return nexts
 
@@ -288,10 +294,12 @@ async def _call(service: "Service", entry: Open, claimed: Claim, order: Told, st
     channel refuses it, since it may for that very reason. Returns the request's id.
     """
     attributes = {"saldo.connection": claimed.connection_id, "saldo.tenant": claimed.tenant, "saldo.step": step.kind}
-    causes = (claimed.cause,) if claimed.cause.traceparent else ()
+    causes = [claimed.cause] if claimed.cause.traceparent else []
+    causes += [claimed.cause._replace(traceparent=claimed.tried)] if claimed.tried else []
     with service.tracing.span(
         "tell channel", causes, kind=SpanKind.CLIENT, attributes=attributes, correlation_id=claimed.order_id
-    ):
+    ) as span:
+        claimed.tried = span.traceparent
         if begun:
             order = replace(order, told=await _told(entry, order.external_id))
         if is_told(step, order.told):

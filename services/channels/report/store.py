@@ -71,7 +71,8 @@ async def put(connection: Database, new: Sequence[tuple[Known, OrderProgress, Ca
 class Claim:
     """An order whose channel is told by this process alone until `until`, also its fence.
 
-    `wanted` is as orders said it, `words` are the channel's own by (kind, our code).
+    `wanted` is as orders said it, `words` are the channel's own by (kind, our code), `tried` is the span of the last
+    try, if that one failed.
     """
 
     order_id: str
@@ -84,6 +85,8 @@ class Claim:
     tries: int
     cause: Cause
     until: datetime
+    lease: timedelta
+    tried: str = ""
 
 
 async def claim(connection: Database, connections: Mapping[str, int], lease: timedelta, now: datetime) -> list[Claim]:
@@ -101,7 +104,7 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
         WHERE progress.order_id = due.order_id
         RETURNING progress.order_id, progress.connection_id, progress.tenant, o.external_id,
             coalesce(o.snapshot->>'reference', '') AS reference, progress.wanted, progress.tries, progress.event_id,
-            progress.correlation_id, progress.traceparent
+            progress.correlation_id, progress.traceparent, progress.tried
         """,
         array(list(connections)),
         array(list(connections.values())),
@@ -121,6 +124,8 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
             row["tries"],
             Cause(row["event_id"], row["correlation_id"], row["traceparent"]),
             now + lease,
+            lease,
+            row["tried"],
         )
         for row in rows
     ]
@@ -139,31 +144,43 @@ async def held(connection: Database, claims: Sequence[Claim]) -> set[str]:
     return {row["order_id"] for row in rows}
 
 
-async def renew(connection: Database, order_ids: Sequence[str], until: datetime) -> None:
-    """Hold the claims of these orders, which are locked, for longer."""
+async def renew(connection: Database, claims: Sequence[tuple[str, datetime]]) -> None:
+    """Hold the claims of these orders, which are locked, until then."""
     await connection.execute(
-        "UPDATE progress SET claimed_until = $2 WHERE order_id = ANY($1::text::text[])", array(order_ids), until
+        """
+        UPDATE progress SET claimed_until = c.until
+        FROM unnest($1::text::text[], $2::text::timestamptz[]) AS c (order_id, until)
+        WHERE progress.order_id = c.order_id
+        """,
+        *columns(claims, 2),
     )
 
 
 async def release(connection: Database, given: Sequence[tuple[Claim, datetime | None, int]], now: datetime) -> bool:
-    """Give orders back, each due later or not at all, after so many tries; whether one of them is due already, since
-    news came meanwhile."""
+    """Give orders back, each due later, with the span of what was tried, or not at all, after so many tries; whether
+    one of them is due already, since news came meanwhile."""
     rows = await connection.fetch(
         """
         WITH held AS (
-            SELECT progress.order_id, c.revision, c.due_at, c.tries FROM progress
+            SELECT progress.order_id, c.revision, c.due_at, c.tries, c.tried FROM progress
             JOIN unnest($1::text::text[], $2::text::timestamptz[], $3::text::int[], $4::text::timestamptz[],
-                $5::text::int[]) AS c (order_id, until, revision, due_at, tries) USING (order_id)
+                $5::text::int[], $6::text::text[]) AS c (order_id, until, revision, due_at, tries, tried)
+                USING (order_id)
             WHERE claimed_until = c.until ORDER BY progress.order_id FOR UPDATE OF progress
         )
-        UPDATE progress SET claimed_until = NULL,
+        UPDATE progress SET claimed_until = NULL, tried = held.tried,
             tries = CASE WHEN progress.revision = held.revision THEN held.tries ELSE progress.tries END,
             due_at = CASE WHEN progress.revision = held.revision THEN held.due_at ELSE progress.due_at END
         FROM held WHERE progress.order_id = held.order_id
         RETURNING progress.due_at
         """,
-        *columns([(one.order_id, one.until, one.wanted.revision, due_at, tries) for one, due_at, tries in given], 5),
+        *columns(
+            [
+                (one.order_id, one.until, one.wanted.revision, due_at, tries, one.tried if due_at else "")
+                for one, due_at, tries in given
+            ],
+            6,
+        ),
     )
     return any(row["due_at"] and row["due_at"] <= now for row in rows)
 

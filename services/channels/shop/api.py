@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
+import asyncpg
+import structlog
 from fastapi import Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -20,6 +22,7 @@ from starlette.exceptions import HTTPException
 
 from contracts.payments.v1 import PaymentMethod
 from services.bus import Cause
+from services.bus.failures import describe
 from services.channels.alerts import Alert, raise_alerts
 from services.channels.connections.registry import Open, Registry
 from services.channels.shop import links, numbers, schemas, store, tracking
@@ -49,6 +52,7 @@ ANSWER_S: Final = 2.0
 """How long a new basket is waited for until its stock is held or not to be had."""
 OPTIONS_S: Final = 0.7
 _PAGE_MAX: Final = 500
+_log = structlog.get_logger(__name__)
 _LOOK_S: Final = 0.25
 """So often new changes of numbers are looked for while somebody waits for them."""
 _BODY_MAX_BYTES: Final = 2_000_000
@@ -113,6 +117,7 @@ _REFUSED: Final = {
     405: "there is nothing at this address for this method",
     413: "the body is too large",
 }
+_UNFIT: Final = Refusal(422, "invalid", "a name or a number in the address or the body is none that can be kept")
 _SOLD_OUT: Final = Refusal(409, "sold_out", "there are fewer units than asked for")
 
 
@@ -187,6 +192,17 @@ class Api:
         async def busy(_: Request, __: TooBusy) -> Response:
             return problem(_BUSY)
 
+        @app.exception_handler(OSError)
+        @app.exception_handler(asyncpg.PostgresError)
+        @app.exception_handler(asyncpg.InterfaceError)
+        async def away(_: Request, failure: Exception) -> Response:
+            _log.error("the database cannot be asked", error=describe(failure))
+            return problem(_BUSY)
+
+        @app.exception_handler(asyncpg.DataError)
+        async def unfit(_: Request, __: asyncpg.DataError) -> Response:
+            return problem(_UNFIT)
+
         @app.exception_handler(HTTPException)
         async def refused(_: Request, failure: HTTPException) -> Response:
             status = failure.status_code
@@ -255,7 +271,7 @@ class Api:
             asked: Annotated[Who, Depends(who)], body: schemas.NewBasket, key: IdempotencyKey, response: Response
         ) -> BasketTold:
             deed = OpenBasket(body.wanted, body.language)
-            basket = await self._done(asked, deed, "open basket", key=key, body=body)
+            basket = await self._done(asked, deed, "POST /v1/baskets", key=key, body=body)
             basket = await self._until(basket, lambda one: one.held or one.short or bool(one.ended), ANSWER_S)
             if basket.short:
                 raise Wrong(_SOLD_OUT)
@@ -274,7 +290,9 @@ class Api:
 
         @app.delete("/v1/baskets/{basket_id}", responses=_PROBLEMS, tags=["baskets"], summary="Let it go, unpaid")
         async def let_go(asked: Annotated[Who, Depends(who)], basket_id: BasketId) -> BasketTold:
-            return await self._told(asked, await self._done(asked, LetGo(), "let basket go", basket_id))
+            return await self._told(
+                asked, await self._done(asked, LetGo(), "DELETE /v1/baskets/{basket_id}", basket_id)
+            )
 
     # -- delivery ------------------------------------------------------------------------------------------------------
 
@@ -289,7 +307,9 @@ class Api:
             asked: Annotated[Who, Depends(who)], basket_id: BasketId, body: schemas.NewBuyer
         ) -> BasketTold:
             deed = GiveAddress(body.told())
-            return await self._told(asked, await self._done(asked, deed, "give address", basket_id))
+            return await self._told(
+                asked, await self._done(asked, deed, "PUT /v1/baskets/{basket_id}/address", basket_id)
+            )
 
         @app.get(
             "/v1/baskets/{basket_id}/delivery-options", tags=["delivery"], summary="Ways to deliver, price and date",
@@ -315,7 +335,9 @@ class Api:
             asked: Annotated[Who, Depends(who)], basket_id: BasketId, body: schemas.NewChoice
         ) -> BasketTold:
             deed = ChooseDelivery(body.option_id)
-            return await self._told(asked, await self._done(asked, deed, "choose delivery", basket_id))
+            return await self._told(
+                asked, await self._done(asked, deed, "PUT /v1/baskets/{basket_id}/delivery", basket_id)
+            )
 
     # -- payment -------------------------------------------------------------------------------------------------------
 
@@ -336,7 +358,9 @@ class Api:
             asked: Annotated[Who, Depends(who)], basket_id: BasketId, body: schemas.NewPayment, key: IdempotencyKey
         ) -> BasketTold:
             deed = Pay(PaymentMethod(body.method), body.token)
-            return await self._told(asked, await self._done(asked, deed, "pay", basket_id, key=key, body=body))
+            return await self._told(
+                asked, await self._done(asked, deed, "POST /v1/baskets/{basket_id}/pay", basket_id, key=key, body=body)
+            )
 
     # -- orders --------------------------------------------------------------------------------------------------------
 
@@ -348,7 +372,9 @@ class Api:
             summary="The buyer of a paid order wants it cancelled",
         )  # fmt: skip
         async def cancel(asked: Annotated[Who, Depends(who)], order_id: OrderId, key: IdempotencyKey) -> BasketTold:
-            basket = await self._done(asked, AskToCancel(), "ask to cancel", order_id=order_id, key=key)
+            basket = await self._done(
+                asked, AskToCancel(), "POST /v1/orders/{order_id}/cancel-request", order_id=order_id, key=key
+            )
             return await self._told(asked, basket)
 
         @app.post(
@@ -439,13 +465,16 @@ class Api:
         key: str = "",
         body: BaseModel | None = None,
     ) -> Basket:
-        """Have it done under a span of the basket's own trace. Raises `Wrong` or `TooBusy`."""
+        """Have it done under a span of its trace, `name`d by method and route. Raises `Wrong`, `TooBusy`."""
         entry, terms = asked
+        if "\0" in order_id:
+            raise Wrong(_NO_BASKET)
         cause = Cause("", "")
         if basket_id:
             basket = await self._found(asked, basket_id)
             cause = Cause("", basket.order_id, basket.traceparent)
         attributes = {"saldo.connection": entry.connection.connection_id, "saldo.tenant": entry.connection.tenant}
+        attributes["http.request.method"], attributes["http.route"] = name.split(" ")
         with self._service.tracing.span(name, cause, kind=SpanKind.SERVER, attributes=attributes) as span:
             job = Job(entry, terms, deed, span, basket_id, order_id, key, _digest(name, basket_id or order_id, body))
             outcome = await self._desk.ask(job)

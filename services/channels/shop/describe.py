@@ -21,7 +21,7 @@ def described() -> str:
     """OpenAPI 3.1 as JSON, as `GET /openapi.json` gives it, for people to read."""
     key = "0" * 64  # Nothing is sealed with it.
     vault = Vault(key)
-    shop = Shop(Intake(ChannelsSettings(secrets_key=SecretStr(key)), Registry(vault), vault))
+    shop = Shop(Intake(ChannelsSettings(secrets_key=SecretStr(key)), Registry(vault), vault), vault)
     settings = BusSettings(postgres_dsn=SecretStr("postgresql://nowhere"))
     service = Service(name="channels", settings=settings, migrations=Path(__file__).parent)
     api = Api(service, shop, Desk(service, shop))

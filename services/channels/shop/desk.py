@@ -220,7 +220,7 @@ class Desk:
                 "sale", shop, line.sku, number, external_id=external_id, line_id=line.line_id,
                 price_minor=line.unit_price_minor,
             )  # fmt: skip
-        self._keep(work, job.entry, Kept(basket), None)
+        self._keep(work, job, Kept(basket), None)
         return basket
 
     def _act(self, work: _Work, job: Job, deed: Deed) -> Outcome:
@@ -238,14 +238,15 @@ class Desk:
         buyer = deed.buyer if isinstance(deed, GiveAddress) else None
         if buyer is not None:
             work.quotes[after.order_id] = job.entry
-        self._keep(work, job.entry, replace(kept, basket=after), buyer)
+        self._keep(work, job, replace(kept, basket=after), buyer)
         return after
 
-    def _keep(self, work: _Work, entry: Open, kept: Kept, buyer: BuyerReported | None) -> None:
+    def _keep(self, work: _Work, job: Job, kept: Kept, buyer: BuyerReported | None) -> None:
         if kept.token and domain.told_of_try(kept.basket):
             kept = replace(kept, token=None)
         work.baskets[kept.basket.order_id] = work.changed[kept.basket.order_id] = kept
-        work.bodies.append(self._shop.body(entry.connection, kept, buyer, work.tx.now))
+        connection, traceparent = job.entry.connection, job.cause.traceparent
+        work.bodies.append(self._shop.body(connection, kept, buyer, work.tx.now, traceparent))
 
     async def _write(self, work: _Work) -> None:
         tx = work.tx

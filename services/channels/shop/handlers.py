@@ -55,7 +55,7 @@ async def _bodies(tx: Transaction, shop: Shop, untold: Sequence[Kept]) -> list[B
         for connection_id in sorted({one.basket.connection_id for one in untold})
     }
     return [
-        shop.body(connection, one, None, tx.now)
+        shop.body(connection, one, None, tx.now, one.basket.traceparent)
         for one in untold
         if (connection := connections[one.basket.connection_id])
     ]

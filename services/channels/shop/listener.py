@@ -20,6 +20,7 @@ _PRUNE_EVERY_S: Final = 600.0
 
 async def shop_loop(service: "Service", shop: Shop) -> None:
     """Listen, write and forget until cancelled; what was accepted is written before the writer ends."""
+    await shop.intake.registry.loaded.wait()
     settings = shop.intake.settings
     desk = Desk(service, shop)
     api = Api(service, shop, desk)

@@ -14,6 +14,7 @@ from services.border.tax_ids import cnpj, cpf
 from services.channels.shop.domain import Basket, Terms
 
 _SATURDAY: Final = 5
+_DAYS_MAX: Final = 3650
 _BRAZIL: Final = "BR"
 
 Language = Literal["pt-BR", "en"]
@@ -303,8 +304,8 @@ class Problem(BaseModel):
 
 
 def business_day(first: date, days: int) -> date:
-    """The day that many business days after `first`; holidays are not known."""
-    day = first
+    """The day that many business days after `first`, ten years at most; holidays are not known."""
+    day, days = first, min(days, _DAYS_MAX)
     while days > 0 or day.weekday() >= _SATURDAY:
         day += timedelta(days=1)
         if day.weekday() < _SATURDAY:

@@ -9,6 +9,8 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from contracts.channels.v1 import BuyerReported
+from services.border.tokens import seal_token
+from services.border.vault import Vault
 from services.bus import Cause
 from services.channels.connections.store import Connection
 from services.channels.connectors.connector import ChannelOrder
@@ -54,28 +56,24 @@ class Shop:
     """Made once by `app.py`."""
 
     intake: Intake
+    tokens: Vault
     waiters: Waiters = field(default_factory=Waiters)
 
-    def body(self, connection: Connection, kept: Kept, buyer: BuyerReported | None, now: datetime) -> Body:
-        """The basket as a body of intake."""
+    def body(
+        self, connection: Connection, kept: Kept, buyer: BuyerReported | None, now: datetime, traceparent: str
+    ) -> Body:
+        """The basket as a body of intake; `traceparent` is of the span in which it changed."""
         basket = kept.basket
-        token = self._open_token(basket, kept.token) if kept.token else ""
+        token = kept.token.decode() if kept.token else ""
         return self.intake.seal(
             connection,
             _order.dump_json(told.to_order(basket, buyer, token)),
             topic=TOPIC,
             delivery_id=f"{basket.external_id}:{basket.version}",
             received_at=now,
-            cause=Cause("", basket.order_id, basket.traceparent),
+            cause=Cause("", basket.order_id, traceparent),
         )
 
     def seal_token(self, basket: Basket, token: str) -> bytes:
-        """A gateway's token, readable only with the key and only for this basket."""
-        return self.intake.vault.seal(
-            token.encode(), tenant=basket.tenant, owner=basket.connection_id, field=f"token:{basket.order_id}"
-        )
-
-    def _open_token(self, basket: Basket, sealed: bytes) -> str:
-        return self.intake.vault.open(
-            sealed, tenant=basket.tenant, owner=basket.connection_id, field=f"token:{basket.order_id}"
-        ).decode()
+        """A gateway's token as it is kept and told: readable by payments alone, and only for this order."""
+        return seal_token(self.tokens, token, tenant=basket.tenant, order_id=basket.order_id).encode()

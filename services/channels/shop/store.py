@@ -19,7 +19,7 @@ _SELECT: Final = "SELECT basket, token FROM shop_baskets "
 @final
 @dataclass(slots=True)
 class Kept:
-    """A basket as it is kept, with the sealed token of a try to pay that orders has not told of."""
+    """A basket as it is kept, with the token, sealed for payments, of a try to pay that orders has not told of."""
 
     basket: Basket
     token: bytes | None = None

@@ -4,6 +4,7 @@ Only whoever holds a record's lease writes its `stock_records` row.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -117,28 +118,58 @@ def _from_json(value: Mapping[str, Any]) -> Baseline:
     return Baseline(value["x"], {sku: Tally(*units) for sku, units in value["t"].items()}, as_of)
 
 
-async def claim(
-    connection: Database, tenant: str, connection_id: str, lane: int, limit: int, *, late_s: float, now: datetime
-) -> list[Claimed]:
-    """Lock dirty records whose time has come, oldest change first; those of another sender are passed over.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one lane of a connection wants: up to `limit` records. `late_s` is how long after its deadline a request of
+    this connection may still be executed.
+    """
+
+    tenant: str
+    connection_id: str
+    lane: int
+    limit: int
+    late_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was claimed for a lane, and whether it may have more to do."""
+
+    claimed: list[Claimed]
+    more: bool
+
+
+async def claim(connection: Database, lanes: Sequence[Wanted], now: datetime) -> list[Found]:
+    """Lock dirty records whose time has come, for each lane, oldest change first; those of another sender are passed
+    over, so that nobody is waited for.
 
     The locks last to the end of the transaction, in which the record is leased (`keep`) or settled. Nobody who hears of
     a sale waits for them.
     """
     rows = await connection.fetch(
         """
-        SELECT r.* FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
-        WHERE c.tenant = $1 AND c.connection_id = $2 AND c.lane = $3 AND c.due_at <= $5 AND r.next_at <= $5
-            AND (r.claimed_until IS NULL OR r.claimed_until < $5)
-        ORDER BY c.change LIMIT $4 FOR UPDATE OF r SKIP LOCKED
+        SELECT k.place - 1 AS place, r.* FROM unnest($1::text::text[], $2::text::text[], $3::text::int[],
+                $4::text::int[]) WITH ORDINALITY AS k (tenant, connection_id, lane, most, place)
+            CROSS JOIN LATERAL (
+                SELECT r.* FROM stock_changes c JOIN stock_records r USING (tenant, stock_record)
+                WHERE c.tenant = k.tenant AND c.connection_id = k.connection_id AND c.lane = k.lane AND c.due_at <= $5
+                    AND r.next_at <= $5 AND (r.claimed_until IS NULL OR r.claimed_until < $5)
+                ORDER BY c.change LIMIT k.most FOR UPDATE OF r SKIP LOCKED
+            ) AS r
         """,
-        tenant,
-        connection_id,
-        lane,
-        limit,
+        array([each.tenant for each in lanes]),
+        array([each.connection_id for each in lanes]),
+        array([each.lane for each in lanes]),
+        array([each.limit for each in lanes]),
         now,
     )
-    return [_claimed(row, late_s) for row in {row["stock_record"]: row for row in rows}.values()]
+    claimed: list[dict[str, Claimed]] = [{} for _ in lanes]
+    for row in rows:
+        # A record has several changes, some of them for the other lane: it is claimed once.
+        if not any(row["stock_record"] in found for found in claimed):
+            claimed[row["place"]][row["stock_record"]] = _claimed(row, lanes[row["place"]].late_s)
+    changes = Counter(row["place"] for row in rows)
+    return [Found(list(found.values()), changes[place] == lanes[place].limit) for place, found in enumerate(claimed)]
 
 
 async def reclaim(
@@ -163,7 +194,7 @@ async def reclaim(
     return [_claimed(row) for row in rows]
 
 
-async def relock(connection: Database, tenant: str, claimed: Sequence[Claimed]) -> list[Claimed]:
+async def relock(connection: Database, claimed: Sequence[Claimed]) -> list[Claimed]:
     """Lock records that this sender has claimed for another round of the same claim; what came since is seen.
 
     A record whose lease somebody else has taken up meanwhile is left out.
@@ -171,11 +202,11 @@ async def relock(connection: Database, tenant: str, claimed: Sequence[Claimed]) 
     rows = await connection.fetch(
         """
         SELECT r.* FROM stock_records r
-            JOIN unnest($2::text::text[], $3::text::timestamptz[]) AS c (stock_record, until)
-                ON r.tenant = $1 AND r.stock_record = c.stock_record AND r.claimed_until = c.until
-        ORDER BY r.stock_record FOR UPDATE OF r
+            JOIN unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[]) AS c (tenant, stock_record, until)
+                ON r.tenant = c.tenant AND r.stock_record = c.stock_record AND r.claimed_until = c.until
+        ORDER BY r.tenant, r.stock_record FOR UPDATE OF r
         """,
-        tenant,
+        array([each.tenant for each in claimed]),
         array([each.stock_record for each in claimed]),
         array([each.until for each in claimed]),
     )
@@ -210,15 +241,26 @@ async def renew(
     return [replace(each, until=lease_until) if each.stock_record in held else each for each in claimed]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Claimed records of one connection. `lag_s` is how long this channel's sales typically take to be heard, `held`
+    whether it reserves units that inventory has decided on.
+    """
+
+    claimed: Sequence[Claimed]
+    lag_s: float = 0.0
+    held: bool = False
+
+
 async def inputs(
-    connection: Database, claimed: Sequence[Claimed], lag_s: float, now: datetime, *, held: bool = False
-) -> list[tuple[Claimed, Record | None]]:
+    connection: Database, asked: Sequence[Asked], now: datetime
+) -> list[list[tuple[Claimed, Record | None]]]:
     """Everything the numbers of claimed records are computed from, in one statement; None where a SKU has no level yet.
 
     Handlers change these rows in one transaction each, so that one statement sees what fits together: a level and the
-    change that came with it. What is committed later has a change of its own. `lag_s` is how long this channel's sales
-    typically take to be heard, `held` whether it reserves units that inventory has decided on.
+    change that came with it. What is committed later has a change of its own.
     """
+    wanted = [(each, one.held) for one in asked for each in one.claimed]
     rows = await connection.fetch(
         """
         SELECT r.stock_record, s.sku, s.factor, s.heard, s.decided, s.unheard, s.unheard_until, s.slack,
@@ -227,12 +269,12 @@ async def inputs(
             coalesce((SELECT sum(o.asked - o.decided) FROM own_sales o WHERE o.tenant = s.tenant
                 AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.asked > o.decided), 0)::bigint AS pending,
             -- Of a record with many orders on their way that is a long sum, which few channels have a use for.
-            CASE WHEN $4 THEN coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o
+            CASE WHEN k.held THEN coalesce((SELECT sum(least(o.asked, o.decided)) FROM own_sales o
                 WHERE o.tenant = s.tenant AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.held), 0)
                 ELSE 0 END::bigint AS held,
             -- What is released and not decided yet is still among what is available, so nothing may forget it: the date
             -- stays before its sale, because a release is told later than it was.
-            CASE WHEN $4 THEN coalesce((SELECT least(max(o.released_at),
+            CASE WHEN k.held THEN coalesce((SELECT least(max(o.released_at),
                     min(o.sold_at) FILTER (WHERE o.asked > o.decided))
                 FROM own_sales o WHERE o.tenant = s.tenant
                     AND o.stock_record = s.stock_record AND o.sku = s.sku AND o.released_at IS NOT NULL),
@@ -244,7 +286,7 @@ async def inputs(
                 WHERE e.tenant = s.tenant AND e.sku = s.sku AND o.received_at > $3), 0)::float
                 / (s.factor * (SELECT count(*) FROM record_skus e WHERE e.tenant = s.tenant AND e.sku = s.sku))
                 AS recent
-        FROM unnest($1::text::text[], $2::text::text[]) AS k (tenant, stock_record)
+        FROM unnest($1::text::text[], $2::text::text[], $4::text::bool[]) AS k (tenant, stock_record, held)
             JOIN stock_records r USING (tenant, stock_record)
             LEFT JOIN record_skus s USING (tenant, stock_record)
             LEFT JOIN levels l ON l.tenant = s.tenant AND l.sku = s.sku
@@ -255,17 +297,23 @@ async def inputs(
                 FROM stock_changes c WHERE c.tenant = k.tenant AND c.stock_record = k.stock_record) AS c ON true
         ORDER BY r.stock_record, s.sku
         """,
-        array([each.tenant for each in claimed]),
-        array([each.stock_record for each in claimed]),
+        array([each.tenant for each, _ in wanted]),
+        array([each.stock_record for each, _ in wanted]),
         now - timedelta(seconds=SALES_WINDOW_S),
-        held,
+        array([held for _, held in wanted]),
     )
-    by_record: dict[str, list[asyncpg.Record]] = {each.stock_record: [] for each in claimed}
+    by_record: dict[str, list[asyncpg.Record]] = {each.stock_record: [] for each, _ in wanted}
     for row in rows:
         by_record[row["stock_record"]].append(row)
     return [
-        (_with_inputs(each, by_record[each.stock_record]), _record(each, by_record[each.stock_record], lag_s))
-        for each in claimed
+        [
+            (
+                _with_inputs(each, by_record[each.stock_record]),
+                _record(each, by_record[each.stock_record], one.lag_s),
+            )
+            for each in one.claimed
+        ]
+        for one in asked
     ]
 
 
@@ -333,11 +381,12 @@ def available(counters: Iterable[Sequence[Any]], claimed: Claimed) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A claim that goes on after its transaction: `number` is about to be written (`after` stands then), or, where
-    they are None, the record is about to be read.
+    """A claim that goes on after its transaction, leased until then: `number` is about to be written (`after` stands
+    then), or, where they are None, the record is about to be read.
     """
 
     claimed: Claimed
+    lease_until: datetime
     number: int | None = None
     after: Baseline | None = None
 
@@ -346,7 +395,6 @@ async def keep(
     connection: Database,
     attempts: Sequence[Attempt],
     settled: "Sequence[Settled]",
-    lease_until: datetime,
     now: datetime,
 ) -> dict[str, Claimed]:
     """Lease records and remember what is being sent, so that a process that dies in the call leaves its trace; end the
@@ -354,7 +402,7 @@ async def keep(
 
     Returns the claims with the lease they have now; one whose lease somebody else has taken up is left out.
     """
-    kept = await _lease(connection, attempts, lease_until, now) if attempts else {}
+    kept = await _lease(connection, attempts, now) if attempts else {}
     raised = [
         (attempt.claimed, claimed.unheard)
         for attempt in attempts
@@ -366,19 +414,17 @@ async def keep(
     return kept
 
 
-async def _lease(
-    connection: Database, attempts: Sequence[Attempt], lease_until: datetime, now: datetime
-) -> dict[str, Claimed]:
+async def _lease(connection: Database, attempts: Sequence[Attempt], now: datetime) -> dict[str, Claimed]:
     attempts = sorted(attempts, key=lambda attempt: attempt.claimed.stock_record)
     rows = await connection.fetch(
         """
-        UPDATE stock_records r SET claimed_until = $9, wanted = coalesce(a.number, r.wanted),
+        UPDATE stock_records r SET claimed_until = a.lease_until, wanted = coalesce(a.number, r.wanted),
             sent = coalesce(a.number, r.sent), sent_at = CASE WHEN a.number IS NULL THEN r.sent_at ELSE $10 END,
             attempts = coalesce(a.attempts::jsonb, r.attempts), other_change = a.other,
             suspect = r.suspect OR a.suspect, suspect_until = a.suspect_until
         FROM unnest($1::text::text[], $2::text::text[], $3::text::timestamptz[], $4::text::bigint[], $5::text::text[],
-                $6::text::bool[], $7::text::bool[], $8::text::timestamptz[])
-            AS a (tenant, stock_record, until, number, attempts, other, suspect, suspect_until)
+                $6::text::bool[], $7::text::bool[], $8::text::timestamptz[], $9::text::timestamptz[])
+            AS a (tenant, stock_record, until, number, attempts, other, suspect, suspect_until, lease_until)
         WHERE r.tenant = a.tenant AND r.stock_record = a.stock_record AND r.claimed_until IS NOT DISTINCT FROM a.until
         RETURNING r.stock_record
         """,
@@ -397,13 +443,13 @@ async def _lease(
         array([attempt.claimed.other for attempt in attempts]),
         array([bool(attempt.claimed.attempts) for attempt in attempts]),
         array([attempt.claimed.suspect_until for attempt in attempts]),
-        lease_until,
+        array([attempt.lease_until for attempt in attempts]),
         now,
     )
     held = {row["stock_record"] for row in rows}
     return {
         attempt.claimed.stock_record: replace(
-            attempt.claimed, until=lease_until, unheard=_raised(attempt.claimed.unheard, attempt.after)
+            attempt.claimed, until=attempt.lease_until, unheard=_raised(attempt.claimed.unheard, attempt.after)
         )
         for attempt in attempts
         if attempt.claimed.stock_record in held
@@ -587,27 +633,24 @@ async def _end(
     ]
 
 
-async def settle_propagation(
-    connection: Database, tenant: str, covered: Sequence[tuple[str, str, int, int, bool]], now: datetime
-) -> dict[str, list[asyncpg.Record]]:
-    """Close the measure rows that (record, sku, epoch, version, unchanged) cover; returns them by record."""
+Covered = tuple[str, str, str, int, int, bool, datetime]
+"""Tenant, record, SKU, epoch and version that a number covers, whether it is unchanged, and since when it stands."""
+
+
+async def settle_propagation(connection: Database, covered: Sequence[Covered]) -> dict[str, list[asyncpg.Record]]:
+    """Close the measure rows that are covered; returns them by record."""
     rows = await connection.fetch(
         """
-        UPDATE propagation p SET settled_at = $7, unchanged = c.unchanged
-        FROM unnest($2::text::text[], $3::text::text[], $4::text::int[], $5::text::bigint[], $6::text::bool[])
-            AS c (stock_record, sku, epoch, version, unchanged)
-        WHERE p.tenant = $1 AND p.stock_record = c.stock_record AND p.sku = c.sku AND p.settled_at IS NULL
+        UPDATE propagation p SET settled_at = c.settled_at, unchanged = c.unchanged
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::int[], $5::text::bigint[],
+                $6::text::bool[], $7::text::timestamptz[])
+            AS c (tenant, stock_record, sku, epoch, version, unchanged, settled_at)
+        WHERE p.tenant = c.tenant AND p.stock_record = c.stock_record AND p.sku = c.sku AND p.settled_at IS NULL
             AND (p.epoch, p.version) <= (c.epoch, c.version)
         RETURNING p.stock_record, p.sku, p.order_id, p.line_id, p.sale_revision, p.sold_connection_id, p.version,
             p.sold_at, p.received_at, p.correlation_id, p.outcome
         """,
-        tenant,
-        array([each[0] for each in covered]),
-        array([each[1] for each in covered]),
-        array([each[2] for each in covered]),
-        array([each[3] for each in covered]),
-        array([each[4] for each in covered]),
-        now,
+        *map(array, zip(*covered, strict=True)),
     )
     found: dict[str, list[asyncpg.Record]] = {}
     for row in sorted(rows, key=lambda row: (row["sold_at"], row["version"])):

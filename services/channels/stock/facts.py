@@ -277,19 +277,25 @@ async def open_propagation(connection: Database, causes: Sequence[SaleCause]) ->
     )
 
 
-async def dirty_consumers(connection: Database, changes: Sequence[Change], low_stock: int, now: datetime) -> set[Due]:
-    """Dirty every record that takes a changed SKU; returns the lanes that have something to do: the urgent one for
-    records of which little is left.
+async def dirty_consumers(
+    connection: Database, changes: Sequence[Change], low_stock: int, now: datetime
+) -> list[tuple[Due, datetime]]:
+    """Dirty every record that takes a changed SKU; returns the lanes that have something to do, and from when on: the
+    urgent one for records of which little is left.
     """
     rows = await connection.fetch(
         """
-        INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, causes, changed_at)
-        SELECT s.tenant, s.stock_record, r.connection_id,
-            CASE WHEN (c.available - r.buffer) / s.factor <= $7 THEN 0 ELSE 1 END, NOT c.sales_only, c.causes, $6
-        FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::bool[], $5::text::text[])
-            AS c (tenant, sku, available, sales_only, causes)
-        JOIN record_skus s USING (tenant, sku) JOIN stock_records r USING (tenant, stock_record)
-        RETURNING connection_id, lane
+        WITH consumers AS MATERIALIZED (
+            SELECT s.tenant, s.stock_record, r.connection_id, r.next_at, c.causes, NOT c.sales_only AS other,
+                CASE WHEN (c.available - r.buffer) / s.factor <= $7 THEN 0 ELSE 1 END AS lane
+            FROM unnest($1::text::text[], $2::text::text[], $3::text::bigint[], $4::text::bool[], $5::text::text[])
+                AS c (tenant, sku, available, sales_only, causes)
+            JOIN record_skus s USING (tenant, sku) JOIN stock_records r USING (tenant, stock_record)
+        ), dirtied AS (
+            INSERT INTO stock_changes (tenant, stock_record, connection_id, lane, other, causes, changed_at)
+            SELECT tenant, stock_record, connection_id, lane, other, causes, $6 FROM consumers
+        )
+        SELECT DISTINCT connection_id, lane, greatest(next_at, $6) AS due_at FROM consumers
         """,
         array([change.tenant for change in changes]),
         array([change.sku for change in changes]),
@@ -299,7 +305,7 @@ async def dirty_consumers(connection: Database, changes: Sequence[Change], low_s
         now,
         low_stock,
     )
-    return {(row["connection_id"], row["lane"]) for row in rows}
+    return [((row["connection_id"], row["lane"]), row["due_at"]) for row in rows]
 
 
 async def put_items(

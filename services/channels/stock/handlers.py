@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from contracts.inventory.v1 import CauseOutcome, ItemChanged, StockLevelChanged
 from services.bus import Cause, Received, Transaction
 from services.channels.stock import facts, listings
 from services.channels.stock.facts import Change, Level, SaleCause
-from services.channels.stock.wake import Wake
+from services.channels.stock.wake import Due, Wake
 
 _DECIDED = frozenset({CauseOutcome.RESERVED, CauseOutcome.SHORT, CauseOutcome.RELEASED})
 """What counts for something new: the others move units that were decided before."""
@@ -54,7 +55,16 @@ async def take_levels(
         await facts.count_decided(tx.connection, causes)
         await facts.open_propagation(tx.connection, causes)
     due = await facts.dirty_consumers(tx.connection, [_change(fold) for fold in fresh.values()], low_stock, tx.now)
-    tx.after_commit(lambda: wake.dirtied(due))
+    tx.after_commit(lambda: _wake(wake, due, tx.now))
+
+
+def _wake(wake: Wake, due: Sequence[tuple[Due, datetime]], now: datetime) -> None:
+    """Wake the lanes at once that can send at once, the others when they can."""
+    if at_once := {lane for lane, due_at in due if due_at <= now}:
+        wake.dirtied(at_once)
+    for lane, due_at in due:
+        if due_at > now:
+            wake.later((due_at - now).total_seconds(), [lane])
 
 
 def _causes(event: Received[StockLevelChanged]) -> list[SaleCause]:

@@ -18,9 +18,9 @@ from contracts.channels.v1 import DriftFound, QuantityTrait
 from services.bus import Cause, Transaction
 from services.channels.connectors.connector import Rejected, Throttled
 from services.channels.stock import claims, domain, upkeep
-from services.channels.stock.claims import Claimed, Settled
+from services.channels.stock.claims import Asked, Claimed, Settled
 from services.channels.stock.domain import Baseline, Finding, Manner, Observed, Record
-from services.channels.stock.push import LiveConnections
+from services.channels.stock.sender import LiveConnections
 from services.channels.stock.settings import StockSettings
 from services.channels.stock.wake import Wake
 
@@ -51,13 +51,22 @@ class Reconciler:
     async def run(self, service: "Service") -> None:
         """Go round the live connections until cancelled; a connection that fails does not stop the others."""
         while True:
-            for entry in self._connections.live():
+            for entry in await self._in_need(service):
                 try:
                     await self.reconcile(service, entry)
                 except (Throttled, Rejected, ValueError) as refused:
                     _log.info("reading back waits", connection=entry.connection.connection_id, reason=str(refused))
             await self._prune(service)
             await asyncio.sleep(self._settings.reconcile_every_s)
+
+    async def _in_need(self, service: "Service") -> "list[Open]":
+        """One look for all connections: most of the time most of them need nothing."""
+        live = {entry.connection.connection_id: entry for entry in self._connections.live()}
+        before = service.clock() - timedelta(seconds=self._settings.reread_after_s)
+        owners = [(entry.connection.tenant, key) for key, entry in live.items()]
+        async with service.pool.acquire() as database:
+            needy = await upkeep.in_need(database, owners, before, service.clock())
+        return [entry for key, entry in live.items() if key in needy]
 
     async def reconcile(self, service: "Service", entry: "Open") -> None:
         """One round of one connection: read suspects back, heal, read some others.
@@ -92,12 +101,11 @@ class Reconciler:
         manner: Manner,
         claim: Callable[[Transaction], Awaitable[list[Claimed]]],
     ) -> None:
-        tenant = entry.connection.tenant
         async with service.transaction() as tx:
             claimed = await claim(tx)
             if not claimed:
                 return
-            inputs = await claims.inputs(tx.connection, claimed, 0.0, tx.now)
+            [inputs] = await claims.inputs(tx.connection, [Asked(claimed)], tx.now)
         looks = [_Look(each, record) for each, record in inputs if record is not None]
         read_at = service.clock()
         try:
@@ -108,7 +116,7 @@ class Reconciler:
             await self._give_back(service, claimed)
             raise
         async with service.transaction() as tx:
-            again = {each.stock_record: each for each in await claims.relock(tx.connection, tenant, claimed)}
+            again = {each.stock_record: each for each in await claims.relock(tx.connection, claimed)}
             settled = []
             for look in looks:
                 number = numbers.get((look.claimed.item, look.claimed.location))
@@ -190,7 +198,8 @@ class Reconciler:
                 return 0
             seen_at = {each.stock_record: seen for each, seen in found}
             settled, healed = [], []
-            for each, record in await claims.inputs(tx.connection, [each for each, _ in found], 0.0, tx.now):
+            [inputs] = await claims.inputs(tx.connection, [Asked([each for each, _ in found])], tx.now)
+            for each, record in inputs:
                 result = domain.heal(record) if record else None
                 if record is None or result is None:
                     settled.append(_back(each, tx.now))

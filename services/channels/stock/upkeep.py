@@ -1,8 +1,10 @@
 """The brake on mass changes, what is to be looked at again, and what is forgotten. The connection comes first."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
+from services.bus import array
 from services.channels.alerts import Database
 from services.channels.stock.claims import Claimed, reclaim
 from services.channels.stock.facts import OWN_SALES_KEPT
@@ -90,16 +92,54 @@ async def release_brake(connection: Database, tenant: str, connection_id: str) -
 # leave a number behind that was seen after the poll, or a request under way, for which they were not chosen.
 
 
+_SUSPECT: Final = "r.suspect AND r.suspect_until <= $now AND (r.claimed_until IS NULL OR r.claimed_until < $now)"
+_UNSEEN: Final = """r.known IS NOT NULL AND NOT r.suspect
+    AND NOT EXISTS (SELECT FROM stock_changes c WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record)
+    AND coalesce(r.observed_at, '-infinity') < $before AND coalesce(r.accepted_at, '-infinity') < $before
+    AND (r.claimed_until IS NULL OR r.claimed_until < $now)"""
+_UNHEARD: Final = """r.known IS NOT NULL AND NOT r.suspect AND r.seen_at < $before
+    AND NOT EXISTS (SELECT FROM stock_changes c WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record)
+    AND (r.claimed_until IS NULL OR r.claimed_until < $now)
+    AND EXISTS (SELECT FROM record_skus s WHERE s.tenant = r.tenant AND s.stock_record = r.stock_record
+        AND (least(s.unheard, s.unheard_until - s.decided) > 0 OR s.heard - s.decided + s.slack > 0))"""
+"""Which records, r, are to be read back, read again, or healed. `_of` gives the names in them a place."""
+
+
+def _of(condition: str, *, before: str, now: str) -> str:
+    return condition.replace("$before", before).replace("$now", now)
+
+
+async def in_need(
+    connection: Database, connections: Sequence[tuple[str, str]], before: datetime, now: datetime
+) -> set[str]:
+    """Which of these (tenant, connection) have a record to be read back, healed, or read again since `before`."""
+    found = await connection.fetch(
+        f"""
+        SELECT k.connection_id FROM unnest($1::text::text[], $2::text::text[]) AS k (tenant, connection_id)
+            LEFT JOIN polls p USING (connection_id)
+        WHERE EXISTS (SELECT FROM stock_records r WHERE r.tenant = k.tenant AND r.connection_id = k.connection_id
+            AND ({_of(_SUSPECT, before="$3", now="$4")}
+                OR {_of(_UNHEARD, before="p.begun_at", now="$4")}
+                OR {_of(_UNSEEN, before="$3", now="$4")}) OFFSET 0)
+        """,  # noqa: S608 - nothing but our own text goes in
+        array([tenant for tenant, _ in connections]),
+        array([connection_id for _, connection_id in connections]),
+        before,
+        now,
+    )
+    return {row["connection_id"] for row in found}
+
+
 async def claim_suspects(
     connection: Database, tenant: str, connection_id: str, limit: int, lease_s: float, now: datetime
 ) -> list[Claimed]:
     """Suspect records whose request cannot be executed any more, to be read back."""
     keys = await connection.fetch(
-        """
-        SELECT stock_record FROM stock_records
-        WHERE tenant = $1 AND connection_id = $2 AND suspect AND suspect_until <= $3
-            AND (claimed_until IS NULL OR claimed_until < $3) ORDER BY suspect_until LIMIT $4 FOR UPDATE SKIP LOCKED
-        """,
+        f"""
+        SELECT r.stock_record FROM stock_records r
+        WHERE r.tenant = $1 AND r.connection_id = $2 AND {_of(_SUSPECT, before="", now="$3")}
+        ORDER BY r.suspect_until LIMIT $4 FOR UPDATE SKIP LOCKED
+        """,  # noqa: S608 - nothing but our own text goes in
         tenant,
         connection_id,
         now,
@@ -113,14 +153,11 @@ async def claim_for_reading(
 ) -> list[Claimed]:
     """Settled records not looked at since `before`, riskiest first: little stock, then long unseen."""
     keys = await connection.fetch(
-        """
-        SELECT stock_record FROM stock_records r WHERE tenant = $1 AND connection_id = $2 AND known IS NOT NULL
-            AND NOT suspect AND NOT EXISTS (SELECT FROM stock_changes c
-                WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record)
-            AND coalesce(observed_at, '-infinity') < $3 AND coalesce(accepted_at, '-infinity') < $3
-            AND (claimed_until IS NULL OR claimed_until < $4)
-        ORDER BY observed_at IS NOT NULL, accepted <= 5 DESC, observed_at LIMIT $5 FOR UPDATE SKIP LOCKED
-        """,
+        f"""
+        SELECT r.stock_record FROM stock_records r
+        WHERE r.tenant = $1 AND r.connection_id = $2 AND {_of(_UNSEEN, before="$3", now="$4")}
+        ORDER BY r.observed_at IS NOT NULL, r.accepted <= 5 DESC, r.observed_at LIMIT $5 FOR UPDATE SKIP LOCKED
+        """,  # noqa: S608 - nothing but our own text goes in
         tenant,
         connection_id,
         before,
@@ -154,15 +191,11 @@ async def claim_to_heal(
 ) -> list[tuple[Claimed, datetime]]:
     """Records that are held to have unheard sales, and when they were seen: before a complete poll began."""
     rows = await connection.fetch(
-        """
+        f"""
         SELECT r.stock_record, r.seen_at FROM stock_records r
-        WHERE r.tenant = $1 AND r.connection_id = $2 AND r.known IS NOT NULL AND NOT r.suspect AND r.seen_at < $3
-            AND NOT EXISTS (SELECT FROM stock_changes c WHERE c.tenant = r.tenant AND c.stock_record = r.stock_record)
-            AND (r.claimed_until IS NULL OR r.claimed_until < $4)
-            AND EXISTS (SELECT FROM record_skus s WHERE s.tenant = r.tenant AND s.stock_record = r.stock_record
-                AND (least(s.unheard, s.unheard_until - s.decided) > 0 OR s.heard - s.decided + s.slack > 0))
+        WHERE r.tenant = $1 AND r.connection_id = $2 AND {_of(_UNHEARD, before="$3", now="$4")}
         ORDER BY r.stock_record LIMIT $5 FOR UPDATE OF r SKIP LOCKED
-        """,
+        """,  # noqa: S608 - nothing but our own text goes in
         tenant,
         connection_id,
         begun_at,

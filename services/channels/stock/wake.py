@@ -19,6 +19,10 @@ class Wake:
         self._due.update(due)
         self._event.set()
 
+    def later(self, after_s: float, due: Collection[Due]) -> None:
+        """These lanes have something to do once this time is over."""
+        asyncio.get_running_loop().call_later(after_s, self.dirtied, due)
+
     async def wait(self, pause_s: float) -> set[Due]:
         """The lanes that were named since the last call; waits for one at most `pause_s`."""
         try:

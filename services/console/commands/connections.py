@@ -82,7 +82,9 @@ def _without_user(text: str) -> str:
 
 @app.command()
 def add(
-    connector: Annotated[str, typer.Argument(help="shopify or skyhub.")],
+    connector: Annotated[
+        str, typer.Argument(help="shopify, skyhub, mercadolivre, vtex, shop, or one that is installed beside them.")
+    ],
     account: Annotated[str, typer.Argument(help="The shop's name at the channel.")],
     base_url: Annotated[str, typer.Option(help="Where its API is: the marketplace, a sandbox, a test double.")],
     credentials: Annotated[
@@ -95,7 +97,23 @@ def add(
     instance: Instance = None,
     json_wanted: Json = False,
 ) -> None:
-    """Add a connection as a draft; adding the same again changes it and doubles nothing."""
+    """Add a connection as a draft; adding the same again changes it and doubles nothing.
+
+    Credentials, by kind:
+
+    - shopify: access_token, webhook_secret; during a rotation also webhook_secret_previous
+
+    - skyhub: user_email, api_key, accountmanager_key
+
+    - mercadolivre: client_id, client_secret, user_id, refresh_token
+
+    - vtex: app_key, app_token
+
+    - shop: none; `saldo shop key` tells the key that is drawn for it
+
+    A setting says which stock is written, as --setting store=NAME: location (shopify), store (skyhub), store_id
+    (mercadolivre), warehouse_id (vtex). `validate` says what is missing and names those there are.
+    """
     check_url(base_url)
     body = {
         "connector": connector,
@@ -125,6 +143,20 @@ def show(
     with admin(tenant, instance) as client:
         found = find(client, connection)
         _print_one(client.get("channels", f"connections/{found['connection_id']}"), json_wanted)
+
+
+@app.command()
+def door(
+    connection: Which, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_wanted: Json = False
+) -> None:
+    """The address that a marketplace pushes to, for one that takes it by hand: a secret.
+
+    Mercado Livre signs nothing, so its address holds the secret: it goes into the application's notifications there.
+    Others are told it by `enable`.
+    """
+    with admin(tenant, instance) as client:
+        found = find(client, connection)
+        _print_one(client.get("channels", f"connections/{found['connection_id']}/door"), json_wanted)
 
 
 @app.command()

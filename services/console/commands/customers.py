@@ -10,6 +10,7 @@ import typer
 
 from services.console import output
 from services.console.client import Admin
+from services.console.commands.orders import find_order
 from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
 
 app = typer.Typer(help="Customers: one person across all channels.", no_args_is_help=True)
@@ -17,9 +18,13 @@ app = typer.Typer(help="Customers: one person across all channels.", no_args_is_
 COLUMNS = ("customer_id", "references", "version", "seen_at")
 REVIEW_COLUMNS = ("one", "other", "why", "at")
 PAGE = 1000
+ENDED = {"OrderDelivered", "OrderCancelled", "OrderClosed"}
 
 Identity = Annotated[
-    str, typer.Argument(help="A customer's id, an order's id, a CPF or CNPJ, an e-mail, or a phone with its country.")
+    str,
+    typer.Argument(
+        help="A customer's id, an order (order:NUMBER), a CPF or CNPJ, an e-mail, or a phone with its country."
+    ),
 ]
 CustomerId = Annotated[str, typer.Argument(help="A customer's id.")]
 
@@ -68,6 +73,11 @@ def _happened(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find(client: Admin, identity: str) -> dict[str, Any]:
+    """A customer. Only what says that it is an order is asked for by its address: a phone or CPF goes into no address,
+    where it might be logged."""
+    kind, _, number = identity.partition(":")
+    if kind == "order":
+        identity = find_order(client, number, None)["order_id"]
     return dict(client.post("crm", "customers/show", {"identity": identity}))
 
 
@@ -143,6 +153,12 @@ def export(
     output.console.print(f"{told['customer_id']} is in {file}", markup=False)
 
 
+def _open_orders(timeline: list[dict[str, Any]]) -> list[str]:
+    """Orders that have not come to their end, by id."""
+    ended = {one["order_id"] for one in timeline if one["kind"] in ENDED}
+    return list(dict.fromkeys(one["order_id"] for one in timeline if one["order_id"] not in ended))
+
+
 @app.command()
 def erase(
     identity: Identity,
@@ -153,7 +169,15 @@ def erase(
 ) -> None:
     """Forget a customer everywhere. What the law or an open parcel keeps is listed with its reason and end."""
     with admin(tenant, instance) as client:
-        customer_id = _find(client, identity)["customer_id"]
+        found = _find(client, identity)
+        customer_id = found["customer_id"]
+        if open_orders := _open_orders(found["timeline"]):
+            output.errors.print(
+                f"[yellow]on their way:[/] {', '.join(open_orders)}. What is not packed yet loses its "
+                "address and cannot be sent: wait, or cancel it",
+                highlight=False,
+                soft_wrap=True,
+            )
         if not sure and not typer.confirm(f"Erase customer {customer_id}? It cannot be undone", err=True):
             raise Failed("nothing was erased")
         told = client.post("crm", f"customers/{quote(customer_id, safe='')}/erase")

@@ -14,9 +14,10 @@ import typer
 
 from contracts.fulfillment.v1 import TrackingStatus
 from services.console import output
-from services.console.client import AdminError
+from services.console.client import Admin, AdminError
 from services.console.commands.connections import find
 from services.console.commands.items import print_rejected, read_file
+from services.console.commands.orders import find_order
 from services.console.files import parse_rates, whole_number
 from services.console.options import DEFAULT_TENANT, CommandId, Failed, Instance, Json, Tenant, admin, utc
 from services.console.people import new_command_id
@@ -26,9 +27,12 @@ rates = typer.Typer(help="The company's own rates.", no_args_is_help=True)
 mappings = typer.Typer(help="What channels call carriers and services, in our words.", no_args_is_help=True)
 carriers = typer.Typer(help="Accounts at carriers.", no_args_is_help=True)
 
+_ID = re.compile(r":s[0-9]+$")
 _SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})x([0-9]{1,6})")
 
-Parcel = Annotated[str, typer.Argument(help="The parcel: <order id>:s<number>.")]
+Parcel = Annotated[
+    str, typer.Argument(help="The parcel: <order id>:s<number>, or the number of an order that has only this one.")
+]
 At = Annotated[datetime | None, typer.Option(help="When; now by default.")]
 
 
@@ -68,7 +72,7 @@ def list_(
 def show(parcel: Parcel, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_wanted: Json = False) -> None:
     """One parcel."""
     with admin(tenant, instance) as client:
-        _print(client.get("fulfillment", _path(parcel)), json_wanted)
+        _print(client.get("fulfillment", _path(client, parcel)), json_wanted)
 
 
 @app.command()
@@ -106,7 +110,7 @@ def label(
 ) -> None:
     """Write the label to a file, for the printer."""
     with admin(tenant, instance) as client:
-        content = client.content("fulfillment", f"{_path(parcel)}/label", format=form.value)
+        content = client.content("fulfillment", f"{_path(client, parcel)}/label", format=form.value)
     try:
         # Never over another file, nor readable by others, from the first byte on.
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -168,13 +172,13 @@ def return_(
         raise Failed("say what came back: --available LINE:UNITS, --damaged LINE:UNITS")
     return_id = return_id or new_command_id()
     with admin(tenant, instance) as client:
-        sent = client.get("fulfillment", _path(parcel))
+        sent = client.get("fulfillment", _path(client, parcel))
         skus = {line["line_id"]: line["sku"] for line in sent["lines"]}
         place = location or sent["location"]
         lines = [*_lines(available, skus, place, "available"), *_lines(damaged, skus, place, "damaged")]
         body = {"return_id": return_id, "lines": lines} | _moment("received_at", at)
         try:
-            told = client.post("fulfillment", f"{_path(parcel)}/return", body)
+            told = client.post("fulfillment", f"{_path(client, parcel)}/return", body)
         except AdminError as error:
             if error.status:
                 raise
@@ -296,8 +300,20 @@ def list_carriers(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, js
     output.listing(rows, columns, json_wanted=json_wanted, empty="no accounts: `saldo carrier add`")
 
 
-def _path(parcel: str) -> str:
-    return f"parcels/{quote(parcel, safe='')}"
+def find_parcel(client: Admin, parcel: str) -> str:
+    """A parcel's id: as it is given, or that of an order's only parcel. Raises `Failed` naming what there is."""
+    if _ID.search(parcel):
+        return parcel
+    ids = [str(one["shipment_id"]) for one in find_order(client, parcel, None).get("parcels", ())]
+    if len(ids) == 1:
+        return ids[0]
+    if not ids:
+        raise Failed(f"order {parcel} has no parcel yet: `saldo order show` says what it waits for")
+    raise Failed(f"order {parcel} has several parcels: say which of {', '.join(ids)}")
+
+
+def _path(client: Admin, parcel: str) -> str:
+    return f"parcels/{quote(find_parcel(client, parcel), safe='')}"
 
 
 def _moment(name: str, at: datetime | None) -> dict[str, str]:
@@ -308,7 +324,7 @@ def _step(
     parcel: str, step: str, body: dict[str, Any], tenant: str, instance: str | None, *, json_wanted: bool
 ) -> None:
     with admin(tenant, instance) as client:
-        _print(client.post("fulfillment", f"{_path(parcel)}/{step}", body), json_wanted)
+        _print(client.post("fulfillment", f"{_path(client, parcel)}/{step}", body), json_wanted)
 
 
 def _lines(given: Sequence[str] | None, skus: dict[str, str], location: str, state: str) -> list[dict[str, Any]]:

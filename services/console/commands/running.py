@@ -39,7 +39,7 @@ def up(
     instance: Instance = None,
     json_wanted: Json = False,
 ) -> None:
-    """Start everything in the background; data stays in var/. The first start sets up four shops with their SKUs."""
+    """Start everything in the background; data stays in var/. The first start opens shops on five kinds of channel."""
     from services.console.demo.seed import set_up
 
     folder = instances.make_folder(instance or "up")
@@ -57,6 +57,16 @@ def up(
         output.as_json(_status(folder, tenant))
     else:
         output.console.print("Saldo is running: `saldo status` tells where, `saldo down` stops it")
+        if not empty:
+            output.console.print(f"its own shop: {storefront(endpoints)}", highlight=False, soft_wrap=True)
+
+
+def storefront(endpoints: instances.Endpoints) -> str:
+    """Where a person can click through the demonstration company's own shop."""
+    from services.console.demo.seed import OWN_SHOP
+
+    marketplace, shop = OWN_SHOP
+    return f"{endpoints.sandboxes[marketplace].base_url}/{shop}"
 
 
 def _phase(state: Mapping[str, Any]) -> str:
@@ -140,19 +150,23 @@ def _asked(endpoints: instances.Endpoints, tenant: str) -> dict[str, Any]:
 
 
 async def _sandboxes(endpoints: instances.Endpoints) -> dict[str, Any]:
+    """Each sandbox with its shops, those of marketplaces and the own one; accounts at gateway and carrier are ours."""
     import aiohttp
 
+    from services.console.demo.markets import MARKETS
     from services.sandbox.client import SandboxClient, SandboxError
 
     told: dict[str, Any] = {}
     for name, address in endpoints.sandboxes.items():
         told[name] = {"base_url": address.base_url, "control_token": address.token, "shops": {}}
+        if name not in MARKETS:
+            continue
         try:
             async with SandboxClient(address.base_url, address.token) as sandbox:
                 for shop in await sandbox.shops():
                     described = await sandbox.shop(shop)
                     wanted = ("base_url", "credentials", "locations", "domain")
-                    told[name]["shops"][shop] = {field: described[field] for field in wanted}
+                    told[name]["shops"][shop] = {field: described[field] for field in wanted if field in described}
         except (SandboxError, aiohttp.ClientError, OSError) as error:
             told[name]["problem"] = f"does not answer ({type(error).__name__})"
     return told
@@ -176,6 +190,8 @@ def _print_status(told: Mapping[str, Any]) -> None:
         places.append({"what": f"sandbox {name}", "where": sandbox["base_url"]})
         for shop, one in sandbox["shops"].items():
             shown = " ".join(f"{field}={value}" for field, value in one["credentials"].items())
+            if one["base_url"] != sandbox["base_url"]:
+                shown = f"{one['base_url']} {shown}"
             places.append({"what": f"  shop {shop}", "where": shown})
     output.table(places, ("what", "where"))
     output.console.print()

@@ -1,19 +1,25 @@
-"""`saldo sandbox`: be a buyer in a sandbox shop, and see what the shop shows."""
+"""`saldo sandbox`: be a buyer in a sandbox shop, and see what the shop shows; write invoices, carry parcels."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import quote
 
 import typer
 
 from deploy.local import parts
 from services.console import instance as instances
 from services.console import output
+from services.console.commands.orders import find_order
+from services.console.commands.parcels import find_parcel
 from services.console.files import parse_components
-from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant
+from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
 
-app = typer.Typer(help="Buy in the sandbox shops, and see what they show.", no_args_is_help=True)
+app = typer.Typer(help="Be a buyer, an accountant, a courier in the sandboxes.", no_args_is_help=True)
 
 if TYPE_CHECKING:
     from services.sandbox.client import SandboxClient
@@ -111,6 +117,66 @@ def numbers(
     output.listing(rows, ("marketplace", "shop", "sku", "shows"), json_wanted=json_wanted, empty="no shops")
 
 
+@app.command()
+def invoice(
+    order: Annotated[str, typer.Argument(help="Our order id, or the number that the channel shows.")],
+    file: Annotated[Path, typer.Argument(help="A new file, for `order invoice --file`.")],
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+) -> None:
+    """Write the NF-e of an order as the demonstration company's accounting would, over what its buyer owes."""
+    from services.console.demo.office import invoice_xml
+
+    with admin(tenant, instance) as client:
+        told = find_order(client, order, None)
+    if told.get("due_minor") is None:
+        raise Failed(f"what the buyer of {order} owes is not known yet: try again in a moment")
+    now = datetime.now(UTC)
+    number = int(now.timestamp() * 10) % 1_000_000_000  # A new one ten times a second; a book of numbers is an ERP's.
+    try:
+        with file.open("x", encoding="utf-8") as out:
+            out.write(invoice_xml(number, now, told["due_minor"], told["order_id"]))
+    except OSError as error:
+        raise Failed(f"{file} cannot be written ({error.strerror}): name a new file") from None
+    output.console.print(
+        f"the invoice of {order} is in {file}: `saldo order invoice {order} --file {file}`", markup=False
+    )
+
+
+@app.command()
+def collect(
+    parcel: Annotated[str, typer.Argument(help="The parcel: <order id>:s<number>, or the number of its order.")],
+    days: Annotated[float, typer.Option(min=0, max=365, help="Of the carrier's, until it is delivered.")] = 3.0,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+) -> None:
+    """The demonstration company's carrier takes a labelled parcel to its buyer; a day of his passes in a second."""
+    import httpx
+
+    with admin(tenant, instance) as client:
+        shipment_id = find_parcel(client, parcel)
+        told = client.get("fulfillment", f"parcels/{quote(shipment_id, safe='')}")
+        address = client.endpoints.sandboxes.get("carrier")
+    if not told["tracking_code"]:
+        raise Failed(f"{shipment_id} has no label yet: `saldo parcel pack {parcel}`")
+    if address is None:
+        raise Failed("no sandbox of a carrier is known: set SALDO_SANDBOX_CARRIER_URL, and its token")
+
+    async def account(carrier: "SandboxClient") -> dict[str, Any]:
+        return await carrier.shop(tenant)
+
+    known = _asked(address, account)
+    body = {"tracking_code": told["tracking_code"], "shipment_id": shipment_id, "days": days}
+    headers = {"Authorization": f"Bearer {known['credentials']['access_token']}"}
+    try:
+        answer = httpx.post(f"{known['base_url']}/table/v1/parcels", json=body, headers=headers, trust_env=False)
+    except httpx.TransportError as error:
+        raise Failed(f"the carrier's sandbox does not answer ({type(error).__name__}): see `saldo status`") from None
+    if answer.is_error:
+        raise Failed(f"the carrier refused: {answer.json().get('error')}")
+    output.console.print(f"{shipment_id} is on its way: `saldo parcel show {parcel}`", markup=False)
+
+
 def _told(told: Mapping[str, Any], json_wanted: bool) -> None:
     if json_wanted:
         output.as_json(told)
@@ -135,25 +201,28 @@ def _at(instance: str | None, shop: str, ask: Callable[["SandboxClient"], Awaita
 
 def _everywhere(instance: str | None, ask: Callable[[str, "SandboxClient"], Awaitable[T]]) -> list[T]:
     """The answers of all sandbox marketplaces. Raises `Failed` in the words of the one that refuses."""
-    import aiohttp
-
     from services.console.demo.markets import MARKETS
-    from services.sandbox.client import SandboxClient, SandboxError
 
     known = instances.find(instance).sandboxes
     sandboxes = {name: address for name, address in known.items() if name in MARKETS}
     if not sandboxes:
         raise Failed("no sandbox is known: set SALDO_SANDBOX_SHOPIFY_URL or SALDO_SANDBOX_SKYHUB_URL, and its token")
 
-    async def ask_all() -> list[T]:
-        answers = []
-        for name, address in sandboxes.items():
-            async with SandboxClient(address.base_url, address.token) as sandbox:
-                answers.append(await ask(name, sandbox))
-        return answers
+    return [_asked(address, partial(ask, name)) for name, address in sandboxes.items()]
+
+
+def _asked(address: instances.Address, ask: Callable[["SandboxClient"], Awaitable[T]]) -> T:
+    """The answer of one sandbox. Raises `Failed` in its words where it refuses."""
+    import aiohttp
+
+    from services.sandbox.client import SandboxClient, SandboxError
+
+    async def once() -> T:
+        async with SandboxClient(address.base_url, address.token) as sandbox:
+            return await ask(sandbox)
 
     try:
-        return asyncio.run(ask_all())
+        return asyncio.run(once())
     except SandboxError as error:
         raise Failed(f"the sandbox refused: {error.body.get('error', error)}") from None
     except (aiohttp.ClientError, OSError) as error:

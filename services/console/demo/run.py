@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from services.console.commands.deadletters import all_letters
 from services.console.demo import report
 from services.console.demo.buyers import Tally, buy_all, plan_purchases, rates
 from services.console.demo.collector import BookReader, Collector, settle
+from services.console.demo.company import CARRIER_DAYS_PER_S
 from services.console.demo.evidence import Evidence, cancelled_orders
 from services.console.demo.live import View, watch
 from services.console.demo.markets import MARKETS
@@ -70,7 +72,7 @@ def run_demo(folder: Path, options: DemoOptions, *, json_wanted: bool) -> bool:
     begun_s = time.monotonic()
     with contextlib.ExitStack() as running:
         with console.status("starting Kafka, PostgreSQL, the sandboxes and the services") as shown:
-            some = STOCK_ALONE if options.stock_alone else {}
+            some: dict[str, Any] = dict(STOCK_ALONE) if options.stock_alone else {}
             wanted = stack.Stack(folder, fresh=True, environment=ENVIRONMENT, **some)
             attached = running.enter_context(stack.start_attached(wanted))
             endpoints = instances.read_endpoints(attached.endpoints, folder)
@@ -185,7 +187,11 @@ async def _count_dead_letters(admin: Admin) -> int:
 
 
 def _print_limits(console: Console, scene: Scene, options: DemoOptions) -> None:
-    """Say how fast buyers will come, and which limits the sandboxes enforce."""
+    """Say how fast buyers will come, which limits the sandboxes enforce, and how fast the carrier's clock runs."""
+    if scene.courier:
+        console.print(
+            f"  the carrier's clock runs fast: {CARRIER_DAYS_PER_S:g} of its days is a second", highlight=False
+        )
     per_connection = rates(scene.channels, options.rate)
     for channel in scene.channels:
         limits = channel.limits

@@ -15,7 +15,7 @@ import httpx
 from contracts.fulfillment.v1 import TrackingStatus
 from services.border.calls import send
 from services.border.errors import Limit, Rejected, Unreachable
-from services.border.reading import count, identifier, mapping, minor, objects, read_json, text
+from services.border.reading import count, identifier, mapping, minor, moment, objects, read_json, text
 from services.fulfillment.carriers.carrier import Bought, Parcel, Purchase, Seen, Session, Traits
 from services.fulfillment.carriers.signature import require_signature
 from services.fulfillment.labels import Place
@@ -26,6 +26,7 @@ REQUIRED: Final = ("contact_email",)
 _BRASILIA: Final = timezone(timedelta(hours=-3))
 _ME: Final = "/api/v2/me"
 _RETRY_LABEL_S: Final = 2.0
+_PDF: Final = b"%PDF-"
 _MEANINGS: Final = {"undelivered": "attempt_failed", "suspended": "lost"}
 _TOO_MANY_PAGES: Final = 200
 
@@ -128,7 +129,7 @@ class MelhorEnvio:
         seen = []
         for status, field in ((TrackingStatus.ACCEPTED, "posted_at"), (TrackingStatus.DELIVERED, "delivered_at")):
             if told := text(parcel.get(field)):
-                seen.append(Seen(status, datetime.fromisoformat(told).replace(tzinfo=_BRASILIA)))
+                seen.append(Seen(status, _moment(told, field)))
         word = text(parcel.get("status"))
         meaning = self._session.settings.get(f"status_{word}", _MEANINGS.get(word))
         return [*seen, Seen(TrackingStatus(meaning), None)] if meaning else seen
@@ -142,11 +143,16 @@ class MelhorEnvio:
         await self._post("/shipment/generate", {"orders": [reference]}, writes=True)
         answer = await self._post("/shipment/print", {"mode": "private", "orders": [reference]}, writes=True)
         url = identifier(mapping(read_json(answer.content), "the answer").get("url"), "url")
-        request = self._session.http.build_request("GET", url)
+        try:
+            request = self._session.http.build_request("GET", url)
+        except httpx.InvalidURL:
+            raise ValueError("the label's url is no address") from None
         try:
             page = await send(self._session.http, self._session.limiter, "labels", request)
         except Rejected:
             raise Unreachable(_RETRY_LABEL_S) from None  # The page of a new label comes after a while.
+        if not page.content.startswith(_PDF):
+            raise Unreachable(_RETRY_LABEL_S)  # A page that says so, in words.
         paid = mapping(read_json((await self._get(f"/orders/{reference}")).content), "the parcel")
         return Bought(
             reference, text(paid.get("tracking")), text(paid.get("tracking_url")),
@@ -223,6 +229,12 @@ def _quote(option: Mapping[str, Any]) -> Quote:
         minor(option.get("price"), "BRL", "price"), "BRL", count(days.get("min"), "delivery_range.min"),
         count(days.get("max"), "delivery_range.max"), _id(option),
     )  # fmt: skip
+
+
+def _moment(told: str, name: str) -> datetime:
+    """A moment of Brasília's clock where it does not say of which. Raises `ValueError` naming it."""
+    given = datetime.fromisoformat(told)
+    return moment((given if given.tzinfo else given.replace(tzinfo=_BRASILIA)).isoformat(), name)
 
 
 def _id(shown: Mapping[str, Any]) -> str:

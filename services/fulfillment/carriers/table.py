@@ -6,12 +6,11 @@ HMAC-SHA-256 of the body).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final, final
 
 from contracts.fulfillment.v1 import TrackingStatus
 from services.border.calls import send
-from services.border.reading import identifier, mapping, objects, read_json
+from services.border.reading import identifier, mapping, moment, objects, read_json
 from services.fulfillment.carriers.carrier import Bought, Parcel, Purchase, Seen, Session, Traits
 from services.fulfillment.carriers.signature import require_signature
 from services.fulfillment.rates import CUBIC_DIVISOR, Quote, Rate, rate
@@ -90,6 +89,6 @@ class TableCarrier:
 
 def _scans(parcel: Mapping[str, Any]) -> list[Seen]:
     return [
-        Seen(TrackingStatus(str(one.get("status"))), datetime.fromisoformat(identifier(one.get("at"), "scans.at")))
+        Seen(TrackingStatus(str(one.get("status"))), moment(one.get("at"), "scans.at"))
         for one in objects(parcel.get("scans"), "scans")
     ]

@@ -201,13 +201,16 @@ def charge(value: Any, payment_id: str) -> Seen:
         for back in objects(one.get("devolucoes"), "devolucoes")
         if (found := identifier(back.get("id"), "devolucao.id"))
     }
+    reference = identifier(given.get("txid"), "txid")
+    if payment_id and reference != short_id(payment_id):
+        raise ValueError("charge.txid is that of another charge")
     return Seen(
-        reference=identifier(given.get("txid"), "txid"),
+        reference=reference,
         status=status,
         authorized_minor=captured_minor,
         captured_minor=captured_minor,
         refunds=refunds if payment_id else {},
-        pix_text=text(given.get("pixCopiaECola")) or None,
+        pix_text=identifier(given["pixCopiaECola"], "pixCopiaECola") if given.get("pixCopiaECola") else None,
     )
 
 

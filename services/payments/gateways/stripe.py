@@ -211,6 +211,7 @@ def intent(value: Any) -> Seen:
         fee_minor=_fee(transaction, text(given.get("currency"))) if isinstance(transaction, dict) else 0,
         reason=reason,
         next_url=_next_url(given.get("next_action")),
+        currency=text(given.get("currency")).upper(),
     )
 
 
@@ -276,7 +277,10 @@ def _declined(error: Mapping[str, Any]) -> str:
 
 def _next_url(action: Any) -> str | None:
     target = action.get("redirect_to_url") if isinstance(action, dict) else None
-    return text(target.get("url")) or None if isinstance(target, dict) else None
+    url = text(target.get("url")) if isinstance(target, dict) else ""
+    if url and not (url.isprintable() and url.startswith(("https://", "http://"))):
+        raise ValueError("next_action.redirect_to_url.url is no address of a page")
+    return url or None
 
 
 def _headers(session: Session) -> dict[str, str]:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Self
 
 from contracts.channels.v1 import InvoiceTold, OrderProgress, ParcelTold, ProgressLine
@@ -17,6 +18,8 @@ from services.channels.report.handlers import take_progress
 from services.sandbox.client import SandboxClient
 from tests.channels.conftest import Kit
 from tests.sandbox.running import TOKEN
+
+LEASE = timedelta(seconds=60)
 
 _names = itertools.count(1)
 NFE_KEY = "35260312345678000195550010000000011000000017"
@@ -150,12 +153,12 @@ class Account:
         while True:
             await self.kit.absorb()
             async with self.kit.service.pool.acquire() as database:
-                wanted = await store.claim_fetch(
-                    database, self.entry.connection.connection_id, self.kit.service.clock(), pull.LEASE
-                )
-            if wanted is None:
+                free = {self.entry.connection.connection_id: 10}
+                wanted = await store.claim_fetches(database, free, self.kit.service.clock(), pull.LEASE)
+            if not wanted:
                 return
-            await pull.fetch_one(self.kit.service, self.kit.intake, self.entry, wanted)
+            answers = [await pull.fetch_one(self.kit.service, self.kit.intake, self.entry, one) for one in wanted]
+            await pull.keep_fetched(self.kit.service, self.kit.intake, answers)
 
     async def sales(self) -> list[dict[str, Any]]:
         """What was reported, in order."""
@@ -198,7 +201,7 @@ class Account:
         )
         teller = loop.Teller(self.kit.service, self.kit.intake.telling.set)
         connection_id = self.entry.connection.connection_id
-        for claimed, first in await teller.begin({connection_id: self.entry}, {connection_id: 10}):
+        for claimed, first in await teller.begin({connection_id: self.entry}, {connection_id: 10}, LEASE):
             await teller.tell(self.entry, claimed, first)
 
     async def heard(self, external_id: str) -> list[str]:

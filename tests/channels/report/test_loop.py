@@ -26,6 +26,8 @@ from services.sandbox.client import SandboxClient
 from tests.channels.conftest import Kit
 from tests.sandbox.running import TOKEN, Sandbox, running
 
+LEASE = timedelta(seconds=60)
+
 pytestmark = pytest.mark.asyncio
 _names = itertools.count(1)
 KEY = "35260312345678000195550010000000011000000017"
@@ -85,7 +87,7 @@ class Told:
     async def tell(self) -> None:
         """What is due now, once."""
         connection_id = self.entry.connection.connection_id
-        for claimed, first in await self.teller.begin({connection_id: self.entry}, {connection_id: 4}):
+        for claimed, first in await self.teller.begin({connection_id: self.entry}, {connection_id: 4}, LEASE):
             await self.teller.tell(self.entry, claimed, first)
 
     async def soon(self) -> None:
@@ -330,7 +332,7 @@ async def test_the_loop_tells_what_comes_and_goes_on_after_a_failure(
 async def test_news_that_comes_while_a_channel_is_told_is_told_next(order: Told) -> None:
     await order.progress(invoice=order.invoice())
     connection_id = order.entry.connection.connection_id
-    [(claimed, first)] = await order.teller.begin({connection_id: order.entry}, {connection_id: 4})
+    [(claimed, first)] = await order.teller.begin({connection_id: order.entry}, {connection_id: 4}, LEASE)
     await order.progress(invoice=order.invoice(), parcels=(order.parcel(),))
     order.kit.intake.telling.clear()
     await order.teller.tell(order.entry, claimed, first)
@@ -344,7 +346,7 @@ async def test_news_that_comes_while_a_channel_is_told_is_told_next(order: Told)
 async def test_an_order_that_another_process_took_over_is_told_by_that_one_alone(order: Told) -> None:
     await order.progress(invoice=order.invoice(), parcels=(order.parcel(),))
     connection_id = order.entry.connection.connection_id
-    [(claimed, first)] = await order.teller.begin({connection_id: order.entry}, {connection_id: 4})
+    [(claimed, first)] = await order.teller.begin({connection_id: order.entry}, {connection_id: 4}, LEASE)
     await order.kit.service.pool.execute("UPDATE progress SET claimed_until = now() + interval '1 h'")
     await order.teller.tell(order.entry, claimed, first)
     # The step that was under way is told and kept; the next one is the other's.
@@ -374,7 +376,7 @@ async def test_many_orders_are_written_together(
         monkeypatch.setattr(type(orders[0].entry.connector), name, staticmethod(heard))
     entries = {order.entry.connection.connection_id: order.entry for order in orders}
     teller = loop.Teller(kit.service, kit.intake.telling.set)
-    claimed = await teller.begin(entries, dict.fromkeys(entries, 4))
+    claimed = await teller.begin(entries, dict.fromkeys(entries, 4), LEASE)
     assert len(claimed) == 4
     await asyncio.gather(*(teller.tell(entries[one.connection_id], one, first) for one, first in claimed))
     assert await kit.count("progress_steps", "state = 'accepted'") == 8

@@ -13,6 +13,7 @@ import pytest_asyncio
 from contracts.channels.v1 import OrderProgress, PaymentTold
 from contracts.envelope import Envelope
 from contracts.fulfillment.v1 import DeliveryOption, DeliveryQuoted
+from services.border.vault import Vault
 from services.bus import Received
 from services.channels.connections.store import Connection
 from services.channels.shop import handlers, store
@@ -25,6 +26,7 @@ from services.channels.shop.shop import Shop
 from tests.channels.conftest import Kit
 
 KEY = "an api key of at least twenty characters"
+TOKENS = Vault("44" * 32)
 BUYER: Mapping[str, Any] = {
     "name": "Ana Souza",
     "email": "ana@example.com",
@@ -185,7 +187,7 @@ async def counter(kit: Kit) -> AsyncIterator[Counter]:
         card_page_url="http://127.0.0.1:9/cards?key=pk",
     )
     await stock(kit, connection, CUP=10, SPOON=5)
-    shop = Shop(kit.intake)
+    shop = Shop(kit.intake, TOKENS)
     desk = Desk(kit.service, shop)
     writing = asyncio.create_task(desk.run())
     transport = httpx.ASGITransport(Api(kit.service, shop, desk).app)

@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+from datetime import date
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
 from contracts.channels.v1 import PaymentTold
-from services.channels.shop import api
-from tests.channels.shop.conftest import BUYER, KEY, Counter
+from services.border.tokens import open_token
+from services.channels.shop import api, store
+from services.channels.shop.schemas import business_day
+from tests.channels.shop.conftest import BUYER, KEY, TOKENS, Counter
 
 pytestmark = pytest.mark.asyncio
 
@@ -57,7 +61,10 @@ async def test_the_whole_way_from_basket_to_tracking(counter: Counter) -> None:
     assert [sale["revision"] for sale in sales] == [1, 2, 3, 4]
     assert {sale["status"] for sale in sales} == {"awaiting_payment"}
     assert [sale["checkout"]["attempt"] for sale in sales] == [0, 0, 0, 1]
-    assert (sales[-1]["checkout"]["token"], sales[-1]["checkout"]["gateway"]) == ("pm_1", "stripe")
+    checkout = sales[-1]["checkout"]
+    assert checkout["gateway"] == "stripe"
+    assert "pm_1" not in json.dumps(sales), "whoever reads the topic could charge it"
+    assert open_token(TOKENS, checkout["token"], tenant="loja", order_id=sales[-1]["order_id"]) == "pm_1"
     assert (sales[-1]["checkout"]["carrier"], sales[-1]["shipping_service"]) == ("correios", "sedex")
     assert all(sale["all_or_nothing"] and sale["shortfall_policy"] == "shared_pool" for sale in sales)
     (buyer,) = await counter.kit.published("channels.buyers.v1")
@@ -390,3 +397,37 @@ async def test_300_buyers_want_100_units(counter: Counter) -> None:
     assert (await counter.number(), await counter.kit.count("shop_baskets")) == (0, 100)
     sales = await counter.kit.published()
     assert len({sale["order_id"] for sale in sales}) == len(sales) == 100
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/products?after=%00", 422),
+        ("GET", "/v1/baskets/%00", 404),
+        ("POST", "/v1/orders/%00/cancel-request", 404),
+        ("POST", "/v1/orders/%00/return-request", 422),
+        ("GET", "/t/%00.1.x", 404),
+    ],
+)
+async def test_a_name_that_cannot_be_kept_is_none(counter: Counter, method: str, path: str, status: int) -> None:
+    answer = await counter.ask(method, path, {} if method == "POST" else None)
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("failure", [ConnectionRefusedError("hush"), asyncpg.InterfaceError("hush")])
+async def test_without_its_database_the_shop_says_come_again(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    async def away(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(store, "by_basket", away)
+    answer = await counter.ask("GET", "/v1/baskets/any")
+    assert (answer.status_code, answer.json()["code"]) == (503, "try_again")
+    assert "retry-after" in answer.headers
+    assert "hush" not in answer.text
+
+
+async def test_a_delivery_in_a_million_years_is_no_endless_calendar() -> None:
+    assert business_day(date(2026, 3, 6), 1) == date(2026, 3, 9)
+    assert business_day(date(2026, 3, 6), 10**9).year < 2050

@@ -23,6 +23,7 @@ from services.channels.connectors.connector import Session, StockWrite, Traits, 
 from services.channels.stock import facts, handlers, listings
 from services.channels.stock.breaker import Breaker
 from services.channels.stock.domain import NORMAL, URGENT
+from services.channels.stock.ledger import Ledger
 from services.channels.stock.limiter import Lane, Turnstile
 from services.channels.stock.listings import ListingRow
 from services.channels.stock.metrics import StockMetrics
@@ -201,7 +202,11 @@ class Desk:
     settings: StockSettings
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     wake: Wake = field(default_factory=Wake)
+    ledger: Ledger = field(init=False)
     versions: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.work, self.settings, StockMetrics())
 
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
@@ -218,9 +223,9 @@ class Desk:
         )
         # The clock is read anew each time: `now` is replaced when time moves.
         breaker = Breaker(lambda: self.now.timestamp())  # noqa: PLW0108
-        turnstile, metrics = Turnstile(free), StockMetrics()
+        turnstile = Turnstile(free)
         lanes = [
-            Pusher(self.work, entry, lane, Lane(turnstile, urgent=lane == URGENT), breaker, self.settings, metrics)  # type: ignore[arg-type]
+            Pusher(self.work, entry, lane, Lane(turnstile, urgent=lane == URGENT), breaker, self.settings, self.ledger)  # type: ignore[arg-type]
             for lane in (URGENT, NORMAL)
         ]
         return Shop(self, connection_id, channel, free, entry, breaker, *lanes)

@@ -2,15 +2,18 @@
 
 import asyncio
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 from prometheus_client import Gauge
 
+from services.channels.stock import claims
 from services.channels.stock.breaker import Breaker, State
+from services.channels.stock.domain import NORMAL, URGENT
 from services.channels.stock.limiter import Lane, Turnstile
 from services.channels.stock.metrics import StockMetrics
-from services.channels.stock.push import Sender
-from services.channels.stock.wake import Wake
+from services.channels.stock.sender import Sender
+from services.channels.stock.wake import Due, Wake
 from tests.channels.stock.conftest import Desk, FreeLimiter, Shop, row
 
 pytestmark = pytest.mark.asyncio
@@ -159,3 +162,84 @@ async def test_a_wake_names_each_lane_once_and_forgets_it() -> None:
     wake.dirtied({("azul", 0), ("verde", 1)})
     assert await wake.wait(10) == {("azul", 0), ("verde", 1)}
     assert await wake.wait(0) == set()
+
+
+async def test_a_wake_for_later_comes_later() -> None:
+    wake = Wake()
+    wake.later(0.01, [("azul", 0)])
+    assert await wake.wait(0) == set()
+    assert await wake.wait(10) == {("azul", 0)}
+
+
+async def test_a_sale_wakes_a_lane_when_its_record_may_be_written_again(desk: Desk) -> None:
+    shop = desk.open(compares=False, spacing_ms=50)
+    await shop.put(row("a", "A"), row("b", "B"))
+    await desk.level("A", 50)
+    await shop.push()
+    assert await desk.wake.wait(10) == {(shop.connection_id, NORMAL)}
+    await desk.level("A", 49)
+    assert await desk.wake.wait(0) == set()
+    assert await desk.wake.wait(10) == {(shop.connection_id, NORMAL)}
+    await desk.levels(desk.event("A", 40, version=9), desk.event("B", 3, version=9))
+    assert await desk.wake.wait(0) == {(shop.connection_id, URGENT)}
+
+
+async def test_a_lane_that_found_its_record_taken_looks_again_when_it_is_free(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asks the table here: only whoever had the record can say so."""
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    sender = Sender(SimpleNamespace(live=lambda: [shop.entry]), desk.wake, desk.settings, StockMetrics())
+    running = asyncio.create_task(sender.run(desk.work))
+    try:
+        # The lanes run, and what they do from now on they are told.
+        await until(lambda: len(sender._lanes) == 2)
+        monkeypatch.setattr(claims, "due_lanes", nobody)
+
+        async def meanwhile() -> None:
+            await desk.level("A", 3)
+            async with asyncio.timeout(20):
+                while looked[0] < 1:  # noqa: ASYNC110 - what is awaited has no event
+                    await asyncio.sleep(0.005)
+
+        looked = watch_urgent(sender, shop)
+        shop.channel.during = meanwhile
+        await desk.level("A", 50)
+        await until(lambda: shop.channel.numbers == {("a", "1"): 3})
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_lane_goes_on_while_its_batches_are_full(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = desk.open(compares=False, max_batch=2)
+    await shop.put(*[row(sku.lower(), sku) for sku in "ABCDE"])
+    sender = Sender(SimpleNamespace(live=lambda: [shop.entry]), desk.wake, desk.settings, StockMetrics())
+    running = asyncio.create_task(sender.run(desk.work))
+    try:
+        await until(lambda: len(sender._lanes) == 2)
+        monkeypatch.setattr(claims, "due_lanes", nobody)
+        await desk.levels(*[desk.event(sku, 50, version=1) for sku in "ABCDE"])
+        await until(lambda: [len(batch) for batch in shop.channel.batches] == [2, 2, 1])
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def nobody(*_: object) -> set[Due]:
+    return set()
+
+
+def watch_urgent(sender: Sender, shop: Shop) -> list[int]:
+    """How often the urgent lane was woken and has slept again."""
+    looked = [0]
+    due = sender._lanes[shop.connection_id, URGENT].due
+    wait = due.wait
+
+    async def counted() -> Literal[True]:
+        looked[0] += not due.is_set()
+        return await wait()
+
+    due.wait = counted  # type: ignore[method-assign]
+    return looked

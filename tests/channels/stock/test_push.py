@@ -2,14 +2,16 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from contracts.channels.v1 import QuantityTrait
 from contracts.inventory.v1 import CauseOutcome
 from services.channels.connectors.connector import OutcomeUnknown, Rejected, Throttled, Unreachable
-from services.channels.stock import upkeep
+from services.channels.stock import domain, upkeep
 from services.channels.stock.breaker import State
+from services.channels.stock.ledger import Answer
 from tests.channels.stock.conftest import Desk, row
 
 pytestmark = pytest.mark.asyncio
@@ -464,3 +466,107 @@ async def test_a_cancel_is_given_back_once(desk: Desk) -> None:
     await azul.push()
     await verde.push()
     assert (azul.channel.numbers["a", "1"], verde.channel.numbers["a", "1"]) == (20, 20)
+
+
+async def transactions(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with every transaction from now on."""
+    begun: list[int] = []
+    transaction = desk.work.transaction
+
+    def counted() -> Any:
+        begun.append(len(begun))
+        return transaction()
+
+    monkeypatch.setattr(desk.work, "transaction", counted)
+    return begun
+
+
+async def test_lanes_that_are_due_at_once_share_their_claim_and_their_answers(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shops = [desk.open(f"shop {number}", compares=False, max_batch=number % 3 + 1) for number in range(6)]
+    for shop in shops:
+        await shop.put(row("a", "A"), row("b", "B"))
+    await desk.levels(desk.event("A", 20, version=1), desk.event("B", 20, version=1))
+    begun = await transactions(desk, monkeypatch)
+    assert await asyncio.gather(*[shop.normal.push() for shop in shops]) == [1, 2, 2, 1, 2, 2]
+    assert len(begun) == 2
+    for shop in shops:
+        await shop.push()
+        assert shop.channel.numbers == {("a", "1"): 20, ("b", "1"): 20}
+
+
+async def test_a_record_due_in_both_lanes_is_claimed_by_one(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    await desk.level("A", 50)
+    await desk.level("A", 3)
+    assert sorted(await asyncio.gather(shop.urgent.push(), shop.normal.push())) == [0, 1]
+    assert [[write.quantity for write in batch] for batch in shop.channel.batches] == [[3]]
+
+
+async def test_a_lane_that_cannot_be_decided_does_not_hold_up_the_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    azul, verde = desk.open("azul", compares=False), desk.open("verde", compares=False)
+    for shop in (azul, verde):
+        await shop.put(row("a", "A"))
+    await desk.level("A", 20)
+    plan = domain.plan
+
+    def refuse(record: domain.Record, *given: Any, **more: Any) -> domain.Plan:
+        if record.stock_record == azul.record("a"):
+            raise ZeroDivisionError
+        return plan(record, *given, **more)
+
+    monkeypatch.setattr(domain, "plan", refuse)
+    failed, pushed = await asyncio.gather(azul.push(), verde.push(), return_exceptions=True)
+    assert isinstance(failed, ZeroDivisionError)
+    assert (pushed, verde.channel.numbers) == (1, {("a", "1"): 20})
+    monkeypatch.setattr(domain, "plan", plan)
+    await azul.push()
+    assert azul.channel.numbers == {("a", "1"): 20}
+
+
+async def test_an_answer_to_a_lost_lease_changes_nothing_beside_one_to_a_held_one(desk: Desk) -> None:
+    """Another sender took the record over while our call lasted: what it wrote stands, and the other answer is kept."""
+    azul, verde = desk.open("azul", compares=False), desk.open("verde", compares=False)
+    for shop in (azul, verde):
+        await shop.put(row("a", "A"))
+    await desk.level("A", 20)
+
+    async def lose() -> None:
+        await desk.work.pool.execute(
+            "UPDATE stock_records SET claimed_until = claimed_until + interval '1 min', known = NULL, accepted = 7"
+            " WHERE stock_record = $1",
+            azul.record("a"),
+        )
+
+    azul.channel.during = lose
+    await asyncio.gather(azul.normal.push(), verde.normal.push())
+    lost, held = await azul.row("a"), await verde.row("a")
+    assert (lost["accepted"], lost["known"], lost["claimed_until"] is None) == (7, None, False)
+    assert (held["accepted"], held["claimed_until"]) == (20, None)
+    left = await desk.work.pool.fetch("SELECT DISTINCT stock_record FROM stock_changes")
+    assert [each["stock_record"] for each in left] == [azul.record("a")]
+
+
+async def test_an_answer_is_kept_though_its_lane_ends_meanwhile(desk: Desk) -> None:
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    await desk.level("A", 20)
+    answered = asyncio.Event()
+    settle = desk.ledger.settle
+
+    async def settle_and_tell(answer: Answer) -> None:
+        asyncio.get_running_loop().call_soon(answered.set)
+        await settle(answer)
+
+    desk.ledger.settle = settle_and_tell  # type: ignore[method-assign]
+    pushing = asyncio.create_task(shop.normal.push())
+    await answered.wait()
+    pushing.cancel()
+    await asyncio.gather(pushing, return_exceptions=True)
+    await desk.ledger.close()
+    kept = await shop.row("a")
+    assert (kept["accepted"], kept["claimed_until"]) == (20, None)

@@ -1,7 +1,11 @@
 """Reading back: drift below, a foreign writer above, healing by a complete poll."""
 
+from datetime import timedelta
+
 import pytest
 
+from services.channels.connectors.connector import OutcomeUnknown
+from services.channels.stock import upkeep
 from tests.channels.stock.conftest import Desk, Shop, row
 
 pytestmark = pytest.mark.asyncio
@@ -89,3 +93,36 @@ async def test_what_is_as_expected_is_only_noted(desk: Desk) -> None:
     assert (after["observed"], after["known"]) == (20, before["known"])
     assert await azul.push() == 0
     assert len(azul.channel.batches) == 0
+
+
+async def needy(desk: Desk, *shops: Shop) -> set[str]:
+    """Which shops have to be looked at: not in the last fifteen minutes, or for a reason."""
+    owners = [(desk.tenant, shop.connection_id) for shop in shops]
+    async with desk.work.transaction() as tx:
+        return await upkeep.in_need(tx.connection, owners, tx.now - timedelta(seconds=900), tx.now)
+
+
+async def test_one_look_tells_which_connections_have_something_to_be_read_or_healed(desk: Desk) -> None:
+    azul, verde = shops = await quiet(desk, "azul", "verde")
+    both = {azul.connection_id, verde.connection_id}
+    assert await needy(desk, *shops) == both, "not looked at for long"
+    for shop in shops:
+        await desk.reconcile(shop)
+    assert await needy(desk, *shops) == set()
+    await desk.level("A", 15)
+    azul.channel.script = [OutcomeUnknown("reset")]
+    for shop in shops:
+        await shop.push()
+    assert await needy(desk, *shops) == set(), "the request may still be executed"
+    desk.later(10)
+    assert await needy(desk, *shops) == {azul.connection_id}
+    azul.channel.numbers["a", "1"] = 12
+    await desk.reconcile(azul)
+    await azul.push()
+    assert await needy(desk, *shops) == set()
+    desk.later(1)
+    await desk.poll_done(azul, desk.now)
+    assert await needy(desk, *shops) == {azul.connection_id}
+    await desk.reconcile(azul)
+    await azul.push()
+    assert await needy(desk, *shops) == set()

@@ -10,7 +10,7 @@ import pytest
 from contracts.inventory.v1 import CauseOutcome, Component, ItemChanged
 from services.bus import Received
 from services.channels.stock import claims, handlers, listings, upkeep
-from services.channels.stock.claims import Settled
+from services.channels.stock.claims import Asked, Settled, Wanted
 from services.channels.stock.listings import LinkConflict
 from tests.channels.stock.conftest import Desk, row
 
@@ -273,8 +273,9 @@ async def test_a_level_that_comes_while_a_number_is_computed_is_not_lost(desk: D
     await shop.put(row("a", "A"))
     await desk.level("A", 20)
     async with desk.work.transaction() as tx:
-        claimed = await claims.claim(tx.connection, desk.tenant, shop.connection_id, 1, 10, late_s=1, now=tx.now)
-        [(each, record)] = await claims.inputs(tx.connection, claimed, 0, tx.now)
+        wanted = Wanted(desk.tenant, shop.connection_id, 1, 10, late_s=1)
+        [found] = await claims.claim(tx.connection, [wanted], tx.now)
+        [[(each, record)]] = await claims.inputs(tx.connection, [Asked(found.claimed)], tx.now)
         assert record is not None
         assert record.parts[0].available == 20
         async with asyncio.timeout(10):

@@ -38,6 +38,7 @@ from services.channels.settings import ChannelsSettings
 from services.channels.stock.breaker import Breaker
 from services.channels.stock.domain import NORMAL, URGENT
 from services.channels.stock.handlers import take_levels
+from services.channels.stock.ledger import Ledger
 from services.channels.stock.limiter import Lane, Turnstile
 from services.channels.stock.listings import ListingRow
 from services.channels.stock.metrics import StockMetrics
@@ -202,13 +203,15 @@ class House:
             # Counted first: what the door absorbs in between is there to be claimed.
             new = await self.kit.count("intake", "state = 'new'")
             async with service.pool.acquire() as database:
-                wanted = await store.claim_fetch(database, self.connection_id, service.clock(), timedelta(seconds=60))
-            if wanted is None and not new:
+                free = {self.connection_id: 10}
+                wanted = await store.claim_fetches(database, free, service.clock(), timedelta(seconds=60))
+            if not wanted and not new:
                 return
-            if wanted is None:  # The door absorbs at this moment.
+            if not wanted:  # The door absorbs at this moment.
                 await self.kit.absorb()
                 continue
-            await pull.fetch_one(service, self.kit.intake, self.entry, wanted)
+            answers = [await pull.fetch_one(service, self.kit.intake, self.entry, one) for one in wanted]
+            await pull.keep_fetched(service, self.kit.intake, answers)
             await self.kit.absorb()
 
     async def hear(self) -> None:
@@ -343,9 +346,10 @@ async def open_house(
                 rows = [ListingRow(one, one, account.warehouse, sku, sku, sku, 1) for sku, one in ids.items()]
                 await keep_listings(tx, connection, rows)
             stock = StockSettings(spacing_ms=0, late_execution_s=0.0)
-            turnstile, metrics, breaker = Turnstile(Free()), StockMetrics(), Breaker(time.monotonic)
+            ledger = Ledger(service, stock, StockMetrics())
+            turnstile, breaker = Turnstile(Free()), Breaker(time.monotonic)
             pushers = [
-                Pusher(service, entry, lane, Lane(turnstile, urgent=lane == URGENT), breaker, stock, metrics)
+                Pusher(service, entry, lane, Lane(turnstile, urgent=lane == URGENT), breaker, stock, ledger)
                 for lane in (URGENT, NORMAL)
             ]
             house = House(kit, account, entry, ids, pushers, stock, dict(opening))
