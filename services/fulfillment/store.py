@@ -632,7 +632,7 @@ async def named(
 
 
 async def hint(connection: Connection, parcels: Mapping[tuple[str, str, str], str], now: datetime) -> None:
-    """There is news of these parcels, each heard in the span of this traceparent; of another trace, they keep theirs."""
+    """There is news of these parcels, each heard in the span of this traceparent; of another trace they keep theirs."""
     await connection.execute(
         """
         WITH told AS (

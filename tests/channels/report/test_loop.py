@@ -70,7 +70,7 @@ class Told:
             self.order_id,
         )
         async with self.kit.service.transaction() as tx:
-            await handlers.obey([event], tx, self.kit.intake, Shop(self.kit.intake))
+            await handlers.obey([event], tx, self.kit.intake, Shop(self.kit.intake, self.kit.vault))
 
     def invoice(self, **more: Any) -> InvoiceTold:
         return InvoiceTold(
