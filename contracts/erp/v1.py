@@ -31,6 +31,7 @@ class InvoiceIssued(Message):
 
     order_id: str
     document_id: str
+    version: int = Field(default=1, description="Counts the invoices of the order: the one of the highest stands.")
     kind: Code = Field(default="nfe", description="Kind of the document: `nfe`.")
     invoice_no: str
     series: str

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import enum
 import random
+import re
 from typing import Final, final
 
 import asyncpg
@@ -44,6 +45,7 @@ class Kind(enum.Enum):
     OTHER = "other"  # one by one at once
 
 
+_VALUE: Final = re.compile(r'"[^"]*"|:.*', re.DOTALL)
 _CONNECTION_CLASSES = ("08", "53", "58", "XX")
 _CONNECTION_STATES = frozenset({"57P01", "57P02", "57P03", "57P05", "25006", "25P03"})
 _RECORD_STATES = frozenset({"40P01", "40001", "55P03", "57014"})
@@ -66,11 +68,14 @@ def kind_of(failure: BaseException) -> Kind:
 
 
 def describe(failure: BaseException) -> str:
-    """The cause in one line, without payload: PostgreSQL's detail and Pydantic's input may hold personal data."""
+    """The cause in one line, without payload: PostgreSQL's detail and Pydantic's input may hold personal data, and so
+    does what asyncpg and PostgreSQL say of a value that fits no type."""
     if isinstance(failure, ValidationError):
         errors = failure.errors(include_url=False, include_input=False, include_context=False)
         found = [f"{'.'.join(map(str, error['loc']))}: {error['type']}" for error in errors]
         return f"ValidationError: {'; '.join(found[:5])}"[:500]
+    if isinstance(failure, asyncpg.DataError):
+        return f"{type(failure).__name__}: {_VALUE.sub('…', str(failure))}"[:500]
     text = str(failure) if isinstance(failure, Poison) else f"{type(failure).__name__}: {failure}"
     return text.split("\n", 1)[0][:500]
 

@@ -10,17 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.border.vault import SealBroken
 from services.bus import Transaction
+from services.channels.adverts import store as adverts
+from services.channels.adverts.loop import session_of
 from services.channels.alerts import open_alerts
 from services.channels.connections import lifecycle, store
 from services.channels.connections.lifecycle import NewConnection, Refused
-from services.channels.connections.registry import open_session
 from services.channels.connections.store import Connection
 from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import Rejected, Session, Throttled
 from services.channels.intake import store as intake_store
 from services.channels.intake.absorb import INTAKE_STREAM
 from services.channels.intake.context import Intake
-from services.channels.linking import found_row, keep_listings, link
+from services.channels.linking import keep_listings, link
 from services.channels.report import store as report_store
 from services.channels.stock import listings, upkeep
 from services.channels.stock.listings import LinkConflict, ListingRow
@@ -63,7 +64,7 @@ class GivenListing(_Body):
 
 
 class ImportListings(_Body):
-    """Rows to keep; without them the adverts are read from the channel."""
+    """Rows to keep; without them the adverts are read from the channel, by and by (`GET …/import`)."""
 
     rows: list[GivenListing] | None = None
 
@@ -166,11 +167,8 @@ class Channels:
         return found
 
     async def _session(self, connection: Connection) -> Session:
-        async with self.service.pool.acquire() as database:
-            sealed = await store.sealed_credentials(database, [connection.connection_id])
         try:
-            credentials = lifecycle.open_credentials(self._intake.vault, connection, sealed[connection.connection_id])
-            return open_session(connection, credentials, self.service.pool, self._intake.vault)
+            return await session_of(self.service, self._intake, connection)
         except (SealBroken, Refused) as error:
             raise HTTPException(409, str(error)) from None
 
@@ -210,13 +208,20 @@ class Channels:
         async def import_(connection_id: str, body: ImportListings, tenant: Tenant = None) -> dict[str, Any]:
             found = await self._found(connection_id, tenant)
             if body.rows is None:
-                rows = await self._read_listings(found)
-            else:
-                rows = _given_rows(body.rows)
+                async with self.service.transaction() as tx:
+                    await adverts.begin(tx.connection, found.tenant, connection_id, tx.now)
+                self._intake.importing.set()
+                return await self._import(connection_id)
+            rows = _given_rows(body.rows)
             async with _refusing(self.service) as tx:
                 linked = await keep_listings(tx, found, rows)
             self._intake.stock.dirtied()
             return {"listings": len(rows), "linked": linked, "unlinked": len(rows) - linked}
+
+        @router.get("/connections/{connection_id}/import")
+        async def imported(connection_id: str, tenant: Tenant = None) -> dict[str, Any]:
+            await self._found(connection_id, tenant)
+            return await self._import(connection_id)
 
         @router.post("/listings/link")
         async def link_one(body: LinkListing, tenant: Tenant = None) -> dict[str, Any]:
@@ -228,14 +233,11 @@ class Channels:
                 raise HTTPException(404, f"there is no listing {body.listing}: `saldo listing import` reads them")
             return {"listing": body.listing, "sku": body.sku, "pack": body.pack, "orders_released": released}
 
-    async def _read_listings(self, connection: Connection) -> list[ListingRow]:
-        session = await self._session(connection)
-        try:
-            found = [found_row(one) async for one in CONNECTORS[connection.connector].listings(session)]
-        except (Rejected, Throttled, ValueError) as error:
-            raise HTTPException(502, f"the channel's listings cannot be read: {error}") from None
-        finally:
-            await session.http.aclose()
+    async def _import(self, connection_id: str) -> dict[str, Any]:
+        async with self.service.pool.acquire() as database:
+            found = await adverts.shown(database, connection_id)
+        if found is None:
+            raise HTTPException(404, f"no adverts of {connection_id} were read yet: `saldo listing import` begins")
         return found
 
     # -- what channels are told --------------------------------------------------------------------------------------

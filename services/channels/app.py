@@ -11,6 +11,7 @@ from services.border.vault import Vault
 from services.bus import BusSettings, Subscription
 from services.channels import handlers
 from services.channels.admin import Channels
+from services.channels.adverts.loop import import_loop
 from services.channels.connections.lifecycle import announce_connections
 from services.channels.connections.registry import Registry
 from services.channels.intake.absorb import absorb_loop
@@ -79,6 +80,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             partial(pull_loop, intake=intake),
             partial(keep_loop, intake=intake),
             partial(link_loop, intake=intake),
+            partial(import_loop, intake=intake),
             partial(report_loop, intake=intake),
             warn_loop,
             sender.run,

@@ -99,7 +99,8 @@ async def take_invoice(
         return shown(known)
     await _judge(invoice, order, tx, tenant)
     replaced = await _make_room(given, tx, tenant)
-    document = _document(given, invoice, tx.new_id(), tenant, vault, settings)
+    version = replaced["version"] + 1 if replaced else 1
+    document = _document(given, invoice, tx.new_id(), tenant, vault, settings) | {"version": version}
     row = await store.insert_document(tx.connection, document)
     if row is None:
         raise InTheWay("this invoice was given for another order at the same moment")

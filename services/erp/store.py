@@ -183,15 +183,15 @@ async def insert_document(connection: Connection, document: Mapping[str, Any]) -
     return await connection.fetchrow(
         """
         INSERT INTO documents (tenant, document_id, order_id, invoice_key, invoice_no, series, total_minor, currency,
-            issued_at, state, content_url, content_sealed, sha256, keep_until)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'standing', $10, $11, $12, $13)
+            issued_at, state, content_url, content_sealed, sha256, keep_until, version)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'standing', $10, $11, $12, $13, $14)
         ON CONFLICT (tenant, invoice_key) DO NOTHING RETURNING *
         """,
         *(
             document[name]
             for name in (
                 "tenant", "document_id", "order_id", "invoice_key", "invoice_no", "series", "total_minor", "currency",
-                "issued_at", "content_url", "content_sealed", "sha256", "keep_until",
+                "issued_at", "content_url", "content_sealed", "sha256", "keep_until", "version",
             )
         ),
     )  # fmt: skip

@@ -117,6 +117,8 @@ async def save(
         stood, stands = alerts(was) if was else NO_ALERTS, alerts(order)
         # What has lasted another round is raised once more.
         again = stands if was and order.process.rounds > was.process.rounds else stands - stood
+        if was and was.process.invoice != order.process.invoice:
+            again |= stands & {"cancel_invoice"}  # It has the term of the newest one.
         raised += [(*key, kind, _due_at(order, kind, settings)) for kind in sorted(again)]
         cleared += [(*key, kind) for kind in sorted(stood - stands)]
         if was and _awaits_payment(was) and not _awaits_payment(order):

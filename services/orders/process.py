@@ -96,6 +96,7 @@ class Invoice:
     total_minor: int
     currency: str
     content_url: str = ""
+    version: int = 1
 
 
 @final
@@ -193,7 +194,7 @@ class Process:
         return paying.over and not paying.void
 
     def answer(self, stage: str) -> str:
-        """What was answered at `stage`, empty if nothing was."""
+        """What was answered at `stage` (or about the invoice of that id), empty if nothing was."""
         return dict(self.answers).get(stage, "")
 
 
@@ -354,11 +355,13 @@ def _received(process: Process, event: ReturnReceived) -> Process:
 
 def _invoiced(process: Process, event: InvoiceIssued) -> Process:
     known = process.invoice
-    if known and (known.issued_at, known.document_id) >= (event.issued_at, event.document_id):
+    # By erp's count: an invoice may be dated before the one whose place it takes.
+    now = (event.version, event.issued_at, event.document_id)
+    if known and (known.version, known.issued_at, known.document_id) >= now:
         return process
     invoice = Invoice(
         event.document_id, event.invoice_key, event.invoice_no, event.series, event.issued_at, event.total_minor,
-        event.currency, event.content_url,
+        event.currency, event.content_url, event.version,
     )  # fmt: skip
     return replace(process, invoice=invoice)
 
@@ -527,6 +530,9 @@ def answered(process: Process, answer: str, *, person: bool = True) -> Process:
             return replace(noted, cancel="lost", parcels=_written_off(process.parcels))
         case "refund":
             return replace(noted, payments=tuple(_by_hand(payment) for payment in process.payments))
+        case _ if answer == INVOICE_CANCELLED and process.invoice:
+            # Noted with the invoice: another one of the order has to be cancelled by itself.
+            return replace(process, answers=(*process.answers, (process.invoice.document_id, answer)))
         case "wait":
             return replace(process, rounds=0, stage="", entered_at=None) if person else process
         case _:
@@ -564,8 +570,9 @@ def invoice_to_cancel(process: Process, *, cancelled: bool) -> Invoice | None:
     the goods move. Later it takes another invoice that undoes it.
     """
     gone = any(one.dispatched_at for one in process.parcels)
-    done = any(answer == INVOICE_CANCELLED for _, answer in process.answers)
-    return process.invoice if cancelled and not gone and not done else None
+    if not cancelled or gone or process.invoice is None:
+        return None
+    return None if process.answer(process.invoice.document_id) == INVOICE_CANCELLED else process.invoice
 
 
 def concerns(process: Process, *, cancelled: bool) -> set[str]:

@@ -167,7 +167,8 @@ async def raise_alerts(
         """
         INSERT INTO alerts (tenant, order_id, kind, due_at, raised_at, repeated_at)
         SELECT *, $5, $5 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::timestamptz[])
-        ON CONFLICT (tenant, order_id, kind) DO UPDATE SET repeated_at = excluded.repeated_at, times = alerts.times + 1
+        ON CONFLICT (tenant, order_id, kind) DO UPDATE SET repeated_at = excluded.repeated_at, times = alerts.times + 1,
+            due_at = excluded.due_at, overdue = alerts.overdue AND alerts.due_at IS NOT DISTINCT FROM excluded.due_at
         """,
         *columns(alerts, 4),
         now,

@@ -1,12 +1,16 @@
 """What a service says: lines on stdout, never a payload, nor what looks like a card's number."""
 
 import logging
+import re
 import sys
-from typing import Any, Literal
+from collections.abc import MutableMapping
+from typing import Any, Final, Literal
 
 import structlog
 
 from services.border.cards import redact
+
+_VALUE: Final = re.compile(r"(invalid input (?:for query argument|syntax for type|value for) [^:\n]+).*")
 
 
 def configure_logging(log_format: Literal["json", "text"], service: str) -> None:
@@ -18,6 +22,7 @@ def configure_logging(log_format: Literal["json", "text"], service: str) -> None
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _without_values,
             lambda logger, method, event: redact(str(renderer(logger, method, event))),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -27,6 +32,13 @@ def configure_logging(log_format: Literal["json", "text"], service: str) -> None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(logging.BASIC_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def _without_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A value that fits no type is repeated by asyncpg and PostgreSQL, and may be a buyer's."""
+    if "exception" in event:
+        event["exception"] = _VALUE.sub(r"\1…", event["exception"])
+    return event
 
 
 class _Formatter(logging.Formatter):

@@ -174,7 +174,8 @@ class Pages:
         if not found["ready"]:
             here["refresh_url"] = f"{here['place']}?step=delivery"
             return _page(request, store, "waiting.html", message="waiting_options", refresh_s=1, at=2, **here)
-        return _page(request, store, "delivery.html", options=found["options"], at=2, **here)
+        quoted = {name: found[name] for name in ("options", "incomplete")}
+        return _page(request, store, "delivery.html", at=2, **quoted, **here)
 
     async def _payment_step(self, request: Request, store: Store, here: dict[str, Any], *, other: bool) -> Response:
         basket = here["basket"]

@@ -184,3 +184,25 @@ async def test_a_handler_that_says_transient_is_waited_for(database):
         await consumer.take(log(streams, [record(streams, "a", 1)]))
     assert await amounts(database, "a") == [1]
     assert await value(database, "SELECT count(*) FROM dead_letters") == 0
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("statement", "given"),
+    [
+        ("SELECT $1::text", "Ana Souza \ud800"),
+        ("SELECT $1::int", "Ana Souza"),
+        ("SELECT $1::text[]", ["Ana Souza", "\ud800"]),
+        ("SELECT ($1::text)::int", "Ana Souza"),
+        ("SELECT ($1::text)::timestamptz", "Ana\nSouza"),
+    ],
+)
+async def test_what_fits_no_type_is_not_repeated(database, statement, given):
+    connection = await asyncpg.connect(database)
+    with pytest.raises(asyncpg.DataError) as raised:
+        await connection.fetch(statement, given)
+    await connection.close()
+    told = describe(raised.value)
+    assert "invalid" in told
+    assert "Ana" not in told
+    assert "Souza" not in told

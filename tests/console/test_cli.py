@@ -1,6 +1,7 @@
 """What people see: JSON where asked for, errors that say what to do, exit codes, one command booked once."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path} {name}".strip(), command
 
 
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 ALL = dict(commands(typer.main.get_command(app)))
 
 
@@ -53,6 +55,12 @@ def test_every_agreed_command_exists() -> None:
         "sandbox collect",
     }  # fmt: skip
     assert set(ALL) == agreed
+
+
+def test_every_command_that_the_readme_shows_is_there() -> None:
+    shown = set(re.findall(r"^\$ saldo ([a-z]+(?: [a-z]+)?)", README, re.MULTILINE))
+    assert len(shown) > 20
+    assert {words for words in shown if words not in ALL and words.split()[0] not in ALL} == set()
 
 
 @pytest.mark.parametrize("name", sorted(ALL))

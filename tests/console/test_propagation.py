@@ -145,6 +145,22 @@ def test_resurrected_counts_only_what_this_channel_had_sold_unheard() -> None:
     assert resurrected(world.evidence(), match(world.evidence())) == 0
 
 
+def test_what_a_channel_holds_back_from_a_total_is_not_put_on_sale_by_it() -> None:
+    world = World(opening={"P1": 5})
+    world.buy("b", 1000)
+    world.buy("b", 1001)
+    world.buy("a", 1002)
+    # b is told the total, five, and takes off its own two orders; the third unit is a's, whose sale is on its way.
+    world.push("b", 1100, number=3, held=2)
+    assert resurrected(world.evidence(), match(world.evidence())) == 0
+    # Told five and holding one back, it puts one of its own two on sale again.
+    world = World(opening={"P1": 5})
+    world.buy("b", 1000)
+    world.buy("b", 1001)
+    world.push("b", 1100, number=4, held=1)
+    assert resurrected(world.evidence(), match(world.evidence())) == 1
+
+
 def test_resurrected_leaves_decided_sales_out() -> None:
     world = World(opening={"P1": 5})
     order = world.buy("b", 1000)

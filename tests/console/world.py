@@ -198,12 +198,16 @@ class World:
             self.cause(taker_connection, taker, 1, CauseOutcome.FILLED),
         )
 
-    def push(self, connection: str, ms: int, sku: str = "P1", number: int | None = None) -> None:
-        """A sandbox accepts the number that the latest level asks for, and channels says so."""
+    def push(self, connection: str, ms: int, sku: str = "P1", number: int | None = None, held: int = 0) -> None:
+        """A sandbox accepts the number that the latest level asks for, and channels says so.
+
+        `held` units of open orders the channel takes off the total that it is told, which is `number` with them.
+        """
         number = self.plan.shown(sku, self.available) if number is None else number
         request = f"q{len(self.rows)}"
         self.shown[connection, sku] = number
-        written = {"request_id": request, "client_request_id": None, "sku": sku, "location": "L"}
+        written: dict[str, Any] = {"request_id": request, "client_request_id": None, "sku": sku, "location": "L"}
+        written |= {"requested": number + held, "applied": True, "delta": False}
         self.book(connection, ms, "write", **written, number_after=number)
         self.announce_push(connection, ms, request, sku, number)
 

@@ -170,6 +170,18 @@ async def test_another_invoice_needs_to_say_which_it_replaces(
 
 
 @pytest.mark.asyncio
+async def test_an_invoice_may_be_dated_before_the_one_it_replaces(
+    connection: asyncpg.Connection, admin: httpx.AsyncClient
+) -> None:
+    await known(connection)
+    first = await give(admin)
+    second = await give(admin, key=key(number=8), replaces=key(), issued_at=NOW.replace(hour=1).isoformat())
+
+    assert second.json()["issued_at"] < first.json()["issued_at"]
+    assert (first.json()["version"], second.json()["version"]) == (1, 2)
+
+
+@pytest.mark.asyncio
 async def test_nothing_is_replaced_where_nothing_stands(
     connection: asyncpg.Connection, admin: httpx.AsyncClient
 ) -> None:

@@ -174,6 +174,11 @@ class Company:
         )
         connection_id = str(added["connection_id"])
         await self.post("channels", f"connections/{connection_id}/listings")
+        await until(
+            lambda: self.get("channels", f"connections/{connection_id}/import"),
+            lambda told: told["state"] == "done",
+            "reading the adverts",
+        )
         rows = await until(
             lambda: self.listings(connection_id),
             lambda rows: all(row["sku"] or row["channel_sku"].endswith("-PACK") for row in rows),

@@ -590,6 +590,10 @@ async def test_an_invoice_to_cancel_has_a_term(connection: Connection) -> None:
         [alert] = await store.list_alerts(connection, "acme", 10)
         assert (alert["times"], alert["overdue"]) == (2, True)
 
+    await hear(connection, invoice(2))
+    [alert] = await store.list_alerts(connection, "acme", 10)
+    assert (alert["due_at"], alert["overdue"]) == (due + timedelta(minutes=1), False), "the newest one's term"
+
     row = await store.lock_order(connection, "acme", "order-a")
     assert row is not None
     await decide_locked(opened(connection, due), SETTINGS, [row], PersonSaid("invoice_cancelled"))

@@ -197,6 +197,14 @@ def test_another_invoice_takes_the_place_of_the_first_and_the_same_says_nothing(
     assert [asked.revision for asked in life.asked(PrepareShipment)] == [1, 2]
 
 
+def test_an_invoice_dated_before_the_one_it_replaces_takes_its_place() -> None:
+    first = invoice(2)
+    second = invoice(1).model_copy(update={"version": 2})
+    for heard in ((first, second), (second, first)):
+        life = Life().hear(sale(), *heard)
+        assert life.asked(PrepareShipment)[-1].invoice_key == second.invoice_key
+
+
 def test_stock_leaves_exactly_once_with_its_parcel() -> None:
     life = Life().hear(sale(), invoice())
     [asked] = life.asked(PrepareShipment)
@@ -276,6 +284,7 @@ def test_a_cancel_gives_stock_back_only_once_the_parcel_is_stopped() -> None:
     life.hear(PersonSaid("invoice_cancelled"))
 
     assert (life.state, alerts(life.now)) == ("cancelled", frozenset())
+    assert alerts(life.hear(invoice(2)).now) == {"cancel_invoice"}, "another one has to be cancelled by itself"
 
 
 def test_a_channel_that_cancelled_is_told_nothing_any_more() -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Literal
 
+import asyncpg
 import pytest
 import structlog
 from hypothesis import HealthCheck, given, settings
@@ -40,6 +41,24 @@ def test_what_a_service_says_holds_no_card(
     assert "[card]" in printed
     assert not contains_card(printed)
     assert card not in printed
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_value_that_fits_no_column_is_not_told(
+    capsys: pytest.CaptureFixture[str], log_format: Literal["json", "text"]
+) -> None:
+    configure_logging(log_format, "test")
+    name = "Souza Ana"[6:]  # So that no line of this test holds it, which a traceback shows.
+    try:
+        try:
+            raise asyncpg.DataError(f"invalid input for query argument $3: '{name}: \\ud800' (no surrogates)")
+        except asyncpg.DataError as error:
+            raise ExceptionGroup("a loop", [error]) from None
+    except ExceptionGroup:
+        structlog.get_logger("test").error("loop failed", exc_info=True)
+    printed = capsys.readouterr().out
+    assert "query argument $3" in printed
+    assert "Ana:" not in printed
 
 
 @given(card=cards())

@@ -214,7 +214,12 @@ async def test_the_pages_channel_takes_in_an_order_and_shows_a_number(
         problems = (await post(client, f"connections/{wrong['connection_id']}/validate"))["problems"]
         assert "check base_url and the key" in problems[0]
         connection_id = (await post(client, "connections", new))["connection_id"]
-        assert (await post(client, f"connections/{connection_id}/listings"))["listings"] == 2
+        told = await post(client, f"connections/{connection_id}/listings")
+        async with asyncio.timeout(60):
+            while told["state"] == "running":
+                await asyncio.sleep(0.05)
+                told = (await client.get(f"/admin/connections/{connection_id}/import")).json()
+        assert (told["state"], told["listings"]) == ("done", 2)
         await post(client, "listings/link", {"connection_id": connection_id, "listing": "P1", "sku": sku})
         assert (await post(client, f"connections/{connection_id}/validate"))["problems"] == []
         await post(client, f"connections/{connection_id}/enable")

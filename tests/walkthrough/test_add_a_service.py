@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
@@ -27,11 +28,9 @@ README = (ROOT / "README.md").read_text("utf-8")
 WALKTHROUGH = README.split("## Add a service")[1].split("\n## ")[0]
 
 
-def block(language: str) -> str:
-    """The first fenced block of a language in the walkthrough."""
-    found = re.search(rf"```{language}\n(.*?)```", WALKTHROUGH, re.DOTALL)
-    assert found
-    return found[1]
+def block(language: str, number: int = 0) -> str:
+    """A fenced block of a language in the walkthrough, the first one by default."""
+    return str(re.findall(rf"```{language}\n(.*?)```", WALKTHROUGH, re.DOTALL)[number])
 
 
 def free_port() -> int:
@@ -94,6 +93,20 @@ def level(sku: str, version: int, available: int) -> tuple[StockLevelChanged, En
 
 def test_the_walkthrough_is_short() -> None:
     assert len(block("python").splitlines()) < 60
+
+
+@pytest.mark.asyncio
+async def test_the_walkthroughs_own_test_passes(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reorder.py").write_text(block("python"), "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(block("python", 1), "test_reorder.py", "exec"), names)
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute(block("sql"))
+        await names["test_an_older_level_changes_nothing"](connection)
+    finally:
+        await connection.close()
 
 
 @pytest.mark.asyncio

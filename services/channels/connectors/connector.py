@@ -1,6 +1,6 @@
 """What a connector is: traits as data, and a few functions. Adding a channel is adding one file like `shopify.py`."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -361,5 +361,5 @@ class Connector(Protocol):
     async def read_stock(self, session: Session, items: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
         """Read the numbers shown for (item, location) pairs."""
 
-    def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
-        """Every advert of the account."""
+    def listings(self, session: Session, known: Container[str] = ()) -> AsyncIterator[ChannelListing]:
+        """Every advert of the account. Those in `known` may be left out, and are where each costs a request."""

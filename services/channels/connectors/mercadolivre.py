@@ -17,7 +17,7 @@ import hashlib
 import hmac
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -314,8 +314,9 @@ class MercadoLivre:
                 found.update({(item, place): numbers.get(place, 0) for each, place in items if each == item})
         return found
 
-    async def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
+    async def listings(self, session: Session, known: Container[str] = ()) -> AsyncIterator[ChannelListing]:
         """GET /users/{id}/items/search by scroll, then the adverts twenty at a time; each variation is one."""
+        del known  # They come many at a time.
         scroll: dict[str, str] = {}
         while True:
             path = f"/users/{session.credentials['user_id']}/items/search"

@@ -5,7 +5,7 @@ Its orders come in as bodies written by our own HTTP API, so nobody pushes and n
 it cards are not offered), `pix_gateway` (pix), `hold_card_min` (15), `hold_pix_min` (30), `track_days` (90).
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeAlias
 from uuid import uuid4
@@ -155,8 +155,9 @@ class Shop:
             raise Unreachable(1.0) from None
         return {(item, location): shown[item] for item, location in items if item in shown}
 
-    async def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
+    async def listings(self, session: Session, known: Container[str] = ()) -> AsyncIterator[ChannelListing]:
         """One advert a product; its id, its item and its text are the product's SKU."""
+        del known  # They come many at a time.
         after = ""
         while True:
             try:

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import groupby
@@ -417,8 +417,9 @@ class Shopify:
             if errors and "already been taken" not in wire.text(errors[0].get("message")):
                 raise Rejected(f"webhook {topic}: {wire.text(errors[0].get('message'))[:200]}")
 
-    async def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
+    async def listings(self, session: Session, known: Container[str] = ()) -> AsyncIterator[ChannelListing]:
         """Every variant, with the number at the connection's location (else the shop's first)."""
+        del known  # They come many at a time.
         location = session.settings.get("location")
         if not location:
             data, _ = await self._graphql(session, _SHOP, {}, _READ_COST)

@@ -9,7 +9,7 @@ what `estimated_delivery` promises its buyer, and setting `transit_days`.
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -285,8 +285,9 @@ class Skyhub:
         """Nothing: the queue is filled by itself."""
         del session, door_url
 
-    async def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
+    async def listings(self, session: Session, known: Container[str] = ()) -> AsyncIterator[ChannelListing]:
         """GET /products page by page; a product's code is listing and item at once, its variations are on their own."""
+        del known  # They come many at a time.
         store = session.settings.get("store", "")
         page = 1
         while True:

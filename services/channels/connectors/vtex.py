@@ -13,7 +13,7 @@ how long its carriers take.
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -310,7 +310,7 @@ class Vtex:
             body = {"filter": _FILTER, "hook": wanted}
             await _call(session, "other", "POST", "/api/orders/hook/config", body, answers=(400,))
 
-    async def listings(self, session: Session) -> AsyncIterator[ChannelListing]:
+    async def listings(self, session: Session, known: Container[str] = ()) -> AsyncIterator[ChannelListing]:
         """Every SKU of the catalogue: its number is advert and stock record at once, its reference id is ours."""
         warehouse = session.settings.get("warehouse_id") or next(iter(await _warehouses(session)), "")
         base, page = "/api/catalog_system/pvt/sku", 1
@@ -321,6 +321,8 @@ class Vtex:
                 raise ValueError("the page of SKU ids is no list")
             for number in told:
                 sku_id = wire.identifier(number, "SKU id")
+                if sku_id in known:
+                    continue
                 response = await _call(session, "other", "GET", f"{base}/stockkeepingunitbyid/{quote(sku_id, safe='')}")
                 sku = wire.mapping(wire.read_json(response.content), "SKU")
                 ids = wire.mapping(sku.get("AlternateIds") or {}, "AlternateIds")

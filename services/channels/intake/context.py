@@ -27,8 +27,8 @@ _NAME_MAX: Final = 500
 class Intake:
     """Made once by `app.py`.
 
-    `arrived` wakes the absorber, `wanted` the loop that reads orders again, `telling` the loop that tells
-    channels of their orders, `stock` the senders of stock.
+    `arrived` wakes the absorber, `wanted` the loop that reads orders again, `telling` the loop that tells channels of
+    their orders, `importing` those that read adverts, `stock` the senders of stock.
     """
 
     settings: ChannelsSettings
@@ -37,6 +37,7 @@ class Intake:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
     telling: asyncio.Event = field(default_factory=asyncio.Event)
+    importing: asyncio.Event = field(default_factory=asyncio.Event)
     stock: Wake = field(default_factory=Wake)
     customer_keys: dict[str, bytes] = field(default_factory=dict, repr=False)
 

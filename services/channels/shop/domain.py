@@ -287,10 +287,20 @@ def _pay(basket: Basket, deed: Pay, terms: Terms, now: datetime) -> Basket | Ref
         return Refusal(409, "no_delivery", "choose a delivery option first: it is part of the price")
     if basket.hold_until <= now:
         return Refusal(409, "hold_over", "the time to pay is over and the stock is given back: open a new basket")
-    hold_until = basket.hold_until
-    if deed.method is PaymentMethod.PIX:
-        hold_until = max(hold_until, now + terms.hold_pix)
+    hold_until = held_until(basket, deed.method, terms, now)
     return _told(basket, method=deed.method, gateway=gateway, attempt=basket.attempt + 1, hold_until=hold_until)
+
+
+def held_until(basket: Basket, method: PaymentMethod, terms: Terms, now: datetime) -> datetime:
+    """Until when a basket holds its stock once its buyer pays like this.
+
+    No later than a Pix could be paid that was chosen last in the first hold: else whoever asks for one Pix after the
+    other holds stock for ever and pays nothing.
+    """
+    if method is not PaymentMethod.PIX:
+        return basket.hold_until
+    last = basket.created_at + terms.hold_card + terms.hold_pix
+    return max(basket.hold_until, min(now + terms.hold_pix, last))
 
 
 def _ask_to_cancel(basket: Basket) -> Basket | Refusal:

@@ -11,7 +11,7 @@ from contracts.fulfillment.v1 import DeliveryOption
 from contracts.payments.v1 import PaymentMethod
 from services.border.cards import contains_card
 from services.border.tax_ids import cnpj, cpf
-from services.channels.shop.domain import Basket, Terms
+from services.channels.shop.domain import Basket, Terms, held_until
 
 _SATURDAY: Final = 5
 _DAYS_MAX: Final = 3650
@@ -373,9 +373,7 @@ def methods_told(basket: Basket, terms: Terms, now: datetime) -> Methods:
             Method(
                 method=method.value,
                 page_url=terms.card_page_url if method is PaymentMethod.CARD else None,
-                hold_until=basket.hold_until
-                if method is PaymentMethod.CARD
-                else max(basket.hold_until, now + terms.hold_pix),
+                hold_until=held_until(basket, method, terms, now),
             )
             for method in terms.methods
             if terms.gateway(method)

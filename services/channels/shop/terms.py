@@ -19,10 +19,18 @@ def terms_of(settings: Mapping[str, str]) -> Terms:
         card_gateway=settings.get("card_gateway") or known.card_gateway,
         card_page_url=settings.get("card_page_url", ""),
         pix_gateway=settings.get("pix_gateway") or known.pix_gateway,
-        hold_card=timedelta(minutes=_whole(settings, "hold_card_min", 15)),
-        hold_pix=timedelta(minutes=_whole(settings, "hold_pix_min", 30)),
+        hold_card=_minutes(settings, "hold_card_min", 15),
+        hold_pix=_minutes(settings, "hold_pix_min", 30),
         track=timedelta(days=_whole(settings, "track_days", 90)),
     )
+
+
+def _minutes(settings: Mapping[str, str], name: str, default: float) -> timedelta:
+    text = settings.get(name) or str(default)
+    whole, _, part = text.partition(".")
+    if not (text.isascii() and (whole + part).isdecimal() and len(text) <= 6 and 0 < float(text) <= 9999):
+        raise ValueError(f"setting {name} must be a number of minutes above 0, at most 9999")
+    return timedelta(minutes=float(text))
 
 
 def _whole(settings: Mapping[str, str], name: str, default: int) -> int:

@@ -1,10 +1,12 @@
 """`saldo listing`: adverts at the channels, and which of our SKUs each one sells."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from services.console import output
+from services.console.adverts import import_adverts
 from services.console.commands.connections import find
 from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
 
@@ -18,14 +20,23 @@ Connection = Annotated[str, typer.Argument(help="A connection's id, account, or 
 def import_(
     connection: Connection, tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_wanted: Json = False
 ) -> None:
-    """Read every advert of a connection from its channel, and link those whose SKU text is one of our SKUs."""
+    """Read every advert of a connection from its channel, and link those whose SKU text is one of our SKUs.
+
+    It goes on by itself where this command is stopped, and after a restart; the command joins it again.
+    """
     with admin(tenant, instance) as client:
         found = find(client, connection)
-        told = client.post("channels", f"connections/{found['connection_id']}/listings")
+        with output.errors.status("reading adverts") as status:
+            told = import_adverts(client, found["connection_id"], lambda now: status.update(_progress(now)))
         if json_wanted:
             output.as_json(told)
         else:
             output.fields(told)
+
+
+def _progress(now: dict[str, Any]) -> str:
+    trouble = f"; {escape(now['error'])}, tried {now['tries']} times" if now["error"] else ""
+    return f"{now['listings']} adverts read, {now['linked']} linked{trouble}"
 
 
 @app.command()

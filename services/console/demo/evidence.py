@@ -76,13 +76,18 @@ class GivenBack:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A number that a sandbox accepted from a client, under the ids by which the client knows the request."""
+    """A number that a sandbox accepted from a client, under the ids by which the client knows the request.
+
+    `number` is what can be bought then; `held` are units of open orders that the channel takes off the total that it
+    was told, where it wants one.
+    """
 
     row: int
     at_ms: int
     sku: str
     number: int
     request_ids: tuple[str, ...]
+    held: int = 0
 
 
 @dataclass(slots=True)
@@ -137,7 +142,9 @@ def read_books(rows: Iterable[Mapping[str, Any]]) -> dict[str, ShopBooks]:
                         books.show(at_ms, line["sku"], line["location"], line["number_after"])
             case "write":
                 ids = tuple(str(row[name]) for name in ("request_id", "client_request_id") if row.get(name))
-                books.written.append(Written(row_id, at_ms, row["sku"], row["number_after"], ids))
+                absolute = row.get("applied") and not row.get("delta")
+                held = max(0, row["requested"] - row["number_after"]) if absolute else 0
+                books.written.append(Written(row_id, at_ms, row["sku"], row["number_after"], ids, held))
                 books.show(at_ms, row["sku"], row["location"], row["number_after"])
             case _:
                 pass

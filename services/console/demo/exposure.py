@@ -124,9 +124,10 @@ class _Stock:
 def resurrected(evidence: Evidence, acceptances: Acceptances) -> int:
     """Units that writes put back on sale although they were sold: the sum over all writes of min(k, max(0, w·f − R)).
 
-    k are the units sold at that channel and not yet decided in the level that the number was computed from, w the
-    number written, f the units of the SKU in one of the listing, R what is really left over all sandboxes' books then.
-    A write whose push is unknown is judged by the last level published before it.
+    k are the units sold at that channel and not yet decided in the level that the number was computed from, less those
+    that the channel itself holds back from a total (`Written.held`): these no write puts on sale. w is the number that
+    can be bought after the write, f the units of the SKU in one of the listing, R what is really left over all
+    sandboxes' books then. A write whose push is unknown is judged by the last level published before it.
     """
     levels = evidence.heard.levels_by_sku()
     decided = {sku: _decided(of_sku) for sku, of_sku in levels.items()}
@@ -154,7 +155,7 @@ def resurrected(evidence: Evidence, acceptances: Acceptances) -> int:
             settled = sum(
                 units for at, seller, units in decided.get(sku, []) if at <= position and seller == connection_id
             )
-            unheard = max(0, stock[sku].sold.get(connection_id, 0) - settled)
+            unheard = max(0, stock[sku].sold.get(connection_id, 0) - settled - row.held * factor)
             back_on_sale = max(back_on_sale, min(unheard, max(0, row.number * factor - stock[sku].left)))
         total += back_on_sale
     return total

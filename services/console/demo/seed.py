@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from contracts.inventory.v1 import Component, PutItem, PutLocation, ReceiveStock
+from services.console.adverts import import_adverts
 from services.console.client import Admin
 from services.console.demo.company import card_page, open_outside, register_carrier, register_company, register_merchant
 from services.console.demo.evidence import Channel, Plan
@@ -181,7 +182,7 @@ def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any], catalogue
             for sku, name in catalogue.names.items()
         ]
         client.post("channels", f"connections/{connection_id}/products", {"rows": rows})
-    client.post("channels", f"connections/{connection_id}/listings")
+    import_adverts(client, connection_id)
     _await_links(client, connection_id)
     validated = client.post("channels", f"connections/{connection_id}/validate")
     if problems := validated.get("problems"):

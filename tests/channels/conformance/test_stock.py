@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 
 import pytest
 
 from services.border.client import open_client
+from services.channels.adverts import store as adverts
+from services.channels.adverts.loop import run
 from services.channels.connectors.connector import (
     OutcomeUnknown,
     Refreshes,
@@ -66,6 +69,22 @@ async def test_an_item_that_is_not_there_is_refused_alone(account: Account) -> N
     assert await account.numbers() == {"A": 7}
     read = await account.connector.read_stock(account.session, [("999999999", location), (item, location)])
     assert read == {(item, location): 7}
+
+
+async def test_adverts_are_read_by_a_job_and_known_ones_may_be_left_out(account: Account) -> None:
+    await account.put(A=3, B=5)
+    connection, service = account.entry.connection, account.kit.service
+    async with service.pool.acquire() as database:
+        await adverts.begin(database, connection.tenant, connection.connection_id, service.clock())
+        job = await adverts.claim(database, service.clock(), timedelta(seconds=60))
+    assert job is not None
+    await run(service, account.kit.intake, job)
+    async with service.pool.acquire() as database:
+        told = await adverts.shown(database, connection.connection_id)
+    assert told is not None
+    assert (told["state"], told["listings"], told["error"]) == ("done", 2, "")
+    known = {one.listing async for one in account.connector.listings(account.session)}
+    assert {one.listing async for one in account.connector.listings(account.session, known)} <= known
 
 
 @asynccontextmanager

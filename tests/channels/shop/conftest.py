@@ -137,10 +137,14 @@ class Counter:
             await handlers.hear([self._received(progress)], tx, self.shop)
         await self.kit.absorb()
 
-    async def quote(self, basket: Mapping[str, Any], quote: int = 1, options: Any = OPTIONS) -> None:
+    async def quote(
+        self, basket: Mapping[str, Any], quote: int = 1, options: Any = OPTIONS, *, incomplete: bool = False
+    ) -> None:
         """Fulfillment answers a quote."""
         order_id = basket["order_id"]
-        answer = DeliveryQuoted(order_id=order_id, quote_id=f"{order_id}:q{quote}", options=options)
+        answer = DeliveryQuoted(
+            order_id=order_id, quote_id=f"{order_id}:q{quote}", options=options, incomplete=incomplete
+        )
         async with self.kit.service.transaction() as tx:
             await handlers.take_quotes([self._received(answer)], tx, self.shop)
 

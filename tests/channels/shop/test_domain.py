@@ -165,6 +165,7 @@ def test_settings_are_read_or_refused_in_words() -> None:
     assert (terms.methods, terms.hold_pix, terms.currency) == ((PaymentMethod.PIX,), timedelta(minutes=5), "EUR")
     assert terms.gateway(PaymentMethod.CARD) == ""
     assert terms_of({}).gateway(PaymentMethod.CARD) == "", "without a page where it is typed"
+    assert terms_of({"hold_card_min": "0.5"}).hold_card == timedelta(seconds=30)
     for wrong in ({"methods": "cash"}, {"hold_card_min": "soon"}, {"track_days": "0"}):
         with pytest.raises(ValueError, match=r"setting (methods|hold_card_min|track_days)"):
             terms_of(wrong)
@@ -180,8 +181,45 @@ def test_the_hold_of_a_card_is_not_made_shorter_by_pix() -> None:
     assert paying.hold_until == ready.hold_until
 
 
+def test_one_pix_after_the_other_does_not_hold_stock_for_ever() -> None:
+    now = NOW
+    basket = replace(
+        NEW, quotes=1, options=(OPTION,), chosen=OPTION,
+        progress=OrderProgress(order_id="o", revision=1, connection_id="c", state="held", state_at=NOW),
+    )  # fmt: skip
+    for attempt in range(1, 9):
+        paying = domain.act(basket, Pay(PaymentMethod.PIX), TERMS, now)
+        if isinstance(paying, Refusal):
+            break
+        pending = PaymentTold(status="pending", attempt=attempt)
+        told_of = OrderProgress(
+            order_id="o", revision=attempt + 1, connection_id="c", state="held", state_at=now, payment=pending
+        )
+        basket, now = domain.hear(paying, told_of, now), now + timedelta(minutes=14)
+
+    assert isinstance(paying, Refusal)
+    assert paying.code == "hold_over"
+    assert basket.hold_until == NOW + timedelta(minutes=45)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"external_id": 1, "lines": "ana@example.com"}'])
 def test_a_body_that_is_none_is_refused_by_its_fields(body: bytes) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the text is looked at below
         CONNECTORS["shop"].to_order(body)
     assert "ana@example.com" not in str(refused.value)
+
+
+@given(st.lists(st.tuples(st.sampled_from(TERMS.methods), st.timedeltas(timedelta(), timedelta(minutes=40)))))
+def test_no_number_of_tries_holds_the_goods_for_ever(tries: list[tuple[PaymentMethod, timedelta]]) -> None:
+    end, now = NOW + TERMS.hold_card + TERMS.hold_pix, NOW
+    held = OrderProgress(order_id="o", revision=1, connection_id="c", state="held", state_at=NOW)
+    basket = replace(NEW, quotes=1, options=(OPTION,), chosen=OPTION, progress=held)
+    for method, later in tries:
+        now += later
+        paying = domain.act(basket, Pay(method, "token"), TERMS, now)
+        if isinstance(paying, Refusal):
+            assert paying.code == "hold_over"
+            return
+        assert basket.hold_until <= paying.hold_until <= end
+        pending = PaymentTold(status="pending", attempt=paying.attempt)
+        basket = replace(paying, progress=held.model_copy(update={"payment": pending}))

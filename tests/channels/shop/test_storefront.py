@@ -170,8 +170,14 @@ async def to_payment(front: Front) -> dict[str, Any]:
     assert "Ana Souza" in browser.text, "what was typed is still there"
     await browser.submit("/address", **typed())
     assert browser.page.refreshes, "the delivery is being worked out"
-    await counter.quote(basket)
+    await counter.quote(basket, options=(), incomplete=True)
     await browser.go(browser.url)
+    assert "As transportadoras não responderam a tempo" in browser.text
+    await browser.click("Usar outro endereço")
+    await browser.submit("/address", **typed())
+    await counter.quote(basket, 2, incomplete=True)
+    await browser.go(browser.url)
+    assert "Nem todas as transportadoras responderam" in browser.text
     assert next(form for form in browser.page.forms if "choices" in form)["choices"] == ["pac", "sedex"]
     await browser.submit("/delivery")
     assert "Cartão de crédito" in browser.text

@@ -1,0 +1,1 @@
+"""Reading every advert of a connection from its channel."""
