@@ -32,6 +32,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 LINGER_S: Final = 0.5
 """What is recorded is in nobody's way: half a second's facts in one transaction cost a fraction of one each."""
 
+ORDERS_LINGER_S: Final = 0.1
+"""Whoever writes an invoice as soon as he hears of an order has to wait until it is known here."""
+
 
 def build(bus: BusSettings, settings: ErpSettings) -> Service:
     """The erp service, not yet running."""
@@ -51,7 +54,7 @@ def build(bus: BusSettings, settings: ErpSettings) -> Service:
                     OrderPlaced, OrderPaid, OrderChanged, OrderCancelled, OrderShipped, OrderDelivered, OrderReturned,
                     OrderClosed,
                 ),
-                handler=record_orders, linger_s=LINGER_S,
+                handler=record_orders, linger_s=ORDERS_LINGER_S,
             ),
             Subscription(
                 stream="payments.payments.v1",

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from services.border.accounts import (
 from services.border.client import open_client
 from services.border.errors import Limit, OutcomeUnknown, Rejected, Throttled, Unreachable
 from services.border.limiter import Limiter
+from services.border.together import Together
 from services.border.vault import SealBroken, Vault
 from services.bus.failures import describe
 from services.fulfillment import store
@@ -62,6 +64,7 @@ class _Open:
     tenant: str
     carrier: Carrier
     http: httpx.AsyncClient
+    read_at_s: float = -math.inf
 
 
 @final
@@ -71,24 +74,35 @@ class Carriers:
     def __init__(self, pool: Callable[[], Pool], vault: Vault, settings: FulfillmentSettings) -> None:
         self._pool, self._vault, self._settings = pool, vault, settings
         self._open: dict[str, _Open] = {}
+        self._carriers: dict[str, tuple[float, Mapping[str, Carrier]]] = {}
+        self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._rates = Together(self._read_rates)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def of(self, tenant: str) -> Mapping[str, Carrier]:
         """Every carrier of a company, by name; an account that does not open is left out and keeps nobody else back."""
-        carriers: dict[str, Carrier] = {"table": self._table()}
-        for row in await store.live_accounts(self._pool(), tenant):
-            try:
-                carriers[row["carrier"]] = (await self._opened(row)).carrier
-            except (SealBroken, KeyError, ValueError) as failure:
-                _log.error("an account cannot be opened", account=row["account_id"], error=describe(failure))
-        return carriers
+        async with self._reading[tenant]:
+            if (known := self._carriers.get(tenant)) and self._is_fresh(known[0]):
+                return known[1]
+            began_s, carriers = time.monotonic(), dict[str, Carrier](table=self._table())
+            for row in await store.live_accounts(self._pool(), tenant):
+                try:
+                    carriers[row["carrier"]] = (await self._opened(row)).carrier
+                except (SealBroken, KeyError, ValueError) as failure:
+                    _log.error("an account cannot be opened", account=row["account_id"], error=describe(failure))
+            self._carriers[tenant] = began_s, carriers
+            return carriers
 
     async def at(self, account_id: str) -> tuple[str, Carrier] | None:
         """The company and the carrier of a live account; None where there is none."""
+        if (known := self._open.get(account_id)) and self._is_fresh(known.read_at_s):
+            return known.tenant, known.carrier
+        began_s = time.monotonic()
         row = await store.read_account(self._pool(), account_id)
         if row is None or row["state"] != "live":
             return None
         opened = await self._opened(row)
+        opened.read_at_s = began_s
         return opened.tenant, opened.carrier
 
     async def put(self, connection: store.Connection, account: Account) -> None:
@@ -96,6 +110,16 @@ class Carriers:
         _check(account)
         await store.put_account(connection, account)
         await store.put_credentials(connection, account.account_id, self._sealed(account, account.credentials))
+        self._forget()
+
+    def _is_fresh(self, read_at_s: float) -> bool:
+        return time.monotonic() - read_at_s < self._settings.accounts_kept_s
+
+    def _forget(self) -> None:
+        """What is asked for next is read again."""
+        self._carriers.clear()
+        for one in self._open.values():
+            one.read_at_s = -math.inf
 
     async def close(self) -> None:
         """Close every client."""
@@ -106,19 +130,20 @@ class Carriers:
     def _sealed(self, account: Account, credentials: Mapping[str, str]) -> dict[str, bytes]:
         return seal_credentials(self._vault, account.tenant, account.account_id, credentials)
 
-    async def _rates(self, tenant: str) -> Sequence[Rate]:
+    async def _read_rates(self, tenants: Sequence[str]) -> list[Sequence[Rate]]:
         async with self._pool().acquire() as connection:
-            return await store.read_rates(connection, tenant)
+            found = await store.read_rates(connection, set(tenants))
+        return [found[tenant] for tenant in tenants]
 
     def _table(self, session: Session | None = None) -> TableCarrier:
         return TableCarrier(self._rates, session, cubic_divisor=self._settings.cubic_divisor)
 
-    async def _credentials(self, row: asyncpg.Record) -> dict[str, str]:
-        kept = await store.read_credentials(self._pool(), row["account_id"])
+    def _credentials(self, row: asyncpg.Record) -> dict[str, str]:
+        kept = dict(zip(row["fields"], row["sealed"], strict=True))
         return open_credentials(self._vault, row["tenant"], row["account_id"], kept)
 
     async def _opened(self, row: asyncpg.Record) -> _Open:
-        account_id, credentials = row["account_id"], await self._credentials(row)
+        account_id, credentials = row["account_id"], self._credentials(row)
         account = Account(
             row["tenant"], row["carrier"], row["environment"], row["base_url"], json.loads(row["settings"]), credentials
         )
@@ -155,9 +180,10 @@ class Carriers:
         # Read now that nobody else renews: whoever did so a moment ago has left new ones.
         row = await store.read_account(self._pool(), account_id)
         assert row is not None
-        credentials = await self._credentials(row)
+        credentials = self._credentials(row)
         if credentials["access_token"] != refused:
             await store.end_renewal(self._pool(), account_id)
+            self._forget()
             return credentials["access_token"]
         opened = self._open[account_id]
         limiter = Limiter({}, time.monotonic)
@@ -172,6 +198,7 @@ class Carriers:
         async with self._pool().acquire() as connection, connection.transaction():
             await store.put_credentials(connection, account_id, self._sealed(account, fresh))
             await store.end_renewal(connection, account_id)
+        self._forget()
         return fresh["access_token"]
 
 

@@ -214,7 +214,7 @@ def _add_tables(router: APIRouter, opens: Opens, settings: FulfillmentSettings) 
     async def rates(tenant: str) -> dict[str, Any]:
         """The company's own rates."""
         async with opens() as tx:
-            return {"rates": await store.read_rates(tx.connection, tenant)}
+            return {"rates": (await store.read_rates(tx.connection, [tenant]))[tenant]}
 
     @router.put("/rates")
     async def put_rates(tenant: str, priced: list[Priced]) -> dict[str, int]:

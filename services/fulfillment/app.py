@@ -23,7 +23,7 @@ def build(bus: BusSettings, settings: FulfillmentSettings) -> Service:
     """The fulfillment service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
     carriers = Carriers(lambda: service.pool, vault, settings)
-    quotes, looks = Wake(), Wake()
+    labels, quotes, looks = Wake(), Wake(), Wake()
 
     def transaction() -> AbstractAsyncContextManager[Transaction]:
         return service.transaction()
@@ -36,18 +36,18 @@ def build(bus: BusSettings, settings: FulfillmentSettings) -> Service:
             Subscription(
                 stream="fulfillment.commands.v1",
                 handles=(PrepareShipment, CancelShipment, ChangeAddress, QuoteDelivery),
-                handler=partial(obey, settings=settings, quotes=quotes),
+                handler=partial(obey, settings=settings, labels=labels, quotes=quotes),
             ),
             Subscription(
                 stream="channels.buyers.v1",
                 handles=(BuyerReported,),
-                handler=partial(meet, settings=settings, vault=vault, quotes=quotes),
+                handler=partial(meet, settings=settings, vault=vault, labels=labels, quotes=quotes),
             ),
             Subscription(stream="crm.customers.v1", handles=(CustomerErased,), handler=forget, linger_s=1.0),
             Subscription(stream="inventory.items.v1", handles=(ItemChanged,), handler=measure, linger_s=0.5),
         ],
         loops=[
-            partial(book.run, carriers=carriers, vault=vault, settings=settings),
+            partial(book.run, carriers=carriers, vault=vault, settings=settings, wake=labels),
             partial(quote.run, carriers=carriers, vault=vault, settings=settings, wake=quotes),
             partial(track.run, carriers=carriers, settings=settings, wake=looks),
             partial(door.run, carriers=carriers, settings=settings, wake=looks),

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter
 
 from contracts.channels.v1 import BuyerReported
 from services.border.errors import OutcomeUnknown, Rejected, Throttled
-from services.border.vault import Vault
-from services.bus import Cause, Transaction
+from services.border.together import Together
+from services.border.vault import SealBroken, Vault
+from services.bus import Cause
 from services.bus.failures import describe
 from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
@@ -26,20 +27,25 @@ from services.fulfillment.accounts import CALL_TIMEOUT_S, Carriers
 from services.fulfillment.carriers.carrier import Bought, Carrier, Parcel, Purchase
 from services.fulfillment.domain import Buying, CarrierRefused, Event, LabelMade, Shipment, Stopped
 from services.fulfillment.handlers import Opens, open_desk
-from services.fulfillment.labels import Label, pdf, zpl
+from services.fulfillment.labels import Label, Place, pdf, zpl
 from services.fulfillment.mapping import NameMapping
 from services.fulfillment.quote import offers
 from services.fulfillment.rates import Quote
 from services.fulfillment.recipient import recipient
 from services.fulfillment.settings import FulfillmentSettings
 from services.fulfillment.store import Key
+from services.fulfillment.wake import Wake
 from services.runtime import Service
 
 Form: TypeAlias = Literal["pdf", "zpl"]
 
 _ASK_AGAIN_S: Final = 5.0
+_LEASE_SHARE: Final = 0.75
 _UNANSWERED_S: Final = 60.0
 """For a carrier that is gone, or whose answer makes no sense: a person has to look."""
+
+_ITS_OWN: Final = (KeyError, ValueError, SealBroken, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+"""What goes wrong with one parcel alone: with what is known of it, or what its carrier answered."""
 
 _label: Final = TypeAdapter(Label)
 _log = structlog.get_logger(__name__)
@@ -47,15 +53,17 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A shipment that a carrier is to be asked about, as it stood when it was read."""
+    """A shipment that a carrier is to be asked about, as it stood when it was claimed. `sealed` is its buyer, `tried`
+    the span of the last call, if that one has to be made again."""
 
     tenant: str
     shipment: Shipment
     cause: Cause
-    parcel: Parcel | None
-    has_origin: bool
     call: asyncpg.Record | None
+    sealed: bytes | None
+    origin: Place | None
     names: Sequence[NameMapping]
+    tried: str
 
     @property
     def key(self) -> Key:
@@ -63,14 +71,35 @@ class Job:
         return self.tenant, self.shipment.shipment_id
 
     @property
+    def order(self) -> Key:
+        """Tenant and order."""
+        return self.tenant, self.shipment.order_id
+
+    @property
     def is_going(self) -> bool:
         """A call was begun and nobody knows what became of it."""
         return self.call is not None and self.call["state"] == "going"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a job: what its shipment hears, what its call came to and the label to be kept (form, content), if
+    there is any of them; `wait_s` until it is tried again, where that is all."""
+
+    job: Job
+    events: tuple[Event, ...] = ()
+    ended: str = ""
+    label: tuple[str, bytes] | None = None
+    wait_s: float | None = None
+
+
 @final
 class Book:
-    """Asks carriers for what shipments wait for. `point` is where a test lets the process die."""
+    """Asks carriers for what shipments wait for. `point` is where a test lets the process die.
+
+    Each shipment goes its own way, as fast as its carrier; what several have to write at the same moment is one
+    transaction.
+    """
 
     def __init__(
         self,
@@ -83,20 +112,63 @@ class Book:
     ) -> None:
         self._transaction, self._carriers, self._vault = transaction, carriers, vault
         self._settings, self._point, self._tracing = settings, point, tracing
+        self._begin, self._settle = Together(self._begin_all), Together(self._settle_all)
+        self._going: set[asyncio.Task[None]] = set()
+
+    async def run(self, wake: Wake) -> None:
+        """Do what is due for ever, so many at once; what is slow, or fails, keeps nobody else waiting."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                room = self._settings.book_parallel - len(self._going)
+                jobs = await self._claim(room) if room else []
+                for job in jobs:
+                    task = group.create_task(self._alone(job))
+                    self._going.add(task)
+                    task.add_done_callback(self._going.discard)
+                if not room:
+                    await asyncio.wait(self._going, return_when=asyncio.FIRST_COMPLETED)
+                elif len(jobs) < room:
+                    await wake.wait(self._settings.poll_interval_s)
 
     async def work_off(self) -> int:
-        """Do what is due, several at once; how many shipments."""
-        async with self._transaction() as tx:
-            until = tx.now + timedelta(seconds=self._settings.book_lease_s)
-            rows = await store.claim_due(tx.connection, tx.now, until, self._settings.book_parallel)
-        for outcome in await asyncio.gather(*(self._one(row) for row in rows), return_exceptions=True):
+        """Do what is due now, all at once; how many shipments."""
+        jobs = await self._claim(self._settings.book_parallel)
+        for outcome in await asyncio.gather(*map(self._one, jobs), return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
-        return len(rows)
+        return len(jobs)
 
-    async def _one(self, row: asyncpg.Record) -> None:
-        job = await self._read(row)
-        causes = [job.cause, *([job.cause._replace(traceparent=row["tried"])] if row["tried"] else ())]
+    async def _claim(self, room: int) -> list[Job]:
+        async with self._transaction() as tx:
+            connection, until = tx.connection, tx.now + timedelta(seconds=self._settings.book_lease_s)
+            rows = await store.claim_due(connection, tx.now, until, room)
+            if not rows:
+                return []
+            orders = {(row["tenant"], row["order_id"]) for row in rows}
+            keys = [(row["tenant"], row["shipment_id"]) for row in rows]
+            shipments = await store.shipments_of(connection, orders)
+            calls = await store.last_calls(connection, keys)
+            buyers = await store.read_buyers(connection, orders)
+            places = {(key[0], one.location) for key in keys if (one := shipments[key].prepare)}
+            origins = await store.read_origins(connection, places)
+            names = await store.read_mappings(connection, {tenant for tenant, _ in keys})
+        jobs = []
+        for row, key in zip(rows, keys, strict=True):
+            tenant, shipment = key[0], shipments[key]
+            origin = origins.get((tenant, shipment.prepare.location)) if shipment.prepare else None
+            sealed = buyers.get((tenant, shipment.order_id))
+            cause, known = Cause(*row["cause"]), names.get(tenant, ())
+            jobs.append(Job(tenant, shipment, cause, calls.get(key), sealed, origin, known, row["tried"]))
+        return jobs
+
+    async def _alone(self, job: Job) -> None:
+        try:
+            await self._one(job)
+        except Exception as failure:  # noqa: BLE001 - it is claimed for a while, and then taken up again
+            _log.error("a label was not bought", shipment=job.shipment.shipment_id, error=describe(failure))
+
+    async def _one(self, job: Job) -> None:
+        causes = [job.cause, *([job.cause._replace(traceparent=job.tried)] if job.tried else ())]
         about = {"saldo.tenant": job.tenant, "saldo.step": job.shipment.state}
         with self._tracing.span("ask carrier", causes, kind=SpanKind.CLIENT, attributes=about) as cause:
             await self._ask(replace(job, cause=cause))
@@ -104,63 +176,52 @@ class Book:
     async def _ask(self, job: Job) -> None:
         carriers = await self._carriers(job.tenant)
         try:
-            if job.shipment.state == "stopping":
-                await self._stop(job, carriers)
-            elif job.shipment.awaits_label or job.shipment.state == "buying":
-                await self._buy(job, carriers)
-        except OutcomeUnknown:
+            # Nobody goes on with a shipment that is claimed no more, and that another may take up.
+            async with asyncio.timeout(self._settings.book_lease_s * _LEASE_SHARE):
+                if job.shipment.state == "stopping":
+                    await self._stop(job, carriers)
+                elif job.shipment.awaits_label or job.shipment.state == "buying":
+                    await self._buy(job, carriers)
+        except (OutcomeUnknown, TimeoutError):
             late_s = max(one.traits.late_s for one in carriers.values())
-            await self._later(job, late_s)
+            await self._settle(Answer(job, wait_s=late_s))
         except Throttled as wait:
-            await self._later(job, wait.retry_after_s)
-        except (KeyError, ValueError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as failure:
-            _log.error("a label waits for its carrier", shipment=job.shipment.shipment_id, error=describe(failure))
-            await self._later(job, _UNANSWERED_S)
+            await self._settle(Answer(job, wait_s=wait.retry_after_s))
+        except _ITS_OWN as failure:
+            _log.error("a label waits for a person", shipment=job.shipment.shipment_id, error=describe(failure))
+            await self._settle(Answer(job, wait_s=_UNANSWERED_S))
 
-    async def _later(self, job: Job, wait_s: float) -> None:
-        async with self._transaction() as tx:
-            await store.put_off(
-                tx.connection, job.key, tx.now + timedelta(seconds=max(wait_s, 0.1)), job.cause.traceparent
-            )
-
-    async def _read(self, row: asyncpg.Record) -> Job:
-        tenant, order_id, shipment_id = row["tenant"], row["order_id"], row["shipment_id"]
-        async with self._transaction() as tx:
-            connection = tx.connection
-            shipment = (await store.shipments_of(connection, [(tenant, order_id)]))[tenant, shipment_id]
-            call = await store.last_call(connection, (tenant, shipment_id))
-            sealed = await store.read_buyer(connection, (tenant, order_id))
-            asked, packed = shipment.prepare, shipment.packed
-            origin = asked and await store.read_origin(connection, tenant, asked.location)
-            names = (await store.read_mappings(connection, [tenant])).get(tenant, [])
-        parcel = None
-        if sealed and asked and packed and origin:
-            opened = self._vault.open(sealed, tenant=tenant, owner=order_id, field="buyer")
-            buyer = BuyerReported.model_validate_json(opened)
-            place = recipient(buyer)
-            if place:
-                parcel = Parcel(
-                    tenant, packed.weight_g, packed.dimensions_mm, asked.declared_minor, asked.currency, origin, place,
-                    asked.invoice_key or "", buyer.document, next(iter(buyer.phones), ""),
-                )  # fmt: skip
-        return Job(tenant, shipment, Cause(*row["cause"]), parcel, origin is not None, call, names)
+    def _parcel(self, job: Job) -> Parcel | None:
+        asked, packed = job.shipment.prepare, job.shipment.packed
+        if not (job.sealed and asked and packed and job.origin):
+            return None
+        tenant, order_id = job.order
+        opened = self._vault.open(job.sealed, tenant=tenant, owner=order_id, field="buyer")
+        buyer = BuyerReported.model_validate_json(opened)
+        if (place := recipient(buyer)) is None:
+            return None
+        return Parcel(
+            tenant, packed.weight_g, packed.dimensions_mm, asked.declared_minor, asked.currency, job.origin, place,
+            asked.invoice_key or "", buyer.document, next(iter(buyer.phones), ""),
+        )  # fmt: skip
 
     async def _buy(self, job: Job, carriers: Mapping[str, Carrier]) -> None:
-        if job.parcel is None:
-            await self._refuse(job, "no_address" if job.has_origin else "no_service")
+        parcel = self._parcel(job)
+        if parcel is None:
+            await self._refuse(job, "no_address" if job.origin else "no_service")
             return
-        call = job.call if job.is_going else await self._choose(job, job.parcel, carriers)
+        call = job.call if job.is_going else await self._choose(job, parcel, carriers)
         if call is None:
             return
         self._point("book.saved")
         carrier, purchase = carriers[call["provider"]], _purchase(call)
         try:
-            bought = await (carrier.resume if job.is_going else carrier.buy)(job.parcel, purchase)
+            bought = await (carrier.resume if job.is_going else carrier.buy)(parcel, purchase)
         except Rejected:
             await self._refuse(job, "refused_by_carrier")
             return
         self._point("book.answered")
-        await self._finish(job, job.parcel, call["provider"], purchase, bought)
+        await self._settle(_bought(job, parcel, call["provider"], purchase, bought))
         self._point("book.settled")
 
     async def _choose(self, job: Job, parcel: Parcel, carriers: Mapping[str, Carrier]) -> asyncpg.Record | None:
@@ -175,49 +236,34 @@ class Book:
         chosen = next(fitting, None)
         if chosen is None:
             if failures:
-                await self._later(job, _ASK_AGAIN_S)
+                await self._settle(Answer(job, wait_s=_ASK_AGAIN_S))
             else:
                 await self._refuse(job, "no_service")
             return None
-        call = await self._begin(job, *chosen)
+        call = await self._begin((job, *chosen))
         if call is None:
-            await self._later(job, 0)
+            await self._settle(Answer(job, wait_s=0))
         return call
 
-    async def _begin(self, job: Job, provider: str, quote: Quote) -> asyncpg.Record | None:
-        """Commit that the label is bought now; None where the shipment has changed meanwhile."""
+    async def _begin_all(self, chosen: Sequence[tuple[Job, str, Quote]]) -> list[asyncpg.Record | None]:
+        """Commit that these labels are bought now, each of a provider; None where the shipment has changed since."""
         async with self._transaction() as tx:
-            if not await self._decide(tx, job, Buying(), only_as_read=True):
-                return None
-            return await store.begin_call(tx.connection, job.key, provider, quote, tx.now)
-
-    async def _finish(self, job: Job, parcel: Parcel, provider: str, purchase: Purchase, bought: Bought) -> None:
-        form, content = "pdf", bought.label_pdf
-        if content is None:
-            assert parcel.origin is not None
-            label = Label(
-                job.shipment.shipment_id, bought.tracking_code, purchase.carrier, purchase.service, parcel.weight_g,
-                parcel.destination, parcel.origin, parcel.invoice_key,
-            )  # fmt: skip
-            form, content = "fields", _label.dump_json(label)
-        async with self._transaction() as tx:
-            label_id = tx.new_id()
-            made = LabelMade(
-                label_id, purchase.carrier, purchase.service, bought.reference, bought.tracking_code,
-                bought.tracking_url, bought.price_minor, bought.currency, provider,
-            )  # fmt: skip
-            await store.end_call(tx.connection, job.key, "done", tx.now)
-            if await self._decide(tx, job, made):
-                sealed = self._vault.seal(content, tenant=job.tenant, owner=label_id, field=form)
-                order_id = job.shipment.order_id
-                await store.put_label(tx.connection, job.tenant, label_id, order_id, form, sealed, tx.now)
+            desk = await open_desk(tx, {job.order for job, _, _ in chosen}, self._settings)
+            begun = {}
+            for job, provider, quote in chosen:
+                if desk.shipments[job.key] != job.shipment:
+                    continue
+                decision = desk.decide(*job.order, job.shipment.shipment_id, Buying(), job.cause)
+                if decision.shipment != job.shipment:
+                    begun[job.key] = provider, quote
+            await desk.save()
+            calls = await store.begin_calls(tx.connection, begun, tx.now)
+        return [calls.get(job.key) for job, _, _ in chosen]
 
     async def _refuse(self, job: Job, reason: str) -> None:
-        async with self._transaction() as tx:
-            if job.shipment.state != "buying":
-                await self._decide(tx, job, Buying())
-            await store.end_call(tx.connection, job.key, "refused", tx.now)
-            await self._decide(tx, job, CarrierRefused(reason))
+        # Where nothing was begun, nothing will be asked: it is begun and refused in one.
+        begun = () if job.shipment.state == "buying" else (Buying(),)
+        await self._settle(Answer(job, (*begun, CarrierRefused(reason)), "refused"))
 
     async def _stop(self, job: Job, carriers: Mapping[str, Carrier]) -> None:
         assert job.call is not None
@@ -228,21 +274,52 @@ class Book:
         except Rejected:
             done = False
         self._point("stop.answered")
-        async with self._transaction() as tx:
-            await self._decide(tx, job, Stopped(done))
+        await self._settle(Answer(job, (Stopped(done),)))
         self._point("stop.settled")
 
-    async def _decide(self, tx: Transaction, job: Job, event: Event, *, only_as_read: bool = False) -> bool:
-        """Take the event to the shipment as it is now, or only if it is still as it was read; whether that changed
-        anything."""
-        order_id, shipment_id = job.shipment.order_id, job.shipment.shipment_id
-        desk = await open_desk(tx, [(job.tenant, order_id)], self._settings)
-        before = desk.shipments[job.key]
-        if only_as_read and before != job.shipment:
-            return False
-        decision = desk.decide(job.tenant, order_id, shipment_id, event, job.cause)
-        await desk.save()
-        return decision.shipment != before
+    async def _settle_all(self, answers: Sequence[Answer]) -> list[None]:
+        """Take what carriers answered to the shipments as they are now."""
+        async with self._transaction() as tx:
+            desk = await open_desk(tx, {one.job.order for one in answers if one.events}, self._settings)
+            labels = []
+            for one in answers:
+                (tenant, order_id), key, changed = one.job.order, one.job.key, False
+                label_id = tx.new_id()
+                for event in one.events:
+                    before = desk.shipments[key]
+                    told = replace(event, label_id=label_id) if isinstance(event, LabelMade) else event
+                    changed = desk.decide(tenant, order_id, key[1], told, one.job.cause).shipment != before
+                if changed and one.label:
+                    form, content = one.label
+                    sealed = self._vault.seal(content, tenant=tenant, owner=label_id, field=form)
+                    labels.append((tenant, label_id, order_id, form, sealed))
+            await desk.save()
+            await store.end_calls(tx.connection, [(*one.job.key, one.ended) for one in answers if one.ended], tx.now)
+            await store.put_labels(tx.connection, labels, tx.now)
+            put_off = [
+                (*one.job.key, tx.now + timedelta(seconds=max(one.wait_s, 0.1)), one.job.cause.traceparent)
+                for one in answers
+                if one.wait_s is not None
+            ]
+            await store.put_off(tx.connection, put_off)
+        return [None] * len(answers)
+
+
+def _bought(job: Job, parcel: Parcel, provider: str, purchase: Purchase, bought: Bought) -> Answer:
+    """The label and what is told of it; its id comes when it is kept."""
+    form, content = "pdf", bought.label_pdf
+    if content is None:
+        assert parcel.origin is not None
+        label = Label(
+            job.shipment.shipment_id, bought.tracking_code, purchase.carrier, purchase.service, parcel.weight_g,
+            parcel.destination, parcel.origin, parcel.invoice_key,
+        )  # fmt: skip
+        form, content = "fields", _label.dump_json(label)
+    made = LabelMade(
+        "", purchase.carrier, purchase.service, bought.reference, bought.tracking_code, bought.tracking_url,
+        bought.price_minor, bought.currency, provider,
+    )  # fmt: skip
+    return Answer(job, (made,), "done", (form, content))
 
 
 def _purchase(call: asyncpg.Record) -> Purchase:
@@ -256,9 +333,7 @@ def printed(fields: bytes, form: Form) -> bytes:
     return pdf.draw(label) if form == "pdf" else zpl.draw(label).encode()
 
 
-async def run(service: Service, *, carriers: Carriers, vault: Vault, settings: FulfillmentSettings) -> None:
-    """Buy and give back labels for ever, pausing when nothing is due."""
+async def run(service: Service, *, carriers: Carriers, vault: Vault, settings: FulfillmentSettings, wake: Wake) -> None:
+    """Buy and give back labels for ever."""
     book = Book(service.transaction, carriers.of, vault, settings, service.faults.point, service.tracing)
-    while True:
-        if not await book.work_off():
-            await asyncio.sleep(settings.poll_interval_s)
+    await book.run(wake)

@@ -14,13 +14,13 @@ async def watch(service: Service, *, settings: FulfillmentSettings) -> None:
     while True:
         async with service.transaction() as tx:
             asked = await ask_for_buyers(tx, settings)
-        async with service.pool.acquire() as connection:
-            going = await store.due_to_go(connection, service.clock(), settings.page)
+            await store.forget_quotes(tx.connection, tx.now - timedelta(days=settings.quote_keep_days))
+            going = await store.due_to_go(tx.connection, tx.now, settings.page)
         for order_id in going:
             # A report of a buyer belongs to the flow of its order. First, so that an end in between leaves nothing.
             await service.dead_letters.erase(order_id)
-        async with service.transaction() as tx:
-            erased = await store.erase_due(tx.connection, tx.now, settings.page)
-            await store.forget_quotes(tx.connection, tx.now - timedelta(days=settings.quote_keep_days))
-        if max(asked, erased) < settings.page:
+        if going:
+            async with service.transaction() as tx:
+                await store.erase_due(tx.connection, tx.now, settings.page)
+        if max(asked, len(going)) < settings.page:
             await asyncio.sleep(settings.watch_interval_s)

@@ -3,8 +3,8 @@ asked what it is, so a webhook that is replayed, late or out of order cannot tel
 
 import re
 import time
-from collections.abc import Callable
-from typing import Final, final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, final
 
 import asyncpg
 import structlog
@@ -16,7 +16,9 @@ from starlette.routing import Route
 
 from services.border import door
 from services.border.errors import SignatureInvalid
+from services.border.together import Together
 from services.border.vault import SealBroken
+from services.bus import Cause
 from services.bus.failures import describe
 from services.bus.tracing import UNTRACED, Tracing
 from services.fulfillment import store
@@ -28,6 +30,11 @@ from services.runtime import Service
 
 _ID: Final = re.compile(r"[0-9a-f-]{36}")
 _REFERENCE_MAX: Final = 200
+_LINGER_S: Final = 0.05
+"""A carrier is in no hurry for its answer, and often tells of many parcels at once."""
+
+Reference: TypeAlias = tuple[str, str, str]
+"""A parcel by company, carrier and the carrier's name of it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,6 +55,8 @@ class Door:
     ) -> None:
         self._opens, self._carriers, self._settings, self._wake = opens, carriers, settings, wake
         self._point, self._tracing = point, tracing
+        self._named = Together(self._named_all, linger_s=_LINGER_S)
+        self._keep = Together(self._keep_all, linger_s=_LINGER_S)
         self.app = Starlette(routes=[Route("/hooks/{account_id}", self._deliver, methods=["POST"])])
 
     async def _deliver(self, request: Request) -> Response:
@@ -78,22 +87,31 @@ class Door:
         if len(reference) > _REFERENCE_MAX or "\0" in reference:
             return door.problem(400, "the body names no parcel")
         parcel = tenant, carrier.traits.name, reference
-        async with self._opens() as tx:
-            causes = await store.named(tx.connection, *parcel)
+        causes = await self._named(parcel)
         # No carrier tells of our traces: a webhook belongs to that of the parcel.
         about = {"saldo.account": account_id, "saldo.tenant": tenant, **door.described(request, "/hooks/{account_id}")}
         with self._tracing.span(
             "receive webhook", causes, kind=SpanKind.SERVER, attributes=about, start_ns=began_ns
         ) as cause:
             if causes:
-                async with self._opens() as tx:
-                    await store.hint(tx.connection, *parcel, tx.now, cause.traceparent)
-                self._wake()
+                await self._keep((parcel, cause.traceparent))
             else:
                 # Of a parcel of someone else, or of one whose label is not kept yet: that one is asked about anyway.
                 _log.info("a webhook is about an unknown parcel", account=account_id)
             self._point("hint.saved")
             return door.answered(Response(status_code=200))
+
+    async def _named_all(self, parcels: Sequence[Reference]) -> list[list[Cause]]:
+        async with self._opens() as tx:
+            known = await store.named(tx.connection, parcels)
+        return [known.get(parcel, []) for parcel in parcels]
+
+    async def _keep_all(self, told: Sequence[tuple[Reference, str]]) -> list[None]:
+        """Note that there is news of these parcels, of each the span in which that was heard."""
+        async with self._opens() as tx:
+            await store.hint(tx.connection, dict(told), tx.now)
+        self._wake()
+        return [None] * len(told)
 
 
 async def run(service: Service, *, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:

@@ -112,6 +112,11 @@ class Desk:
         asked = shipment.prepare
         return None if asked is None else packed(tenant, asked.lines, self.items, self.settings)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a carrier is to be asked about any shipment that changed."""
+        return any(store.work_of(self.shipments[key]) for key in self.changed)
+
     async def save(self) -> None:
         """Write what changed, and when the buyers of its orders are asked for or go."""
         if not self.changed:
@@ -167,9 +172,14 @@ async def open_desk(
 
 
 async def obey(
-    events: Sequence[Commanded], tx: Transaction, *, settings: FulfillmentSettings, quotes: Callable[[], None]
+    events: Sequence[Commanded],
+    tx: Transaction,
+    *,
+    settings: FulfillmentSettings,
+    labels: Callable[[], None],
+    quotes: Callable[[], None],
 ) -> None:
-    """Take commands to their shipments; keep what is to be quoted, which `quotes` wakes the loop for."""
+    """Take commands to their shipments, keep what is to be quoted, and wake the loops of `labels` and `quotes`."""
     orders = {(event.tenant, event.message.order_id) for event in events}
     skus = {
         (event.tenant, line.sku)
@@ -191,9 +201,12 @@ async def obey(
         else:
             desk.decide(event.tenant, command.order_id, command.shipment_id, command, event.cause)
     await desk.save()
-    await store.put_quotes(tx.connection, asked, tx.now)
-    await store.set_reminders(tx.connection, waiting, tx.now)
-    tx.after_commit(quotes)
+    if desk.has_work:
+        tx.after_commit(labels)
+    if asked:
+        await store.put_quotes(tx.connection, asked, tx.now)
+        await store.set_reminders(tx.connection, waiting, tx.now)
+        tx.after_commit(quotes)
 
 
 async def meet(
@@ -202,9 +215,10 @@ async def meet(
     *,
     settings: FulfillmentSettings,
     vault: Vault,
+    labels: Callable[[], None],
     quotes: Callable[[], None],
 ) -> None:
-    """Keep the newest buyer of each order, sealed, and let what waited for it go on; `quotes` wakes the loop of those.
+    """Keep the newest buyer of each order, sealed, and let what waited for it go on: `labels` and `quotes` are woken.
 
     The newest is the one of the highest revision of the sale, and of one revision the latest; what was said before an
     erasure does not come back.
@@ -227,9 +241,11 @@ async def meet(
                     desk.decide(tenant, shipment.order_id, shipment_id, TryAgain(), event.cause)
                 desk.carry_on(tenant, shipment_id, event.cause)
     await store.put_buyers(tx.connection, list(rows.values()), tx.now + settings.erase_after)
-    await store.quote_now(tx.connection, rows, tx.now)
     await desk.save()
-    tx.after_commit(quotes)
+    if desk.has_work:
+        tx.after_commit(labels)
+    if await store.quote_now(tx.connection, rows, tx.now):
+        tx.after_commit(quotes)
 
 
 async def forget(events: Sequence[Received[CustomerErased]], tx: Transaction) -> None:

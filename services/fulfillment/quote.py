@@ -108,7 +108,7 @@ class Quoter:
     async def _answer(self, row: asyncpg.Record) -> None:
         tenant, asked, cause = row["tenant"], QuoteDelivery.model_validate_json(row["body"]), Cause(*row["cause"])
         async with self._opens() as tx:
-            sealed = await store.read_buyer(tx.connection, (tenant, asked.order_id))
+            sealed = (await store.read_buyers(tx.connection, [(tenant, asked.order_id)])).get((tenant, asked.order_id))
             skus = {(tenant, line.sku) for line in asked.lines}
             parcel = packed(tenant, asked.lines, await store.read_items(tx.connection, skus), self._settings)
             origin = await store.first_origin(tx.connection, tenant)

@@ -32,8 +32,11 @@ class FulfillmentSettings(BaseSettings):
     )
     cubic_divisor: int = Field(default=CUBIC_DIVISOR, gt=0, description="Cubic centimetres of a kilogram, own rates.")
     book_lease_s: float = Field(default=60, gt=0, description="A label that is not bought by then is tried again.")
-    book_parallel: int = Field(default=8, gt=0, le=32, description="Labels that are bought at the same time.")
-    poll_interval_s: float = Field(default=0.25, gt=0, description="Pause between two looks at what is due.")
+    book_parallel: int = Field(default=32, gt=0, le=200, description="Labels that are bought at the same time.")
+    poll_interval_s: float = Field(default=1, gt=0, description="Between two looks at what is due, if nothing is told.")
+    accounts_kept_s: float = Field(
+        default=1, ge=0, description="An account is read again after this time: until then another's change is unseen."
+    )
     watch_interval_s: float = Field(
         default=1, gt=0, description="And between two looks at what only the clock notices."
     )
@@ -42,6 +45,7 @@ class FulfillmentSettings(BaseSettings):
     )
     quote_keep_days: float = Field(default=30, gt=0, description="What was offered to a buyer is known for so long.")
     track_every_s: float = Field(default=300, gt=0, description="Parcels under way are asked about as often.")
+    track_rest_s: float = Field(default=0.3, ge=0, description="News that comes within it is asked about in one.")
     track_days: float = Field(default=60, gt=0, description="Until nothing has changed for so long.")
     door_host: str = "127.0.0.1"
     door_port: int = Field(default=0, ge=0, le=65535)

@@ -80,7 +80,8 @@ def read(row: asyncpg.Record) -> Shipment:
     return _shipment.validate_json(row["body"])
 
 
-def _work(shipment: Shipment) -> str | None:
+def work_of(shipment: Shipment) -> str | None:
+    """What a carrier is to be asked about this shipment now: for a `label`, to `stop` it, or nothing."""
     if shipment.state == "stopping":
         return "stop"
     return "label" if shipment.awaits_label or shipment.state == "buying" else None
@@ -97,7 +98,7 @@ async def save_shipments(
     looked for at `look_at`, if not sooner."""
     rows = []
     for (tenant, shipment_id), one in sorted(shipments.items()):
-        label, prepare, work = one.label, one.prepare, _work(one)
+        label, prepare, work = one.label, one.prepare, work_of(one)
         rows.append(
             (
                 tenant,
@@ -332,65 +333,66 @@ async def claim_due(connection: Connection, now: datetime, until: datetime, page
     )
 
 
-async def put_off(connection: Connection, key: Key, until: datetime, tried: str) -> None:
-    """What is to be done for this shipment is done then; `tried` is the span of what was tried now."""
-    await connection.execute(
-        "UPDATE shipments SET due_at = $3, tried = $4 WHERE tenant = $1 AND shipment_id = $2 AND work IS NOT NULL",
-        *key,
-        until,
-        tried,
+async def put_off(connection: Connection, rows: Sequence[tuple[str, str, datetime, str]]) -> None:
+    """What is to be done for these shipments is done then: tenant, shipment, when, the span of what was tried now."""
+    await connection.executemany(
+        "UPDATE shipments SET due_at = $3, tried = $4 WHERE tenant = $1 AND shipment_id = $2 AND work IS NOT NULL", rows
     )
 
 
-async def last_call(connection: Connection, key: Key) -> asyncpg.Record | None:
-    """The newest call about this shipment."""
-    return await connection.fetchrow(
-        "SELECT * FROM carrier_calls WHERE tenant = $1 AND shipment_id = $2 ORDER BY n DESC LIMIT 1", *key
+async def last_calls(connection: Connection, keys: Collection[Key]) -> dict[Key, asyncpg.Record]:
+    """The newest call about each of these shipments, where there is one."""
+    rows = await connection.fetch(
+        "SELECT DISTINCT ON (tenant, shipment_id) carrier_calls.* FROM carrier_calls"
+        " JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, shipment_id) USING (tenant, shipment_id)"
+        " ORDER BY tenant, shipment_id, n DESC",
+        *_columns(keys),
     )
+    return {(row["tenant"], row["shipment_id"]): row for row in rows}
 
 
-async def begin_call(connection: Connection, key: Key, provider: str, quote: Quote, now: datetime) -> asyncpg.Record:
-    """A new call about this shipment, under way from now on."""
-    row = await connection.fetchrow(
+async def begin_calls(
+    connection: Connection, calls: Mapping[Key, tuple[str, Quote]], now: datetime
+) -> dict[Key, asyncpg.Record]:
+    """New calls about these shipments, each at a provider for a service, under way from now on."""
+    rows = await connection.fetch(
         """
         INSERT INTO carrier_calls (tenant, shipment_id, n, provider, carrier, service, option, state, begun_at)
-        SELECT $1, $2, coalesce(max(n), 0) + 1, $3, $4, $5, $6, 'going', $7 FROM carrier_calls
-        WHERE tenant = $1 AND shipment_id = $2
+        SELECT tenant, shipment_id,
+            (SELECT coalesce(max(n), 0) + 1 FROM carrier_calls AS before
+                WHERE before.tenant = new.tenant AND before.shipment_id = new.shipment_id),
+            provider, carrier, service, option, 'going', $7
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[],
+            $6::text::text[]) AS new (tenant, shipment_id, provider, carrier, service, option)
+        ORDER BY tenant, shipment_id
         RETURNING *
         """,
-        *key,
-        provider,
-        quote.carrier,
-        quote.service,
-        quote.option,
+        *columns([(*key, provider, one.carrier, one.service, one.option) for key, (provider, one) in calls.items()], 6),
         now,
     )
-    assert row is not None
-    return row
+    return {(row["tenant"], row["shipment_id"]): row for row in rows}
 
 
-async def end_call(connection: Connection, key: Key, state: str, now: datetime) -> None:
-    """The call about this shipment that is under way came to this."""
+async def end_calls(connection: Connection, ends: Sequence[tuple[str, str, str]], now: datetime) -> None:
+    """The calls that are under way came to this: tenant, shipment, state."""
     await connection.execute(
-        "UPDATE carrier_calls SET state = $3, ended_at = $4 WHERE tenant = $1 AND shipment_id = $2 AND state = 'going'",
-        *key,
-        state,
+        """
+        UPDATE carrier_calls SET state = ended.state, ended_at = $4
+        FROM unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS ended (tenant, shipment_id, state)
+        WHERE carrier_calls.tenant = ended.tenant AND carrier_calls.shipment_id = ended.shipment_id
+            AND carrier_calls.state = 'going'
+        """,
+        *columns(ends, 3),
         now,
     )
 
 
-async def put_label(
-    connection: Connection, tenant: str, label_id: str, order_id: str, form: str, sealed: bytes, now: datetime
-) -> None:
-    """Keep a label, sealed: the `fields` of one of ours, or the `pdf` of a carrier's."""
-    await connection.execute(
-        "INSERT INTO labels (tenant, label_id, format, order_id, sealed, made_at) VALUES ($1, $2, $3, $4, $5, $6)",
-        tenant,
-        label_id,
-        form,
-        order_id,
-        sealed,
-        now,
+async def put_labels(connection: Connection, labels: Sequence[tuple[str, str, str, str, bytes]], now: datetime) -> None:
+    """Keep labels: tenant, label, order, format and the label, sealed; the `fields` of one of ours, or the `pdf` of a
+    carrier's."""
+    await connection.executemany(
+        "INSERT INTO labels (tenant, label_id, order_id, format, sealed, made_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        [(*label, now) for label in labels],
     )
 
 
@@ -402,18 +404,25 @@ async def read_label(connection: Connection, tenant: str, label_id: str) -> tupl
     return None if row is None else (row["format"], row["sealed"])
 
 
-async def read_buyer(connection: Connection, key: Key) -> bytes | None:
-    """An order's buyer as it is kept, sealed."""
-    found: bytes | None = await connection.fetchval(
-        "SELECT sealed FROM buyers WHERE tenant = $1 AND order_id = $2", *key
+async def read_buyers(connection: Connection, keys: Collection[Key]) -> dict[Key, bytes]:
+    """The buyers of these orders as they are kept, sealed; without those that are not there."""
+    rows = await connection.fetch(
+        "SELECT tenant, order_id, sealed FROM buyers"
+        " JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, order_id) USING (tenant, order_id)"
+        " WHERE sealed IS NOT NULL",
+        *_columns(keys),
     )
-    return found
+    return {(row["tenant"], row["order_id"]): row["sealed"] for row in rows}
 
 
-async def read_origin(connection: Connection, tenant: str, location: str) -> Place | None:
-    """The company's own address of a location."""
-    found = await connection.fetchval("SELECT place FROM origins WHERE tenant = $1 AND location = $2", tenant, location)
-    return None if found is None else _place.validate_json(found)
+async def read_origins(connection: Connection, keys: Collection[Key]) -> dict[Key, Place]:
+    """The companies' own addresses of locations, by tenant and location."""
+    rows = await connection.fetch(
+        "SELECT tenant, location, place FROM origins"
+        " JOIN unnest($1::text::text[], $2::text::text[]) AS wanted (tenant, location) USING (tenant, location)",
+        *_columns(keys),
+    )
+    return {(row["tenant"], row["location"]): _place.validate_json(row["place"]) for row in rows}
 
 
 async def first_origin(connection: Connection, tenant: str) -> Place | None:
@@ -433,14 +442,17 @@ async def put_origin(connection: Connection, tenant: str, location: str, place: 
     )
 
 
-async def read_rates(connection: Connection, tenant: str) -> list[Rate]:
-    """The company's own rates."""
+async def read_rates(connection: Connection, tenants: Collection[str]) -> dict[str, list[Rate]]:
+    """The companies' own rates; of each that was asked for, if only none."""
     rows = await connection.fetch(
-        "SELECT carrier, service, from_code, to_code, up_to_g, price_minor, currency, days_min, days_max FROM rates"
-        " WHERE tenant = $1",
-        tenant,
+        "SELECT tenant, carrier, service, from_code, to_code, up_to_g, price_minor, currency, days_min, days_max"
+        " FROM rates WHERE tenant = ANY($1::text[])",
+        list(tenants),
     )
-    return [Rate(*row) for row in rows]
+    found: dict[str, list[Rate]] = {tenant: [] for tenant in tenants}
+    for tenant, *rest in rows:
+        found[tenant].append(Rate(*rest))
+    return found
 
 
 async def put_rates(connection: Connection, tenant: str, rates: Iterable[Rate]) -> None:
@@ -501,9 +513,10 @@ async def put_quotes(
     )
 
 
-async def quote_now(connection: Connection, orders: Collection[Key], now: datetime) -> None:
-    """The buyers of these orders are known: their open questions can be worked on, unless they wait for a newer one."""
-    await connection.execute(
+async def quote_now(connection: Connection, orders: Collection[Key], now: datetime) -> bool:
+    """The buyers of these orders are known: their open questions can be worked on, unless they wait for a newer one.
+    False where there is none."""
+    status = await connection.execute(
         """
         UPDATE quotes SET due_at = $3 FROM buyers
         JOIN unnest($1::text::text[], $2::text::text[]) AS known (tenant, order_id) USING (tenant, order_id)
@@ -513,6 +526,7 @@ async def quote_now(connection: Connection, orders: Collection[Key], now: dateti
         *_columns(orders),
         now,
     )
+    return status != "UPDATE 0"
 
 
 async def claim_quotes(connection: Connection, now: datetime, until: datetime, page: int) -> list[asyncpg.Record]:
@@ -601,30 +615,38 @@ async def looked(
     )
 
 
-async def named(connection: Connection, tenant: str, provider: str, reference: str) -> list[Cause]:
-    """Why the parcel that a webhook names last changed; nothing where nobody knows it."""
+async def named(
+    connection: Connection, parcels: Collection[tuple[str, str, str]]
+) -> dict[tuple[str, str, str], list[Cause]]:
+    """Why the parcels (tenant, provider, reference) that webhooks name last changed; without those nobody knows."""
     rows = await connection.fetch(
-        "SELECT cause FROM shipments WHERE tenant = $1 AND provider = $2 AND reference = $3 ORDER BY shipment_id",
-        tenant,
-        provider,
-        reference,
+        "SELECT tenant, provider, reference, cause FROM shipments"
+        " JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[]) AS told (tenant, provider, reference)"
+        " USING (tenant, provider, reference) ORDER BY tenant, shipment_id",
+        *columns(sorted(set(parcels)), 3),
     )
-    return [Cause(*row["cause"]) for row in rows]
+    found: dict[tuple[str, str, str], list[Cause]] = {}
+    for row in rows:
+        found.setdefault((row["tenant"], row["provider"], row["reference"]), []).append(Cause(*row["cause"]))
+    return found
 
 
-async def hint(
-    connection: Connection, tenant: str, provider: str, reference: str, now: datetime, traceparent: str
-) -> None:
-    """There is news of a parcel, heard in the span `traceparent`; of another trace than its own it keeps its own."""
+async def hint(connection: Connection, parcels: Mapping[tuple[str, str, str], str], now: datetime) -> None:
+    """There is news of these parcels, each heard in the span of this traceparent; of another trace they keep theirs."""
     await connection.execute(
-        "UPDATE shipments SET look_at = $4,"
-        " cause[3] = CASE WHEN left(cause[3], 36) = left($5, 36) THEN $5 ELSE cause[3] END"
-        " WHERE tenant = $1 AND provider = $2 AND reference = $3",
-        tenant,
-        provider,
-        reference,
+        """
+        WITH told AS (
+            SELECT tenant, shipment_id, news.traceparent FROM shipments
+            JOIN unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[])
+                AS news (tenant, provider, reference, traceparent) USING (tenant, provider, reference)
+            ORDER BY tenant, shipment_id FOR UPDATE OF shipments
+        )
+        UPDATE shipments SET look_at = $5,
+            cause[3] = CASE WHEN left(cause[3], 36) = left(told.traceparent, 36) THEN told.traceparent ELSE cause[3] END
+        FROM told WHERE shipments.tenant = told.tenant AND shipments.shipment_id = told.shipment_id
+        """,
+        *columns([(*parcel, traceparent) for parcel, traceparent in parcels.items()], 4),
         now,
-        traceparent,
     )
 
 
@@ -639,14 +661,22 @@ async def follow(connection: Connection, tenant: str, provider: str, now: dateti
     )
 
 
+_ACCOUNTS: Final = """
+    SELECT carrier_accounts.*, ARRAY(SELECT field FROM carrier_credentials AS c WHERE c.account_id =
+            carrier_accounts.account_id ORDER BY field) AS fields,
+        ARRAY(SELECT sealed FROM carrier_credentials AS c WHERE c.account_id = carrier_accounts.account_id
+            ORDER BY field) AS sealed
+    FROM carrier_accounts """
+
+
 async def live_accounts(reader: Reader, tenant: str) -> list[asyncpg.Record]:
-    """The accounts of a company that are in use."""
-    return await reader.fetch("SELECT * FROM carrier_accounts WHERE tenant = $1 AND state = 'live'", tenant)
+    """The accounts of a company that are in use, each with the `fields` of its credentials and these `sealed`."""
+    return await reader.fetch(_ACCOUNTS + "WHERE tenant = $1 AND state = 'live'", tenant)
 
 
 async def read_account(reader: Reader, account_id: str) -> asyncpg.Record | None:
-    """One account."""
-    return await reader.fetchrow("SELECT * FROM carrier_accounts WHERE account_id = $1", account_id)
+    """One account, with the same."""
+    return await reader.fetchrow(_ACCOUNTS + "WHERE account_id = $1", account_id)
 
 
 async def list_accounts(connection: Connection, tenant: str) -> list[asyncpg.Record]:
@@ -679,14 +709,6 @@ async def put_account(connection: Connection, account: Account) -> None:
         account.base_url.rstrip("/"),
         json.dumps(dict(account.settings)),
     )
-
-
-async def read_credentials(reader: Reader, account_id: str) -> dict[str, bytes]:
-    """An account's credentials, sealed."""
-    rows = await reader.fetch(
-        "SELECT field, sealed FROM carrier_credentials WHERE account_id = $1 ORDER BY field", account_id
-    )
-    return {row["field"]: row["sealed"] for row in rows}
 
 
 async def put_credentials(connection: Connection, account_id: str, sealed: Mapping[str, bytes]) -> None:

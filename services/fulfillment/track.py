@@ -90,8 +90,9 @@ def news(shipment: Shipment, told: Sequence[Seen], now: datetime) -> list[Scan]:
 
 
 async def run(service: Service, *, carriers: Carriers, settings: FulfillmentSettings, wake: Wake) -> None:
-    """Ask for ever."""
+    """Ask for ever, resting between two rounds: a parcel's news is in no hurry, and of many in one is cheap."""
     tracker = Tracker(service.transaction, carriers, settings, service.faults.point, service.tracing)
     while True:
-        if not await tracker.work_off():
+        if await tracker.work_off() < settings.page:
             await wake.wait(settings.poll_interval_s)
+            await asyncio.sleep(settings.track_rest_s)

@@ -1,8 +1,9 @@
 """Waking the loops of one process. Their rows are looked for by a timer too, so nothing is lost with a wake-up."""
 
 import asyncio
-from contextlib import suppress
 from typing import final
+
+from services.bus.failures import waited
 
 
 @final
@@ -18,6 +19,5 @@ class Wake:
 
     async def wait(self, timeout_s: float) -> None:
         """Return when something may be there to do, or after `timeout_s`."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), timeout_s)
+        await waited(self._event, timeout_s)
         self._event.clear()

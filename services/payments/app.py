@@ -1,5 +1,6 @@
 """Payments as a process: `python -m services.payments.app`."""
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -24,18 +25,17 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
     vault = Vault(settings.secrets_key.get_secret_value())
     tokens = Vault((settings.token_key or settings.secrets_key).get_secret_value())
     accounts = Accounts(lambda: service.pool, vault, gateways())
+    due = asyncio.Event()
 
     async def charge(service: Service) -> None:
         try:
-            charger = Charger(
-                service.transaction, accounts.session, vault, settings, service.faults.point, service.tracing
-            )
-            await charger.run()
+            point, tracing = service.faults.point, service.tracing
+            await Charger(service.transaction, accounts.session, vault, settings, point, due, tracing).run()
         finally:
             await accounts.close()
 
     async def doors(service: Service) -> None:
-        await Door(service, accounts, settings).run()
+        await Door(service, accounts, settings, due.set).run()
 
     async def settle(service: Service) -> None:
         await Settler(service, accounts, settings.settle_every_s).run()
@@ -48,7 +48,7 @@ def build(bus: BusSettings, settings: PaymentsSettings) -> Service:
             Subscription(
                 stream="payments.commands.v1",
                 handles=(AuthorizePayment, CapturePayment, VoidPayment, RefundPayment),
-                handler=partial(obey, vault=vault, tokens=tokens, settings=settings),
+                handler=partial(obey, vault=vault, tokens=tokens, settings=settings, wake=due.set),
             ),
             Subscription(stream="orders.orders.v1", handles=get_args(OrderHeard), handler=take_over, linger_s=1.0),
         ],

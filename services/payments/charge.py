@@ -4,7 +4,7 @@ A process that ends between any two steps leaves a row that says what may have h
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,8 +16,10 @@ from opentelemetry.trace import SpanKind
 
 from services.border.client import AddressRefused
 from services.border.errors import Rejected, Throttled
+from services.border.together import Together
 from services.border.vault import Vault
 from services.bus import Cause, Transaction
+from services.bus.failures import waited
 from services.bus.tracing import UNTRACED, Tracing
 from services.payments import domain, store
 from services.payments.domain import Call, Close, Decision, Kind, Look, Outcome, Seen
@@ -64,18 +66,22 @@ class Charger:
         vault: Vault,
         settings: PaymentsSettings,
         point: Callable[[str], None],
+        due: asyncio.Event,
         tracing: Tracing = UNTRACED,
     ) -> None:
+        """`due` is set where a payment may have become due; those that only the clock makes due are found anyway."""
         self._transaction, self._sessions, self._vault = transaction, sessions, vault
-        self._settings, self._point, self._tracing = settings, point, tracing
+        self._settings, self._point, self._due, self._tracing = settings, point, due, tracing
+        self._settle = Together(self._settle_all)
         self._going: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Work for ever, pausing when nothing is due."""
         async with asyncio.TaskGroup() as group:
             while True:
+                self._due.clear()
                 if not await self.work(group):
-                    await asyncio.sleep(self._settings.poll_interval_s)
+                    await waited(self._due, self._settings.poll_interval_s)
 
     async def work(self, group: asyncio.TaskGroup) -> int:
         """Begin one step in `group` for each of some payments that are due; returns for how many.
@@ -119,7 +125,7 @@ class Charger:
             answer = await self._asked(task)
         self._point("charge.answered")
         try:
-            await self._settle(task, answer, cause)
+            await self._settle((task, answer, cause))
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError) as error:
             # The claim keeps it back for a while, and then the gateway is looked at once more.
             tenant, payment_id = task.key
@@ -191,26 +197,32 @@ class Charger:
                 refund = Refund(refund_id, step.amount_minor, choice.currency)
                 return await gateway.refund(session, reference, refund, key)
 
-    async def _settle(self, task: Task, answer: Answer, cause: Cause) -> None:
+    async def _settle_all(self, ended: Sequence[tuple[Task, Answer, Cause]]) -> list[None]:
         async with self._transaction() as tx:
-            stored = (await store.lock_payments(tx.connection, [task.key]))[task.key]
-            if not await store.release(tx.connection, task.key, task.claim):
-                return  # The claim ran out: whoever has it now looks for what this call did.
-            again = answer.outcome in (Outcome.AGAIN, Outcome.UNKNOWN)
-            stored = replace(stored, tried=cause.traceparent if again else "")
-            pay, looking = stored.pay, isinstance(task.step, Look)
-            if looking and answer.outcome is Outcome.DONE:
-                decision = domain.saw(pay, answer.seen, tx.now, looked=task.stored.pay.hinted)
-            elif looking:
-                wait_s = answer.wait_s or _LATER_S
-                await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s), cause)
-                return
-            elif answer.outcome is Outcome.DONE:
-                decision = domain.saw(pay, answer.seen, tx.now, answer=True)
-            else:
-                decision = Decision(domain.ended(pay, answer.outcome))
-            later = tx.now + timedelta(seconds=answer.wait_s) if answer.wait_s else None
-            await self._apply(tx, task.key, stored, decision, later, cause)
+            found = await store.lock_payments(tx.connection, [task.key for task, _, _ in ended])
+            for task, answer, cause in ended:
+                # Where the claim ran out, whoever has it now looks for what this call did.
+                if await store.release(tx.connection, task.key, task.claim):
+                    again = answer.outcome in (Outcome.AGAIN, Outcome.UNKNOWN)
+                    stored = replace(found[task.key], tried=cause.traceparent if again else "")
+                    await self._ended(tx, task, stored, answer, cause)
+            tx.after_commit(self._due.set)
+        return [None] * len(ended)
+
+    async def _ended(self, tx: Transaction, task: Task, stored: Stored, answer: Answer, cause: Cause) -> None:
+        pay, looking = stored.pay, isinstance(task.step, Look)
+        if looking and answer.outcome is Outcome.DONE:
+            decision = domain.saw(pay, answer.seen, tx.now, looked=task.stored.pay.hinted)
+        elif looking:
+            wait_s = answer.wait_s or _LATER_S
+            await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s), cause)
+            return
+        elif answer.outcome is Outcome.DONE:
+            decision = domain.saw(pay, answer.seen, tx.now, answer=True)
+        else:
+            decision = Decision(domain.ended(pay, answer.outcome))
+        later = tx.now + timedelta(seconds=answer.wait_s) if answer.wait_s else None
+        await self._apply(tx, task.key, stored, decision, later, cause)
 
     async def _apply(
         self, tx: Transaction, key: Key, stored: Stored, decision: Decision, later: datetime | None, cause: Cause

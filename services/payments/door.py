@@ -7,6 +7,7 @@ that comes twice, late, in another order or not at all changes nothing of how a 
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -46,8 +47,10 @@ _log = structlog.get_logger("saldo.payments")
 class Door:
     """The listeners of one process: `open` for whoever signs, `certified` for whoever shows a client certificate."""
 
-    def __init__(self, service: "Service", accounts: Accounts, settings: PaymentsSettings) -> None:
-        self._service, self._accounts, self._settings = service, accounts, settings
+    def __init__(
+        self, service: "Service", accounts: Accounts, settings: PaymentsSettings, wake: Callable[[], None]
+    ) -> None:
+        self._service, self._accounts, self._settings, self._wake = service, accounts, settings, wake
         self._inside = 0
         self.open = Starlette(routes=[Route("/hooks/{account_id}", self._deliver, methods=["POST"])])
         certified = partial(self._deliver, certified=True)
@@ -136,4 +139,5 @@ class Door:
             }
             rows = {key: (stored, due(stored.pay, tx.now, every)) for key, stored in later.items()}
             await store.put_payments(tx.connection, rows)
+            tx.after_commit(self._wake)
             self._service.faults.point("hint.saved")

@@ -1,6 +1,6 @@
 """What payments does with its commands, and with orders that a marketplace was paid for: gather, decide, apply."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -20,9 +20,15 @@ _log = structlog.get_logger("saldo.payments")
 
 
 async def obey(
-    events: Sequence[Received[Command]], tx: Transaction, *, vault: Vault, tokens: Vault, settings: PaymentsSettings
+    events: Sequence[Received[Command]],
+    tx: Transaction,
+    *,
+    vault: Vault,
+    tokens: Vault,
+    settings: PaymentsSettings,
+    wake: Callable[[], None],
 ) -> None:
-    """Keep what is wanted of payments; whoever works on the due ones does it.
+    """Keep what is wanted of payments; whoever works on the due ones does it, and `wake` calls him.
 
     A token comes sealed under the key of `tokens` and is kept under `vault`'s. One that does not open, or holds the
     number of a card, is not kept, nor sent to anybody: the payment fails, and the buyer chooses again.
@@ -56,6 +62,7 @@ async def obey(
         if stored is not before.get(key)
     }
     await store.put_payments(tx.connection, changed)
+    tx.after_commit(wake)
 
 
 def _resealed(message: AuthorizePayment, tenant: str, vault: Vault, tokens: Vault) -> tuple[bytes | None, str]:

@@ -181,7 +181,7 @@ async def test_an_overdue_order_is_read_again_and_a_person_alerted(kit: Kit, sho
     order_id = (await kit.published())[0]["order_id"]
     command = received(RefetchSale(order_id=order_id, reason="unpaid past its deadline"))
     async with kit.service.transaction() as tx:
-        await handlers.obey([command, command], tx, kit.intake, Shop(kit.intake))
+        await handlers.obey([command, command], tx, kit.intake, Shop(kit.intake, kit.vault))
     running = asyncio.create_task(pull.refetch(kit.service, kit.intake))
     await eventually(partial(kit.count, "intake_orders", "fetched_seq = notified_seq AND notified_seq > 0"))
     running.cancel()
@@ -212,7 +212,7 @@ async def test_a_buyer_is_reported_again_while_kept_and_only_to_its_own_company(
     await kit.deliver(shop, shopify_order())
     await kit.absorb()
     order_id = (await kit.published())[0]["order_id"]
-    send = partial(handlers.obey, intake=kit.intake, shop=Shop(kit.intake))
+    send = partial(handlers.obey, intake=kit.intake, shop=Shop(kit.intake, kit.vault))
     async with kit.service.transaction() as tx:
         await send([received(ResendBuyer(order_id=order_id)), received(ResendBuyer(order_id=order_id), "outra")], tx)
     buyers = await kit.published("channels.buyers.v1")

@@ -53,10 +53,10 @@ async def hear(
     """Handle `messages`, all of one stream, as one batch; what was published."""
     events = [received(message, tenant, said_at) for message in messages]
     handler: Callable[[Sequence[Any], Transaction], Awaitable[None]] = partial(
-        obey, settings=settings, quotes=lambda: None
+        obey, settings=settings, labels=lambda: None, quotes=lambda: None
     )
     if isinstance(messages[0], BuyerReported):
-        handler = partial(meet, settings=settings, vault=VAULT, quotes=lambda: None)
+        handler = partial(meet, settings=settings, vault=VAULT, labels=lambda: None, quotes=lambda: None)
     elif isinstance(messages[0], CustomerErased):
         handler = forget
     elif isinstance(messages[0], ItemChanged):

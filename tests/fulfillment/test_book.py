@@ -1,6 +1,8 @@
 """Labels are bought once, whatever answers get lost."""
 
+import asyncio
 import io
+import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,7 @@ from services.fulfillment.labels import Place
 from services.fulfillment.rates import Quote, Rate
 from services.fulfillment.recipient import recipient
 from services.fulfillment.tracking import is_tracking_code
+from services.fulfillment.wake import Wake
 from tests.fulfillment.bench import SETTINGS, VAULT, Connection, hear, known, within
 from tests.fulfillment.given import NOW, ORDER, SHIPMENT, buyer, cancel, prepare
 
@@ -35,6 +38,9 @@ ORIGIN = Place("Loja Exemplo", "Rua Um", "1", "", "Centro", "Recife", "PE", "500
 PAC = Rate("ECT", "pac", "01000000", "09999999", 30_000, 1990, "BRL", 3, 7)
 QUOTE = Quote("ECT", "pac", 1990, "BRL", 3, 7)
 SEDEX = Rate("ECT", "sedex", "01000000", "09999999", 30_000, 3990, "BRL", 1, 2)
+
+
+_numbers = itertools.count()
 
 
 class Died(Exception):
@@ -103,11 +109,13 @@ class World:
     now: datetime = NOW
     told: list[Message] = field(default_factory=list)
     dies: str = ""
+    transactions: int = 0
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Transaction]:
+        self.transactions += 1
         async with self.pool.acquire() as connection, connection.transaction():
-            tx = Transaction(connection, self.now, lambda: f"label-{len(self.told)}-{self.now:%H%M%S}")
+            tx = Transaction(connection, self.now, lambda: f"label-{next(_numbers)}")
             yield tx
         self.told += [one.message for one in tx.publications]
 
@@ -120,9 +128,10 @@ class World:
             raise Died
 
     async def rates(self, tenant: str) -> Sequence[Rate]:
-        return await store.read_rates(self.connection, tenant)
+        async with self.pool.acquire() as connection:
+            return (await store.read_rates(connection, [tenant]))[tenant]
 
-    def book(self, remote: Carrier | None = None) -> Book:
+    def book(self, remote: Carrier | None = None, **settings: float) -> Book:
         carriers: dict[str, Carrier] = {"table": TableCarrier(self.rates)}
         if remote:
             carriers["remote"] = remote
@@ -131,7 +140,7 @@ class World:
             del tenant
             return carriers
 
-        return Book(self.transaction, of, VAULT, AUTO, self.point)
+        return Book(self.transaction, of, VAULT, AUTO.model_copy(update=settings), self.point)
 
     def failures(self) -> list[str]:
         return [fact.reason for fact in self.told if isinstance(fact, ShipmentFailed)]
@@ -152,6 +161,23 @@ async def world(connection: Connection, database: str) -> AsyncIterator[World]:
 async def wants(world: World, **fields: Any) -> None:
     await hear(world.connection, buyer())
     await hear(world.connection, prepare(**fields), settings=AUTO)
+
+
+async def want(world: World, number: int) -> None:
+    """Several shipments may be labelled, each of an order of its own."""
+    orders = [f"order-{n}" for n in range(number)]
+    await hear(world.connection, *(buyer(order_id) for order_id in orders))
+    prepared = (prepare(order_id=order_id, shipment_id=f"{order_id}:s1") for order_id in orders)
+    await hear(world.connection, *prepared, settings=AUTO)
+
+
+async def labels(world: World, number: int) -> None:
+    """Return when there are so many labels."""
+    for _ in range(6000):
+        if len(world.labels()) == number:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{len(world.labels())} labels")
 
 
 def text_of(page: bytes) -> str:
@@ -184,6 +210,78 @@ async def test_the_service_that_the_sale_names_is_taken(world: World) -> None:
     await world.book().work_off()
 
     assert [label.service for label in world.labels()] == ["sedex"]
+
+
+@pytest.mark.asyncio
+async def test_many_parcels_are_written_together(world: World) -> None:
+    await want(world, 20)
+    assert await world.book(Remote()).work_off() == 20
+
+    assert len(world.labels()) == 20
+    # One claims, one begins, one keeps what the carrier answered; a busy machine may need some more.
+    assert world.transactions <= 10
+
+
+@pytest.mark.asyncio
+async def test_a_parcel_whose_answer_cannot_be_kept_keeps_no_other_back(world: World) -> None:
+    class Double(Remote):
+        """Gives two parcels one tracking code."""
+
+        async def buy(self, parcel: Parcel, purchase: Purchase) -> Bought:
+            bought = await super().buy(parcel, purchase)
+            return replace(bought, tracking_code=min(bought.tracking_code, "LG000002"))
+
+    await want(world, 4)
+    assert await world.book(Double()).work_off() == 4
+
+    assert len(world.labels()) == 2
+    states = {(await known(world.connection, order_id=f"order-{n}", one=f"order-{n}:s1")).state for n in range(4)}
+    assert states == {"labelled", "buying"}
+
+
+@pytest.mark.asyncio
+async def test_a_carrier_that_does_not_answer_keeps_no_other_parcel_waiting(world: World) -> None:
+    class Slow(Remote):
+        """Has one parcel that it never answers about."""
+
+        async def buy(self, parcel: Parcel, purchase: Purchase) -> Bought:
+            if purchase.key.startswith("order-0:"):
+                await asyncio.Event().wait()
+            return await super().buy(parcel, purchase)
+
+    await want(world, 3)
+    wake = Wake()
+    running = asyncio.create_task(world.book(Slow()).run(wake))
+    try:
+        await labels(world, 2)
+        # What comes later does not wait for the one that is stuck either.
+        await wants(world)
+        wake()
+        await labels(world, 3)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert {label.order_id for label in world.labels()} == {"order-1", "order-2", ORDER}
+
+
+@pytest.mark.asyncio
+async def test_a_call_that_outlasts_its_claim_is_looked_up_later(world: World) -> None:
+    class Lost(Remote):
+        """Buys, and never says so."""
+
+        async def buy(self, parcel: Parcel, purchase: Purchase) -> Bought:
+            await super().buy(parcel, purchase)
+            return await asyncio.Future()
+
+    lost = Lost()
+    await wants(world)
+    await world.book(lost, book_lease_s=0.5).work_off()
+    assert (await known(world.connection)).state == "buying"
+
+    world.now += timedelta(seconds=31)
+    await world.book(lost).work_off()
+    assert lost.asked == ["quote", "buy", "resume"]
+    assert len(world.labels()) == 1
 
 
 @pytest.mark.asyncio
@@ -329,26 +427,27 @@ async def test_nothing_of_an_erased_buyer_is_left_in_any_table(world: World) -> 
     assert any(SHIPMENT in row for row in rows)
     for word in ("Ana", "Flores", "39053344705", "987654321", "ana@", "ref-a"):
         assert [row for row in rows if word in row] == []
-    assert await store.read_buyer(world.connection, ("acme", ORDER)) is None
+    assert await store.read_buyers(world.connection, [("acme", ORDER)]) == {}
     assert await store.read_label(world.connection, "acme", label.label_id) is None
 
 
 @pytest.mark.asyncio
 async def test_two_purchases_of_one_shipment_at_once_are_refused(world: World) -> None:
     await wants(world)
-    key = ("acme", SHIPMENT)
-    await store.begin_call(world.connection, key, "table", QUOTE, NOW)
+    call = {("acme", SHIPMENT): ("table", QUOTE)}
+    await store.begin_calls(world.connection, call, NOW)
 
     with pytest.raises(asyncpg.UniqueViolationError):
-        await store.begin_call(world.connection, key, "table", QUOTE, NOW)
+        await store.begin_calls(world.connection, call, NOW)
 
 
 @pytest.mark.asyncio
 async def test_an_import_puts_new_prices_in_the_place_of_old_ones(world: World) -> None:
     await store.put_rates(world.connection, "acme", [replace(PAC, price_minor=5)])
 
-    assert set(await store.read_rates(world.connection, "acme")) == {replace(PAC, price_minor=5), SEDEX}
-    assert await store.read_rates(world.connection, "other") == []
+    kept = await store.read_rates(world.connection, ["acme", "other"])
+    assert set(kept["acme"]) == {replace(PAC, price_minor=5), SEDEX}
+    assert kept["other"] == []
 
 
 @pytest.mark.asyncio

@@ -166,7 +166,7 @@ class Till:
         async with self.connection.transaction():
             tx = Transaction(self.connection, self.now, lambda: "id")
             received: list[Received[Command]] = [Received(sealed(one, owner), envelope, "key") for one in commands]
-            await obey(received, tx, vault=VAULT, tokens=TOKENS, settings=SETTINGS)
+            await obey(received, tx, vault=VAULT, tokens=TOKENS, settings=SETTINGS, wake=lambda: None)
         self.published += [(one.tenant, one.message) for one in tx.publications]
 
     async def work(self, *, rounds: int = 60) -> None:
@@ -182,7 +182,7 @@ class Till:
             self.now += timedelta(seconds=1)
 
     def charger(self) -> Charger:
-        return Charger(self.transaction, self._session, VAULT, self.settings, self.point)
+        return Charger(self.transaction, self._session, VAULT, self.settings, self.point, asyncio.Event())
 
     async def _session(self, tenant: str, account_id: str) -> tuple[Gateway, Session]:
         asked = self.accounts.get(account_id, self.asked)

@@ -6,15 +6,17 @@ known, or the process died, the order is read from the channel and looked at bef
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
-from datetime import timedelta
-from typing import TYPE_CHECKING, Final, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never, final
 
 import structlog
 from opentelemetry.trace import SpanKind
 
 from contracts.channels.v1 import OrderProgress, ParcelTold, ProgressAccepted, ProgressRefused
+from services.border.together import Together
 from services.bus import Transaction
 from services.bus.failures import describe, waited
 from services.channels.alerts import Alert, raise_alerts, resolve_alerts
@@ -30,12 +32,14 @@ from services.channels.connectors.connector import (
 from services.channels.intake.context import Intake
 from services.channels.report import store
 from services.channels.report.domain import Kind, State, Step, is_told, next_step, retry_after_s
-from services.channels.report.store import Claim
+from services.channels.report.store import Claim, Noted
 
 if TYPE_CHECKING:
     from services.runtime import Service
 
-_LOOK_S: Final = 0.5
+_LOOK_S: Final = 1.0
+_LINGER_S: Final = 0.1
+"""Nobody waits for what a channel is told: what comes within it is claimed in one."""
 _AT_ONCE: Final = 4
 """Orders of one connection that are told of at the same time; its limits set the pace."""
 _WARN_BEFORE: Final = timedelta(hours=1)
@@ -43,28 +47,65 @@ _WARN_EVERY_S: Final = 60.0
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The step to tell next; `begun`: it was told before, and nobody knows what became of it."""
+
+    step: Step
+    begun: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A step that the channel has accepted, or refused for this reason. `text` is ours (see `services.border.calls`):
+    what the channel said may name a buyer."""
+
+    step: Step
+    request_id: str = ""
+    reason: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """The order is given back for this long; `dropped`: the call of this step never reached the channel."""
+
+    wait_s: float
+    tries: int
+    dropped: Step | None = None
+
+
+Turn: TypeAlias = tuple[Claim, frozenset[str], Heard | Put | None]
+"""An order, the kinds of steps that its channel takes reports of, and what came of the step before."""
+
+
 async def report_loop(service: "Service", intake: Intake) -> None:
     """Tell every live connection what is due until cancelled."""
-    going: dict[asyncio.Task[None], str] = {}
+    teller, going = Teller(service, intake.telling.set), dict[asyncio.Task[None], str]()
+
+    def ended(task: asyncio.Task[None]) -> None:
+        connection_id = going.pop(task)
+        if Counter(going.values())[connection_id] == _AT_ONCE - 1:
+            intake.telling.set()  # More of its orders may have waited for the room that there is now.
+
     try:
         while True:
+            intake.telling.clear()
             live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
             busy = Counter(going.values())
             free = {key: _AT_ONCE - busy[key] for key in live if busy[key] < _AT_ONCE}
             lease = timedelta(seconds=intake.settings.lease_s)
-            async with service.pool.acquire() as database:
-                claimed = await store.claim(database, free, lease, service.clock()) if free else []
-            for one in claimed:
-                task = asyncio.create_task(_tell(service, intake, live[one.connection_id], one))
-                going[task] = one.connection_id
-            if not claimed and await waited(intake.telling, _LOOK_S):
-                intake.telling.clear()
-            for task in [task for task in going if task.done()]:
-                del going[task]
+            for claimed, first in await teller.begin(live, free, lease):
+                task = asyncio.create_task(_tell(teller, live[claimed.connection_id], claimed, first))
+                going[task] = claimed.connection_id
+                task.add_done_callback(ended)
+            if await waited(intake.telling, _LOOK_S):
+                await asyncio.sleep(_LINGER_S)
     finally:
-        for task in going:
+        tasks = list(going)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*going, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def warn_loop(service: "Service") -> None:
@@ -89,69 +130,152 @@ async def warn_loop(service: "Service") -> None:
         await asyncio.sleep(_WARN_EVERY_S)
 
 
-async def _tell(service: "Service", intake: Intake, entry: Open, claimed: Claim) -> None:
+async def _tell(teller: "Teller", entry: Open, claimed: Claim, first: Next | None) -> None:
     """Tell what is due of one order; whatever goes wrong, it is due again later."""
     try:
-        await tell(service, entry, claimed)
+        await teller.tell(entry, claimed, first)
     except Exception as failure:  # noqa: BLE001 - one order must not keep the others from being told
         _log.error("telling a channel failed", order_id=claimed.order_id, error=describe(failure))
-        await _give_back(service, claimed, retry_after_s(claimed.tries), claimed.tries + 1)
-    intake.telling.set()
+        await teller.give_back(claimed)
 
 
-async def _give_back(service: "Service", claimed: Claim, pause_s: float, tries: int) -> None:
-    async with service.pool.acquire() as database:
-        await store.release(database, claimed, service.clock() + timedelta(seconds=pause_s), tries)
+@final
+class Teller:
+    """Tells channels what is due, each order step by step. What several orders have to write at the same moment is one
+    transaction: what came of a step, and which one goes next."""
 
+    def __init__(self, service: "Service", wake: Callable[[], None]) -> None:
+        """`wake` is called where an order that is given back is due again already, since there is news of it."""
+        self._service, self._wake = service, wake
+        self._turn = Together(self._turns)
 
-async def tell(service: "Service", entry: Open, claimed: Claim) -> None:
-    """Tell one step after the other until all are answered, or one has to wait."""
-    reports = entry.connector.traits.reports
-    async with service.pool.acquire() as database:
-        known = (await store.known_orders(database, [claimed.order_id]))[claimed.order_id]
-        words = await store.mappings_of(database, claimed.connection_id)
-    order = Told(known.external_id, known.reference)
-    wanted = _in_words(claimed.wanted, words)
-    while True:
-        now = service.clock()
-        async with service.transaction() as tx:
-            if not await store.renew(tx.connection, claimed, now + claimed.lease):
-                return
-            done = await store.steps_of(tx.connection, claimed.order_id)
-            step = next_step(wanted, done, reports)
-            if step is None:
-                await store.release(tx.connection, claimed, None, 0)
-                return
-            if step.kind not in reports:
-                await _refuse(tx, claimed, step, "not_supported", "the channel takes no cancel from us")
-                continue
-            if (begun := done.get(step.name) is State.GOING) is False:
-                await store.put_step(tx.connection, claimed.order_id, step.name, State.GOING, now)
-        service.faults.point("report.saved")
+    async def begin(
+        self, entries: Mapping[str, Open], free: Mapping[str, int], lease: timedelta
+    ) -> list[tuple[Claim, Next | None]]:
+        """Claim what is due of these connections, at most so many orders of each, with the step that each begins with,
+        which is noted already."""
+        if not free:
+            return []
+        async with self._service.transaction() as tx:
+            claimed = await store.claim(tx.connection, free, lease, tx.now)
+            turns: list[Turn] = [(one, entries[one.connection_id].connector.traits.reports, None) for one in claimed]
+            nexts = await self._take(tx, turns) if turns else []
+        return list(zip(claimed, nexts, strict=True))
+
+    async def tell(self, entry: Open, claimed: Claim, going: Next | None) -> None:
+        """Tell one step after the other until all are answered, or one has to wait."""
+        order, reports = Told(claimed.external_id, claimed.reference), entry.connector.traits.reports
+        while going:
+            self._service.faults.point("report.saved")
+            result = await self._tell(entry, claimed, order, going)
+            self._service.faults.point("report.answered")
+            going = await self._turn((claimed, reports, result))
+            self._service.faults.point("report.settled")
+
+    async def give_back(self, claimed: Claim) -> None:
+        """The order is due again later."""
+        await self._turn((claimed, frozenset(), _again(claimed)))
+
+    async def _tell(self, entry: Open, claimed: Claim, order: Told, going: Next) -> Heard | Put:
+        step = going.step
         try:
-            request_id = await _call(service, entry, claimed, order, step, begun=begun)
-            claimed.tried = ""
+            request_id = await _call(self._service, entry, claimed, order, step, begun=going.begun)
         except OutcomeUnknown as unknown:
             _log.warning("outcome of a report is unknown", order_id=claimed.order_id, step=step.kind, why=str(unknown))
-            await _give_back(service, claimed, retry_after_s(claimed.tries), claimed.tries + 1)
-            return
+            return _again(claimed)
         except Throttled as throttled:
-            async with service.pool.acquire() as database:
-                if not begun:
-                    await store.drop_step(database, claimed.order_id, step.name)
-            await _give_back(service, claimed, throttled.retry_after_s, claimed.tries)
-            return
+            return Put(throttled.retry_after_s, claimed.tries, None if going.begun else step)
         except Rejected as rejected:
             if isinstance(rejected, TokenEnded):
                 # Nobody was asked anything: it is due until the account is authorised again.
                 raise
-            async with service.transaction() as tx:
-                await _refuse(tx, claimed, step, "refused", str(rejected))
-            continue
-        service.faults.point("report.answered")
-        async with service.transaction() as tx:
-            await _accept(tx, claimed, step, request_id)
-        service.faults.point("report.settled")
+            return Heard(step, reason="refused", text=str(rejected))
+        claimed.tried = ""
+        return Heard(step, request_id)
+
+    async def _turns(self, turns: Sequence[Turn]) -> list[Next | None]:
+        async with self._service.transaction() as tx:
+            return await self._take(tx, turns)
+
+    async def _take(self, tx: Transaction, turns: Sequence[Turn]) -> list[Next | None]:
+        """Keep what came of steps and note those that go next; None for an order of which nothing is to be told now."""
+        await _settle(tx, [(claimed, result) for claimed, _, result in turns if isinstance(result, Heard)])
+        put = [(claimed, result) for claimed, _, result in turns if isinstance(result, Put)]
+        if put:
+            dropped = [(claimed.order_id, result.dropped.name) for claimed, result in put if result.dropped]
+            await store.drop_steps(tx.connection, dropped)
+            rows = [(claimed, tx.now + timedelta(seconds=result.wait_s), result.tries) for claimed, result in put]
+            await self._release(tx, rows)
+        nexts = await self._go_on(
+            tx, [(claimed, reports) for claimed, reports, result in turns if not isinstance(result, Put)]
+        )
+        return [nexts.get(claimed.order_id) for claimed, _, _ in turns]
+
+    async def _go_on(self, tx: Transaction, going: Sequence[tuple[Claim, frozenset[str]]]) -> dict[str, Next]:
+        """The next step of each order that is ours still, by order; where there is none, the order is given back."""
+        if not going:
+            return {}
+        held = await store.held(tx.connection, [claimed for claimed, _ in going])
+        done = await store.steps_of(tx.connection, sorted(held))
+        nexts: dict[str, Next] = {}
+        untils: dict[str, datetime] = {}
+        told, untold = [], []
+        for claimed, reports in going:
+            if claimed.order_id not in held:
+                continue
+            known = done[claimed.order_id]
+            step = next_step(_in_words(claimed.wanted, claimed.words), known, reports)
+            if step and step.kind in reports:
+                nexts[claimed.order_id] = Next(step, known.get(step.name) is State.GOING)
+                # The fence is moved for good with the commit, and not before.
+                untils[claimed.order_id] = until = tx.now + claimed.lease
+                tx.after_commit(partial(setattr, claimed, "until", until))
+                continue
+            told.append((claimed, None, 0))
+            if step:
+                # A cancel stands alone, so nothing comes after it.
+                untold.append((claimed, Heard(step, "", "not_supported", "the channel takes no cancel from us")))
+        await _settle(tx, untold)
+        begun = [Noted(order_id, one.step.name, State.GOING) for order_id, one in nexts.items() if not one.begun]
+        await store.put_steps(tx.connection, begun, tx.now)
+        await store.renew(tx.connection, sorted(untils.items()))
+        await self._release(tx, told)
+        return nexts
+
+    async def _release(self, tx: Transaction, rows: Sequence[tuple[Claim, datetime | None, int]]) -> None:
+        if await store.release(tx.connection, rows, tx.now):
+            tx.after_commit(self._wake)
+
+
+def _again(claimed: Claim) -> Put:
+    return Put(retry_after_s(claimed.tries), claimed.tries + 1)
+
+
+async def _settle(tx: Transaction, heard: Sequence[tuple[Claim, Heard]]) -> None:
+    """Keep what channels answered, tell it, and have a person look at what they refused."""
+    notes, alerts, resolved = [], [], dict[str, list[str]]()
+    for claimed, one in heard:
+        name, order_id, revision = one.step.name, claimed.order_id, claimed.wanted.revision
+        state = State.REFUSED if one.reason else State.ACCEPTED
+        notes.append(Noted(order_id, name, state, one.request_id, one.text))
+        message: ProgressAccepted | ProgressRefused
+        if one.reason:
+            message = ProgressRefused(order_id=order_id, revision=revision, step=name, reason=one.reason, at=tx.now)
+            text = (
+                f"the channel was not told of order {order_id} ({one.step.kind}): {one.text}; after the fix POST "
+                f"/admin/progress/{order_id}/retry"
+            )
+            about = f"{order_id} {name}"
+            alerts.append(Alert(claimed.tenant, claimed.connection_id, "not_told", about, text, urgent=True))
+        else:
+            message = ProgressAccepted(order_id=order_id, revision=revision, step=name, at=tx.now)
+            resolved.setdefault(claimed.connection_id, []).append(f"{order_id} {name}")
+        tx.publish(message, tenant=claimed.tenant, cause=claimed.cause, correlation_id=claimed.cause.correlation_id)
+    if notes:
+        await store.put_steps(tx.connection, notes, tx.now)
+    await raise_alerts(tx.connection, alerts, tx.now)
+    for connection_id, subjects in sorted(resolved.items()):
+        await resolve_alerts(tx.connection, connection_id, "not_told", subjects, tx.now)
 
 
 def _in_words(wanted: OrderProgress, words: Mapping[tuple[str, str], str]) -> OrderProgress:
@@ -213,31 +337,3 @@ async def _report(entry: Open, order: Told, wanted: OrderProgress, step: Step) -
             return await reporter.cancel(session, order, wanted.cancelled_reason or "")
         case _:
             assert_never(step.kind)
-
-
-async def _accept(tx: Transaction, claimed: Claim, step: Step, request_id: str) -> None:
-    order_id = claimed.order_id
-    await store.put_step(tx.connection, order_id, step.name, State.ACCEPTED, tx.now, request_id=request_id)
-    message = ProgressAccepted(order_id=order_id, revision=claimed.wanted.revision, step=step.name, at=tx.now)
-    tx.publish(message, tenant=claimed.tenant, cause=claimed.cause, correlation_id=claimed.cause.correlation_id)
-    await resolve_alerts(tx.connection, claimed.connection_id, "not_told", [f"{order_id} {step.name}"], tx.now)
-
-
-async def _refuse(tx: Transaction, claimed: Claim, step: Step, reason: str, text: str) -> None:
-    """`text` is ours (see `services.border.calls`): what the channel said may name a buyer."""
-    order_id = claimed.order_id
-    await store.put_step(tx.connection, order_id, step.name, State.REFUSED, tx.now, reason=text)
-    message = ProgressRefused(
-        order_id=order_id, revision=claimed.wanted.revision, step=step.name, reason=reason, at=tx.now
-    )
-    tx.publish(message, tenant=claimed.tenant, cause=claimed.cause, correlation_id=claimed.cause.correlation_id)
-    alert = Alert(
-        claimed.tenant,
-        claimed.connection_id,
-        "not_told",
-        f"{order_id} {step.name}",
-        f"the channel was not told of order {order_id} ({step.kind}): {text}; after the fix POST "
-        f"/admin/progress/{order_id}/retry",
-        urgent=True,
-    )
-    await raise_alerts(tx.connection, [alert], tx.now)

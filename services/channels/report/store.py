@@ -1,35 +1,32 @@
 """Rows of what channels are told. The connection comes first."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from contracts.channels.v1 import OrderProgress
-from services.bus import Cause, array
+from services.bus import Cause, array, columns
 from services.channels.alerts import Database
 from services.channels.report.domain import State
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The order that a progress is about, as the channel knows it."""
+    """The order that a progress is about: whose it is, and of which channel."""
 
     tenant: str
     connection_id: str
     connector: str
-    external_id: str
-    reference: str
 
 
 async def known_orders(connection: Database, order_ids: Sequence[str]) -> dict[str, Known]:
     """Orders by id; those never taken in here are left out."""
     rows = await connection.fetch(
         """
-        SELECT order_id, o.tenant, connection_id, connector, external_id,
-            coalesce(snapshot->>'reference', '') AS reference
-        FROM intake_orders o JOIN connections USING (connection_id) WHERE order_id = ANY($1::text::text[])
+        SELECT order_id, o.tenant, connection_id, connector FROM intake_orders o JOIN connections USING (connection_id)
+        WHERE order_id = ANY($1::text::text[])
         """,
         array(order_ids),
     )
@@ -72,15 +69,19 @@ async def put(connection: Database, new: Sequence[tuple[Known, OrderProgress, Ca
 
 @dataclass(slots=True)
 class Claim:
-    """An order whose channel is told by this process alone until `until`, also its fence, which `renew` moves.
+    """An order whose channel is told by this process alone until `until`, also its fence.
 
-    `tried` is the span of the last try, if that one failed.
+    `wanted` is as orders said it, `words` are the channel's own by (kind, our code), `tried` is the span of the last
+    try, if that one failed.
     """
 
     order_id: str
     connection_id: str
     tenant: str
+    external_id: str
+    reference: str
     wanted: OrderProgress
+    words: Mapping[tuple[str, str], str]
     tries: int
     cause: Cause
     until: datetime
@@ -99,20 +100,27 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
                         AND (claimed_until IS NULL OR claimed_until < $4)
                     ORDER BY due_at LIMIT c.most FOR UPDATE SKIP LOCKED) AS p
         )
-        UPDATE progress SET claimed_until = $3 FROM due WHERE progress.order_id = due.order_id
-        RETURNING progress.order_id, connection_id, tenant, wanted, tries, event_id, correlation_id, traceparent, tried
+        UPDATE progress SET claimed_until = $3 FROM due JOIN intake_orders o USING (order_id)
+        WHERE progress.order_id = due.order_id
+        RETURNING progress.order_id, progress.connection_id, progress.tenant, o.external_id,
+            coalesce(o.snapshot->>'reference', '') AS reference, progress.wanted, progress.tries, progress.event_id,
+            progress.correlation_id, progress.traceparent, progress.tried
         """,
         array(list(connections)),
         array(list(connections.values())),
         now + lease,
         now,
     )
+    words = await mappings_of(connection, {row["connection_id"] for row in rows}) if rows else {}
     return [
         Claim(
             row["order_id"],
             row["connection_id"],
             row["tenant"],
+            row["external_id"],
+            row["reference"],
             OrderProgress.model_validate_json(row["wanted"]),
+            words.get(row["connection_id"], {}),
             row["tries"],
             Cause(row["event_id"], row["correlation_id"], row["traceparent"]),
             now + lease,
@@ -123,73 +131,106 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
     ]
 
 
-async def renew(connection: Database, claimed: Claim, until: datetime) -> bool:
-    """Hold a claim for longer; False where another process has taken the order over."""
-    status = await connection.execute(
-        "UPDATE progress SET claimed_until = $3 WHERE order_id = $1 AND claimed_until = $2",
-        claimed.order_id,
-        claimed.until,
-        until,
-    )
-    if held := status.endswith(" 1"):
-        claimed.until = until
-    return held
-
-
-async def release(connection: Database, claimed: Claim, due_at: datetime | None, tries: int) -> None:
-    """Give an order back, due later, with the span of what was tried, or not at all; news meanwhile stays due."""
-    await connection.execute(
+async def held(connection: Database, claims: Sequence[Claim]) -> set[str]:
+    """Lock the orders of these claims that no other process has taken over; which they are."""
+    rows = await connection.fetch(
         """
-        UPDATE progress SET claimed_until = NULL, tries = CASE WHEN revision = $3 THEN $5 ELSE tries END,
-            due_at = CASE WHEN revision = $3 THEN $4 ELSE due_at END, tried = $6
-        WHERE order_id = $1 AND claimed_until = $2
+        SELECT order_id FROM progress JOIN unnest($1::text::text[], $2::text::timestamptz[]) AS c (order_id, until)
+            USING (order_id)
+        WHERE claimed_until = c.until ORDER BY order_id FOR UPDATE OF progress
         """,
-        claimed.order_id,
-        claimed.until,
-        claimed.wanted.revision,
-        due_at,
-        tries,
-        claimed.tried if due_at else "",
+        *columns([(one.order_id, one.until) for one in claims], 2),
+    )
+    return {row["order_id"] for row in rows}
+
+
+async def renew(connection: Database, claims: Sequence[tuple[str, datetime]]) -> None:
+    """Hold the claims of these orders, which are locked, until then."""
+    await connection.execute(
+        """
+        UPDATE progress SET claimed_until = c.until
+        FROM unnest($1::text::text[], $2::text::timestamptz[]) AS c (order_id, until)
+        WHERE progress.order_id = c.order_id
+        """,
+        *columns(claims, 2),
     )
 
 
-async def steps_of(connection: Database, order_id: str) -> dict[str, State]:
-    """How far each step that was begun got."""
-    rows = await connection.fetch("SELECT step, state FROM progress_steps WHERE order_id = $1", order_id)
-    return {row["step"]: State(row["state"]) for row in rows}
+async def release(connection: Database, given: Sequence[tuple[Claim, datetime | None, int]], now: datetime) -> bool:
+    """Give orders back, each due later, with the span of what was tried, or not at all, after so many tries; whether
+    one of them is due already, since news came meanwhile."""
+    rows = await connection.fetch(
+        """
+        WITH held AS (
+            SELECT progress.order_id, c.revision, c.due_at, c.tries, c.tried FROM progress
+            JOIN unnest($1::text::text[], $2::text::timestamptz[], $3::text::int[], $4::text::timestamptz[],
+                $5::text::int[], $6::text::text[]) AS c (order_id, until, revision, due_at, tries, tried)
+                USING (order_id)
+            WHERE claimed_until = c.until ORDER BY progress.order_id FOR UPDATE OF progress
+        )
+        UPDATE progress SET claimed_until = NULL, tried = held.tried,
+            tries = CASE WHEN progress.revision = held.revision THEN held.tries ELSE progress.tries END,
+            due_at = CASE WHEN progress.revision = held.revision THEN held.due_at ELSE progress.due_at END
+        FROM held WHERE progress.order_id = held.order_id
+        RETURNING progress.due_at
+        """,
+        *columns(
+            [
+                (one.order_id, one.until, one.wanted.revision, due_at, tries, one.tried if due_at else "")
+                for one, due_at, tries in given
+            ],
+            6,
+        ),
+    )
+    return any(row["due_at"] and row["due_at"] <= now for row in rows)
 
 
-async def put_step(
-    connection: Database,
-    order_id: str,
-    step: str,
-    state: State,
-    now: datetime,
-    *,
-    request_id: str = "",
-    reason: str = "",
-) -> None:
-    """Note how far a step got; what is accepted stays so."""
+async def steps_of(connection: Database, order_ids: Sequence[str]) -> dict[str, dict[str, State]]:
+    """How far each step that was begun got, by order; of each that was asked for, if only none."""
+    rows = await connection.fetch(
+        "SELECT order_id, step, state FROM progress_steps WHERE order_id = ANY($1::text::text[])", array(order_ids)
+    )
+    found: dict[str, dict[str, State]] = {order_id: {} for order_id in order_ids}
+    for row in rows:
+        found[row["order_id"]][row["step"]] = State(row["state"])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """How far a step got: with the channel's name of the request, or why it refused."""
+
+    order_id: str
+    step: str
+    state: State
+    request_id: str = ""
+    reason: str = ""
+
+
+async def put_steps(connection: Database, steps: Sequence[Noted], now: datetime) -> None:
+    """Note how far steps got; what is accepted stays so."""
     await connection.execute(
         """
-        INSERT INTO progress_steps (order_id, step, state, request_id, reason, at) VALUES ($1, $2, $3, $4, $5, $6)
+        INSERT INTO progress_steps (order_id, step, state, request_id, reason, at)
+        SELECT *, $6 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
+            $5::text::text[]) AS noted (order_id, step, state, request_id, reason) ORDER BY order_id, step
         ON CONFLICT (order_id, step) DO UPDATE SET state = excluded.state, request_id = excluded.request_id,
             reason = excluded.reason, at = excluded.at
         WHERE progress_steps.state <> 'accepted'
         """,
-        order_id,
-        step,
-        state.value,
-        request_id,
-        reason,
+        *columns([(one.order_id, one.step, one.state.value, one.request_id, one.reason) for one in steps], 5),
         now,
     )
 
 
-async def drop_step(connection: Database, order_id: str, step: str) -> None:
-    """The call never reached the channel."""
+async def drop_steps(connection: Database, steps: Sequence[tuple[str, str]]) -> None:
+    """The calls of these steps (order, step) never reached the channel."""
     await connection.execute(
-        "DELETE FROM progress_steps WHERE order_id = $1 AND step = $2 AND state = 'going'", order_id, step
+        """
+        DELETE FROM progress_steps USING unnest($1::text::text[], $2::text::text[]) AS dropped (order_id, step)
+        WHERE progress_steps.order_id = dropped.order_id AND progress_steps.step = dropped.step AND state = 'going'
+        """,
+        *columns(steps, 2),
     )
 
 
@@ -249,7 +290,13 @@ async def put_mapping(connection: Database, connection_id: str, kind: str, ours:
     )
 
 
-async def mappings_of(connection: Database, connection_id: str) -> dict[tuple[str, str], str]:
-    """The channel's own words by (kind, our code)."""
-    rows = await connection.fetch("SELECT kind, ours, theirs FROM mappings_out WHERE connection_id = $1", connection_id)
-    return {(row["kind"], row["ours"]): row["theirs"] for row in rows}
+async def mappings_of(connection: Database, connection_ids: Collection[str]) -> dict[str, dict[tuple[str, str], str]]:
+    """The channels' own words by (kind, our code), by connection."""
+    rows = await connection.fetch(
+        "SELECT connection_id, kind, ours, theirs FROM mappings_out WHERE connection_id = ANY($1::text::text[])",
+        array(list(connection_ids)),
+    )
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for row in rows:
+        found.setdefault(row["connection_id"], {})[row["kind"], row["ours"]] = row["theirs"]
+    return found

@@ -96,12 +96,12 @@ class Office:
                 await asyncio.sleep(PAUSE_S)
 
     async def _do(self, deed: Callable[[], Awaitable[bool]]) -> None:
-        async with self._hands:
-            for _ in range(TRIES):
+        for _ in range(TRIES):
+            async with self._hands:
                 if await deed():
                     return
-                await asyncio.sleep(AGAIN_S)
-            self.refused.append(f"given up after {TRIES} tries: {deed}")
+            await asyncio.sleep(AGAIN_S)  # Meanwhile the hand does something else.
+        self.refused.append(f"given up after {TRIES} tries: {deed}")
 
     async def _post(self, service: str, path: str, body: dict[str, Any]) -> bool | None:
         """True: done; False: to be tried again; None: refused."""

@@ -14,11 +14,12 @@ from services.channels.connections.registry import Open
 from services.channels.connectors.connector import ChannelOrder, Connector, Session, Traits
 from services.channels.intake import pull, store
 from services.channels.report import loop
-from services.channels.report import store as report_store
 from services.channels.report.handlers import take_progress
 from services.sandbox.client import SandboxClient
 from tests.channels.conftest import Kit
 from tests.sandbox.running import TOKEN
+
+LEASE = timedelta(seconds=60)
 
 _names = itertools.count(1)
 NFE_KEY = "35260312345678000195550010000000011000000017"
@@ -198,11 +199,10 @@ class Account:
         await self.kit.service.pool.execute(
             "UPDATE progress SET due_at = now() - interval '1 s', claimed_until = NULL WHERE due_at IS NOT NULL"
         )
-        async with self.kit.service.pool.acquire() as database:
-            free = {self.entry.connection.connection_id: 10}
-            claimed = await report_store.claim(database, free, timedelta(seconds=60), self.kit.service.clock())
-        for one in claimed:
-            await loop.tell(self.kit.service, self.entry, one)
+        teller = loop.Teller(self.kit.service, self.kit.intake.telling.set)
+        connection_id = self.entry.connection.connection_id
+        for claimed, first in await teller.begin({connection_id: self.entry}, {connection_id: 10}, LEASE):
+            await teller.tell(self.entry, claimed, first)
 
     async def heard(self, external_id: str) -> list[str]:
         """The steps of an order's progress that the channel has heard, as its own books say."""

@@ -26,6 +26,8 @@ from services.sandbox.client import SandboxClient
 from tests.channels.conftest import Kit
 from tests.sandbox.running import TOKEN, Sandbox, running
 
+LEASE = timedelta(seconds=60)
+
 pytestmark = pytest.mark.asyncio
 _names = itertools.count(1)
 KEY = "35260312345678000195550010000000011000000017"
@@ -52,6 +54,7 @@ class Told:
         self.kit, self.control, self.entry, self.name = kit, control, entry, name
         self.external_id, self.order_id = external_id, order_id
         self.revision = 0
+        self.teller = loop.Teller(kit.service, kit.intake.telling.set)
 
     async def progress(self, **more: Any) -> None:
         """Orders says what there is to tell."""
@@ -67,7 +70,7 @@ class Told:
             self.order_id,
         )
         async with self.kit.service.transaction() as tx:
-            await handlers.obey([event], tx, self.kit.intake, Shop(self.kit.intake))
+            await handlers.obey([event], tx, self.kit.intake, Shop(self.kit.intake, self.kit.vault))
 
     def invoice(self, **more: Any) -> InvoiceTold:
         return InvoiceTold(
@@ -83,11 +86,9 @@ class Told:
 
     async def tell(self) -> None:
         """What is due now, once."""
-        async with self.kit.service.pool.acquire() as database:
-            free = {self.entry.connection.connection_id: 4}
-            claimed = await store.claim(database, free, timedelta(seconds=30), self.kit.service.clock())
-        for one in claimed:
-            await loop.tell(self.kit.service, self.entry, one)
+        connection_id = self.entry.connection.connection_id
+        for claimed, first in await self.teller.begin({connection_id: self.entry}, {connection_id: 4}, LEASE):
+            await self.teller.tell(self.entry, claimed, first)
 
     async def soon(self) -> None:
         """As if the pause before the next try were over."""
@@ -117,7 +118,7 @@ async def told(kit: Kit, control: SandboxClient, connector: str, **settings: str
     bought = await control.buy(name, {"SKU-1": 1})
     await pull.empty_queue(kit.service, kit.intake, entry)
     await kit.absorb()
-    (sale,) = await kit.published()
+    *_, sale = await kit.published()
     return Told(kit, control, entry, name, bought["order_id"], sale["order_id"])
 
 
@@ -326,6 +327,61 @@ async def test_the_loop_tells_what_comes_and_goes_on_after_a_failure(
     finally:
         running_loop.cancel()
         await asyncio.gather(running_loop, return_exceptions=True)
+
+
+async def test_news_that_comes_while_a_channel_is_told_is_told_next(order: Told) -> None:
+    await order.progress(invoice=order.invoice())
+    connection_id = order.entry.connection.connection_id
+    [(claimed, first)] = await order.teller.begin({connection_id: order.entry}, {connection_id: 4}, LEASE)
+    await order.progress(invoice=order.invoice(), parcels=(order.parcel(),))
+    order.kit.intake.telling.clear()
+    await order.teller.tell(order.entry, claimed, first)
+    assert order.kit.intake.telling.is_set(), "nobody looks for what has come"
+    assert await order.books() == ["invoice"]
+    await order.tell()
+    assert await order.books() == ["invoice", "shipment"]
+    assert not await order.kit.count("progress", "due_at IS NOT NULL OR claimed_until IS NOT NULL")
+
+
+async def test_an_order_that_another_process_took_over_is_told_by_that_one_alone(order: Told) -> None:
+    await order.progress(invoice=order.invoice(), parcels=(order.parcel(),))
+    connection_id = order.entry.connection.connection_id
+    [(claimed, first)] = await order.teller.begin({connection_id: order.entry}, {connection_id: 4}, LEASE)
+    await order.kit.service.pool.execute("UPDATE progress SET claimed_until = now() + interval '1 h'")
+    await order.teller.tell(order.entry, claimed, first)
+    # The step that was under way is told and kept; the next one is the other's.
+    assert await order.books() == ["invoice"]
+    assert await order.answers() == [("invoice", None)]
+    assert await order.kit.count("progress", "claimed_until > now() + interval '50 min'") == 1
+
+
+async def test_many_orders_are_written_together(
+    kit: Kit, skyhub: SandboxClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [await told(kit, skyhub, "skyhub", **{"limit.order_read": "1000/1000"}) for _ in range(4)]
+    for order in orders:
+        await order.progress(invoice=order.invoice(), parcels=(order.parcel(),))
+    opened, transaction = itertools.count(), kit.service.transaction
+
+    def counted() -> Any:
+        next(opened)
+        return transaction()
+
+    monkeypatch.setattr(kit.service, "transaction", counted)
+
+    async def heard(*_: Any) -> str:
+        return "r1"
+
+    for name in ("report_invoice", "report_shipment"):
+        monkeypatch.setattr(type(orders[0].entry.connector), name, staticmethod(heard))
+    entries = {order.entry.connection.connection_id: order.entry for order in orders}
+    teller = loop.Teller(kit.service, kit.intake.telling.set)
+    claimed = await teller.begin(entries, dict.fromkeys(entries, 4), LEASE)
+    assert len(claimed) == 4
+    await asyncio.gather(*(teller.tell(entries[one.connection_id], one, first) for one, first in claimed))
+    assert await kit.count("progress_steps", "state = 'accepted'") == 8
+    # One claims, one settles the invoices and begins the shipments, one settles these; a busy machine may need more.
+    assert next(opened) <= 6
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ async def test_nobody_is_told_that_a_key_is_wrong_before_the_connections_are_rea
     monkeypatch.setattr(listener.door, "listen", listen)
     registry = Registry(kit.intake.vault)
     loop = asyncio.create_task(
-        listener.shop_loop(kit.service, Shop(Intake(kit.intake.settings, registry, kit.intake.vault)))
+        listener.shop_loop(kit.service, Shop(Intake(kit.intake.settings, registry, kit.intake.vault), kit.vault))
     )
     for _ in range(20):
         await asyncio.sleep(0)
