@@ -16,7 +16,7 @@ class Together(Generic[T, R]):
 
     It gives an answer for each item, in their order. Where it fails over several, each goes alone, so that a bad one
     keeps nobody else back; where the way to the database is lost (`OSError`), nobody knows whether it was done, and all
-    hear of it.
+    hear of it. Who is cancelled while he waits is left out.
     """
 
     def __init__(
@@ -35,11 +35,18 @@ class Together(Generic[T, R]):
             self._working = asyncio.create_task(self._go())
         return await answer
 
+    async def close(self) -> None:
+        """Wait for what is under way."""
+        if self._working is not None:
+            await self._working
+
     async def _go(self) -> None:
         while self._asked:
+            # Even without a pause, everybody who was woken with the first one gets to ask.
             await asyncio.sleep(self._linger_s)
-            asked, self._asked = self._asked[: self._most], self._asked[self._most :]
-            await self._settle(asked)
+            taken, self._asked = self._asked[: self._most], self._asked[self._most :]
+            if asked := [one for one in taken if not one[1].done()]:
+                await self._settle(asked)
 
     async def _settle(self, asked: Sequence[_Asked[T, R]]) -> None:
         try:

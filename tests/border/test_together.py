@@ -88,3 +88,25 @@ async def test_one_who_goes_away_takes_nobody_elses_answer_with_him() -> None:
     assert await stays == "B"
     with pytest.raises(asyncio.CancelledError):
         await gone
+
+
+async def test_who_is_cancelled_before_it_is_done_is_left_out_of_it() -> None:
+    entered, goes_on = asyncio.Event(), asyncio.Event()
+    batches: list[Sequence[int]] = []
+
+    async def slow(items: Sequence[int]) -> Sequence[int]:
+        batches.append(items)
+        entered.set()
+        await goes_on.wait()
+        return items
+
+    together = Together(slow)
+    first = asyncio.create_task(together(1))
+    await entered.wait()
+    second, third = asyncio.create_task(together(2)), asyncio.create_task(together(3))
+    await asyncio.sleep(0)
+    second.cancel()
+    goes_on.set()
+    assert await asyncio.gather(first, third) == [1, 3]
+    await together.close()
+    assert batches == [[1], [3]]

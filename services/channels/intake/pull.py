@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from opentelemetry.trace import SpanKind
 
+from services.border.together import Together
 from services.bus import Cause
 from services.bus.failures import describe, waited
 from services.bus.members import Holder
@@ -27,7 +28,6 @@ from services.channels.intake.absorb import INTAKE_STREAM, store_and_absorb, to_
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Verdict
 from services.channels.intake.store import Body, Fetch
-from services.channels.together import Together
 
 if TYPE_CHECKING:
     from services.runtime import Service
@@ -251,7 +251,7 @@ async def refetch(service: "Service", intake: Intake) -> None:
         await keep_fetched(service, intake, answers)
         return [None] * len(answers)
 
-    readers = _Readers(service, intake, Together(keep, jobs_max=_PAGE))
+    readers = _Readers(service, intake, Together(keep, linger_s=0.0, most=_PAGE))
     try:
         while True:
             live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
@@ -299,7 +299,7 @@ class _Readers:
         """Read one order; whatever goes wrong, it is read again later."""
         connection_id = entry.connection.connection_id
         try:
-            await self.kept.do(await fetch_one(self.service, self.intake, entry, wanted))
+            await self.kept(await fetch_one(self.service, self.intake, entry, wanted))
         except Throttled as throttled:
             await self._rest(wanted, throttled.retry_after_s)
         except Rejected as rejected:
