@@ -89,11 +89,10 @@ async def fetched(consumer: Consumer, kafka: Any) -> tuple[Any, ...]:
     """
     await asyncio.sleep(consumer.linger_s)
     try:
-        batches = await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+        return tuple(chain(*(await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values()))
     except UnicodeDecodeError:
         await consumer.hold(_UNREADABLE)
         return ()
-    return tuple(chain(*batches.values()))
 
 
 async def _passed_through(records: Any) -> KafkaMessage:
