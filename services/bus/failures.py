@@ -74,9 +74,8 @@ def describe(failure: BaseException) -> str:
         errors = failure.errors(include_url=False, include_input=False, include_context=False)
         found = [f"{'.'.join(map(str, error['loc']))}: {error['type']}" for error in errors]
         return f"ValidationError: {'; '.join(found[:5])}"[:500]
-    if isinstance(failure, asyncpg.DataError):
-        return f"{type(failure).__name__}: {_VALUE.sub('…', str(failure))}"[:500]
-    text = str(failure) if isinstance(failure, Poison) else f"{type(failure).__name__}: {failure}"
+    text = _VALUE.sub("…", str(failure)) if isinstance(failure, asyncpg.DataError) else str(failure)
+    text = text if isinstance(failure, Poison) else f"{type(failure).__name__}: {text}"
     return text.split("\n", 1)[0][:500]
 
 

@@ -21,7 +21,6 @@ MAX_POLL_INTERVAL_MS: Final = 3_600_000
 BATCH_RECORDS: Final = 1_000
 POLL_MS: Final = 1_000
 STOP_TIMEOUT_S: Final = 15.0
-_UNREADABLE: Final = "a header's name is no UTF-8: stop the service, move its group's offset over it, start it again"
 
 _log = structlog.get_logger("saldo.bus")
 
@@ -89,11 +88,10 @@ async def fetched(consumer: Consumer, kafka: Any) -> tuple[Any, ...]:
     """
     await asyncio.sleep(consumer.linger_s)
     try:
-        batches = await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+        return tuple(chain(*(await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values()))
     except UnicodeDecodeError:
-        await consumer.hold(_UNREADABLE)
+        await consumer.hold("a header's name is no UTF-8: stop the service, move its group's offset over it")
         return ()
-    return tuple(chain(*batches.values()))
 
 
 async def _passed_through(records: Any) -> KafkaMessage:

@@ -49,9 +49,7 @@ def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, router
     @app.exception_handler(PydanticSerializationError)
     @app.exception_handler(asyncpg.DataError)
     async def unfit(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse(
-            {"detail": "the database cannot take a value that was given: NUL, half a character, or out of range"}, 422
-        )
+        return JSONResponse({"detail": "a value cannot be kept: NUL, half a character, or out of range"}, 422)
 
     @app.exception_handler(OSError)
     @app.exception_handler(asyncpg.InterfaceError)

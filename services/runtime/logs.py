@@ -9,7 +9,9 @@ import structlog
 
 from services.border.cards import redact
 
-_VALUE: Final = re.compile(r"(invalid input (?:for query argument|syntax for type|value for) [^:\n]+).*")
+_VALUE: Final = re.compile(
+    r'(invalid input (?:for query argument|syntax for type|value for) [^:\n"]+):(?:[^"\\\n]|\\[^n])*'
+)
 """asyncpg and PostgreSQL repeat a value that fits no type, and it may be a buyer's."""
 
 
@@ -22,10 +24,7 @@ def configure_logging(log_format: Literal["json", "text"], service: str) -> None
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            lambda _, __, event: {
-                name: _VALUE.sub(r"\1…", one) if name == "exception" else one for name, one in event.items()
-            },
-            lambda logger, method, event: redact(str(renderer(logger, method, event))),
+            lambda logger, method, event: redact(_VALUE.sub(r"\1…", str(renderer(logger, method, event)))),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
