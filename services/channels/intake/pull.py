@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from opentelemetry.trace import SpanKind
 
+from services.border.together import Together
 from services.bus import Cause
 from services.bus.failures import describe, waited
 from services.bus.members import Holder
@@ -27,7 +28,6 @@ from services.channels.intake.absorb import INTAKE_STREAM, store_and_absorb, to_
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Verdict
 from services.channels.intake.store import Body, Fetch
-from services.channels.together import Together
 
 if TYPE_CHECKING:
     from services.runtime import Service

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from contracts.channels.v1 import CoveredVersion, PushCause, QuantityTrait, StockPushed
 from contracts.inventory.v1 import CauseOutcome
+from services.border.together import Together
 from services.bus import Cause, Transaction
 from services.channels.alerts import Alert, raise_alerts
 from services.channels.connectors.connector import Traits, WriteOutcome
@@ -20,7 +21,6 @@ from services.channels.stock.claims import Asked, Attempt, Claimed, Covered, Set
 from services.channels.stock.domain import Manner, Observed, Plan, Record, Step
 from services.channels.stock.metrics import StockMetrics
 from services.channels.stock.settings import StockSettings
-from services.channels.together import Together
 
 if TYPE_CHECKING:
     import asyncpg
