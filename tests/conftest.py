@@ -52,6 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
         gc.collect()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What a module sets up is set up once, by one of two workers; tests of the running system share one system.
+    for item in items:
+        folder, name = item.path.parent.name, item.path.stem
+        item.add_marker(pytest.mark.xdist_group("flow" if folder == "flow" else f"{folder}/{name}"))
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     described = {
         "environment": "as named by KAFKA_BOOTSTRAP_SERVERS and POSTGRES_DSN",

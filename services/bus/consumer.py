@@ -104,9 +104,9 @@ class Consumer:
         except Stopped:
             return
         except Halt as halt:
-            await self._hold(str(halt))
+            await self.hold(str(halt))
         except Exception as failure:  # noqa: BLE001 - nothing may leave, or FastStream goes on past the batch
-            await self._hold(f"fault of the bus: {describe(failure)}", failure)
+            await self.hold(f"fault of the bus: {describe(failure)}", failure)
         self.progress_at = time.monotonic()
         self._work.metrics.batch_records.labels(self.stream).observe(len(records))
         self._work.metrics.process_seconds.labels(self.stream).observe(time.perf_counter() - began)
@@ -234,7 +234,7 @@ class Consumer:
         if not await self.brake.released(self.stop):
             raise Stopped
 
-    async def _hold(self, reason: str, fault: Exception | None = None) -> None:
+    async def hold(self, reason: str, fault: Exception | None = None) -> None:
         """Stand still until the process ends: offsets stay, the next build reads the same records."""
         self.halted = reason
         _log.critical("consumer stopped", stream=self.stream, reason=reason, exc_info=fault)

@@ -21,10 +21,7 @@ MAX_POLL_INTERVAL_MS: Final = 3_600_000
 BATCH_RECORDS: Final = 1_000
 POLL_MS: Final = 1_000
 STOP_TIMEOUT_S: Final = 15.0
-_UNREADABLE: Final = (
-    "a record has a header whose name is no UTF-8, and nothing is read past it: stop the service, move its group's "
-    "offset over that record with Kafka's own tools, and start it again"
-)
+_UNREADABLE: Final = "a header's name is no UTF-8: stop the service, move its group's offset over it, start it again"
 
 _log = structlog.get_logger("saldo.bus")
 
@@ -94,13 +91,8 @@ async def fetched(consumer: Consumer, kafka: Any) -> tuple[Any, ...]:
     try:
         batches = await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
     except UnicodeDecodeError:
-        if consumer.waiting != _UNREADABLE:
-            consumer.waiting = _UNREADABLE
-            _log.critical("consumer stopped", stream=consumer.stream, reason=_UNREADABLE)
-        await asyncio.sleep(POLL_MS / 1000)
+        await consumer.hold(_UNREADABLE)
         return ()
-    if consumer.waiting == _UNREADABLE:
-        consumer.waiting = ""
     return tuple(chain(*batches.values()))
 
 

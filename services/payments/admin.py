@@ -33,7 +33,12 @@ class AccountGiven(BaseModel):
 def admin_router(pool: Callable[[], Pool], accounts: Accounts, settings: PaymentsSettings) -> APIRouter:
     """The routes of payments."""
     router = APIRouter()
+    _add_accounts(router, pool, accounts, settings)
+    _add_payments(router, pool)
+    return router
 
+
+def _add_accounts(router: APIRouter, pool: Callable[[], Pool], accounts: Accounts, settings: PaymentsSettings) -> None:
     @router.put("/accounts")
     async def put_account(given: AccountGiven) -> dict[str, str]:
         account = Account(**given.model_dump())
@@ -64,15 +69,13 @@ def admin_router(pool: Callable[[], Pool], accounts: Accounts, settings: Payment
         )
         return [dict(row) for row in rows]
 
+
+def _add_payments(router: APIRouter, pool: Callable[[], Pool]) -> None:
     @router.get("/payments")
     async def list_payments(
-        tenant: str,
-        order_id: str | None = None,
-        status: str | None = None,
-        concerning: bool = False,
-        after: str = "",
+        tenant: str, order_id: str | None = None, status: str | None = None, concerning: bool = False, after: str = "",
         limit: Limit = 1000,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any]:  # fmt: skip
         found = await store.list_payments(pool(), tenant, order_id, status, concerning, after, limit)
         return {"payments": found, "next": found[-1]["payment_id"] if len(found) == limit else None}
 
@@ -100,5 +103,3 @@ def admin_router(pool: Callable[[], Pool], accounts: Accounts, settings: Payment
             tenant, payment_id,
         )  # fmt: skip
         return dict(row) | {"calls": [dict(call) for call in calls]}
-
-    return router

@@ -45,14 +45,13 @@ def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, router
     async def refused(_: Request, failure: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(failure)}, 404 if isinstance(failure, NotOpen) else 409)
 
-    @app.exception_handler(asyncpg.DataError)
-    async def unfit(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "the database cannot take a value that was given: NUL, or out of range"}, 422)
-
     @app.exception_handler(UnicodeEncodeError)
     @app.exception_handler(PydanticSerializationError)
-    async def no_text(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "a value that was given is no text: half a character of UTF-16"}, 422)
+    @app.exception_handler(asyncpg.DataError)
+    async def unfit(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse(
+            {"detail": "the database cannot take a value that was given: NUL, half a character, or out of range"}, 422
+        )
 
     @app.exception_handler(OSError)
     @app.exception_handler(asyncpg.InterfaceError)

@@ -3,7 +3,6 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
 from typing import Any, Final, Literal
 
 import structlog
@@ -11,6 +10,7 @@ import structlog
 from services.border.cards import redact
 
 _VALUE: Final = re.compile(r"(invalid input (?:for query argument|syntax for type|value for) [^:\n]+).*")
+"""asyncpg and PostgreSQL repeat a value that fits no type, and it may be a buyer's."""
 
 
 def configure_logging(log_format: Literal["json", "text"], service: str) -> None:
@@ -22,7 +22,9 @@ def configure_logging(log_format: Literal["json", "text"], service: str) -> None
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _without_values,
+            lambda _, __, event: {
+                name: _VALUE.sub(r"\1…", one) if name == "exception" else one for name, one in event.items()
+            },
             lambda logger, method, event: redact(str(renderer(logger, method, event))),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -32,13 +34,6 @@ def configure_logging(log_format: Literal["json", "text"], service: str) -> None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(logging.BASIC_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-
-
-def _without_values(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A value that fits no type is repeated by asyncpg and PostgreSQL, and may be a buyer's."""
-    if "exception" in event:
-        event["exception"] = _VALUE.sub(r"\1…", event["exception"])
-    return event
 
 
 class _Formatter(logging.Formatter):
