@@ -1,77 +1,69 @@
-"""What many ask for at once, while they talk to the outside side by side, is done in one transaction."""
+"""What tasks that ask the outside side by side write at the same moment goes into one transaction."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar, final
 
-import structlog
+T = TypeVar("T")
+R = TypeVar("R")
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-
-_log = structlog.get_logger(__name__)
+_Asked = tuple[T, asyncio.Future[R]]
 
 
 @final
-class Together(Generic[Job, Result]):
-    """Does jobs in goes: what comes during one waits for the next, and each begins `linger_s` after it could.
+class Together(Generic[T, R]):
+    """`work(items)` is done once for all who ask within `linger_s` seconds, or while it is done for those before them.
 
-    `work` does several jobs, all or nothing, and returns a result each. Where it fails for several, each is done alone:
-    one that can never be done fails for whoever asked for it, and for nobody else. Where the way to the database is
-    lost (`OSError`), nobody knows whether it was done, and all hear of it. Who is cancelled while he waits for a go is
-    left out of it.
+    It gives an answer for each item, in their order. Where it fails over several, each goes alone, so that a bad one
+    keeps nobody else back; where the way to the database is lost (`OSError`), nobody knows whether it was done, and all
+    hear of it. Who is cancelled while he waits is left out.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Job]], Awaitable[Sequence[Result]]], *, jobs_max: int, linger_s: float = 0.0
+        self, work: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, linger_s: float = 0.005, most: int = 100
     ) -> None:
-        self._work, self._jobs_max, self._linger_s = work, jobs_max, linger_s
-        self._waiting: list[tuple[Job, asyncio.Future[Result]]] = []
-        self._going: asyncio.Task[None] | None = None
+        self._work, self._linger_s, self._most = work, linger_s, most
+        self._asked: list[_Asked[T, R]] = []
+        self._working: asyncio.Task[None] | None = None
 
-    async def do(self, job: Job) -> Result:
-        """The result of a job. Raises what doing it alone raises."""
-        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((job, result))
-        if self._going is None:
-            # A task of its own: one who asked and is cancelled must not take the others' results with him.
-            self._going = asyncio.create_task(self._go())
-        return await result
+    async def __call__(self, item: T) -> R:
+        """What `work` answers to `item`, or raises over it."""
+        answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._asked.append((item, answer))
+        if self._working is None or self._working.done():
+            # A task of its own: one who asked and is cancelled must not take the others' answers with it.
+            self._working = asyncio.create_task(self._go())
+        return await answer
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        if self._going is not None:
-            await self._going
+        if self._working is not None:
+            await self._working
 
     async def _go(self) -> None:
-        try:
-            while self._waiting:
-                # Even without a pause, everybody who was woken with the first one gets to ask.
-                await asyncio.sleep(self._linger_s)
-                taken, self._waiting = self._waiting[: self._jobs_max], self._waiting[self._jobs_max :]
-                if jobs := [one for one in taken if not one[1].done()]:
-                    await self._do(jobs)
-        finally:
-            self._going = None
+        while self._asked:
+            # Even without a pause, everybody who was woken with the first one gets to ask.
+            await asyncio.sleep(self._linger_s)
+            taken, self._asked = self._asked[: self._most], self._asked[self._most :]
+            if asked := [one for one in taken if not one[1].done()]:
+                await self._settle(asked)
 
-    async def _do(self, jobs: Sequence[tuple[Job, asyncio.Future[Result]]]) -> None:
+    async def _settle(self, asked: Sequence[_Asked[T, R]]) -> None:
         try:
-            results = await self._work([job for job, _ in jobs])
+            answers = await self._work([item for item, _ in asked])
         except asyncio.CancelledError:
-            for _, future in jobs:
-                future.cancel()
+            for _, answer in asked:
+                answer.cancel()
             raise
-        except BaseException as failure:  # noqa: BLE001 - whatever it is, it belongs to whoever asked
-            if len(jobs) > 1 and isinstance(failure, Exception) and not isinstance(failure, OSError):
-                error = type(failure).__name__
-                _log.warning("several jobs failed together, going one by one", jobs=len(jobs), error=error)
-                for job in jobs:
-                    await self._do([job])
+        except BaseException as failure:  # noqa: BLE001 - whoever asked has it
+            if len(asked) > 1 and isinstance(failure, Exception) and not isinstance(failure, OSError):
+                for one in asked:
+                    await self._settle([one])
                 return
-            for _, future in jobs:
-                if not future.done():
-                    future.set_exception(failure)
+            for _, answer in asked:
+                if not answer.done():
+                    answer.set_exception(failure)
             return
-        for (_, future), result in zip(jobs, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        for (_, answer), result in zip(asked, answers, strict=True):
+            if not answer.done():
+                answer.set_result(result)

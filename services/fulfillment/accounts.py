@@ -39,7 +39,6 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 CALL_TIMEOUT_S: Final = 15.0
 _AUTHORISE_S: Final = 60.0
 _BUSY_S: Final = 0.5
-_RATES_MAX: Final = 100
 
 _log = structlog.get_logger(__name__)
 
@@ -77,7 +76,7 @@ class Carriers:
         self._open: dict[str, _Open] = {}
         self._carriers: dict[str, tuple[float, Mapping[str, Carrier]]] = {}
         self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._rates = Together(self._read_rates, jobs_max=_RATES_MAX)
+        self._rates = Together(self._read_rates)
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def of(self, tenant: str) -> Mapping[str, Carrier]:
@@ -137,7 +136,7 @@ class Carriers:
         return [found[tenant] for tenant in tenants]
 
     def _table(self, session: Session | None = None) -> TableCarrier:
-        return TableCarrier(self._rates.do, session, cubic_divisor=self._settings.cubic_divisor)
+        return TableCarrier(self._rates, session, cubic_divisor=self._settings.cubic_divisor)
 
     def _credentials(self, row: asyncpg.Record) -> dict[str, str]:
         kept = dict(zip(row["fields"], row["sealed"], strict=True))

@@ -41,8 +41,6 @@ Form: TypeAlias = Literal["pdf", "zpl"]
 
 _ASK_AGAIN_S: Final = 5.0
 _LEASE_SHARE: Final = 0.75
-_LINGER_S: Final = 0.005
-_JOBS_MAX: Final = 100
 _UNANSWERED_S: Final = 60.0
 """For a carrier that is gone, or whose answer makes no sense: a person has to look."""
 
@@ -114,8 +112,7 @@ class Book:
     ) -> None:
         self._transaction, self._carriers, self._vault = transaction, carriers, vault
         self._settings, self._point, self._tracing = settings, point, tracing
-        self._begin = Together(self._begin_all, jobs_max=_JOBS_MAX, linger_s=_LINGER_S)
-        self._settle = Together(self._settle_all, jobs_max=_JOBS_MAX, linger_s=_LINGER_S)
+        self._begin, self._settle = Together(self._begin_all), Together(self._settle_all)
         self._going: set[asyncio.Task[None]] = set()
 
     async def run(self, wake: Wake) -> None:
@@ -187,12 +184,12 @@ class Book:
                     await self._buy(job, carriers)
         except (OutcomeUnknown, TimeoutError):
             late_s = max(one.traits.late_s for one in carriers.values())
-            await self._settle.do(Answer(job, wait_s=late_s))
+            await self._settle(Answer(job, wait_s=late_s))
         except Throttled as wait:
-            await self._settle.do(Answer(job, wait_s=wait.retry_after_s))
+            await self._settle(Answer(job, wait_s=wait.retry_after_s))
         except _ITS_OWN as failure:
             _log.error("a label waits for a person", shipment=job.shipment.shipment_id, error=describe(failure))
-            await self._settle.do(Answer(job, wait_s=_UNANSWERED_S))
+            await self._settle(Answer(job, wait_s=_UNANSWERED_S))
 
     def _parcel(self, job: Job) -> Parcel | None:
         asked, packed = job.shipment.prepare, job.shipment.packed
@@ -224,7 +221,7 @@ class Book:
             await self._refuse(job, "refused_by_carrier")
             return
         self._point("book.answered")
-        await self._settle.do(_bought(job, parcel, call["provider"], purchase, bought))
+        await self._settle(_bought(job, parcel, call["provider"], purchase, bought))
         self._point("book.settled")
 
     async def _choose(self, job: Job, parcel: Parcel, carriers: Mapping[str, Carrier]) -> asyncpg.Record | None:
@@ -239,13 +236,13 @@ class Book:
         chosen = next(fitting, None)
         if chosen is None:
             if failures:
-                await self._settle.do(Answer(job, wait_s=_ASK_AGAIN_S))
+                await self._settle(Answer(job, wait_s=_ASK_AGAIN_S))
             else:
                 await self._refuse(job, "no_service")
             return None
-        call = await self._begin.do((job, *chosen))
+        call = await self._begin((job, *chosen))
         if call is None:
-            await self._settle.do(Answer(job, wait_s=0))
+            await self._settle(Answer(job, wait_s=0))
         return call
 
     async def _begin_all(self, chosen: Sequence[tuple[Job, str, Quote]]) -> list[asyncpg.Record | None]:
@@ -266,7 +263,7 @@ class Book:
     async def _refuse(self, job: Job, reason: str) -> None:
         # Where nothing was begun, nothing will be asked: it is begun and refused in one.
         begun = () if job.shipment.state == "buying" else (Buying(),)
-        await self._settle.do(Answer(job, (*begun, CarrierRefused(reason)), "refused"))
+        await self._settle(Answer(job, (*begun, CarrierRefused(reason)), "refused"))
 
     async def _stop(self, job: Job, carriers: Mapping[str, Carrier]) -> None:
         assert job.call is not None
@@ -277,7 +274,7 @@ class Book:
         except Rejected:
             done = False
         self._point("stop.answered")
-        await self._settle.do(Answer(job, (Stopped(done),)))
+        await self._settle(Answer(job, (Stopped(done),)))
         self._point("stop.settled")
 
     async def _settle_all(self, answers: Sequence[Answer]) -> list[None]:

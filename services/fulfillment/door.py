@@ -30,7 +30,6 @@ from services.runtime import Service
 
 _ID: Final = re.compile(r"[0-9a-f-]{36}")
 _REFERENCE_MAX: Final = 200
-_JOBS_MAX: Final = 100
 _LINGER_S: Final = 0.05
 """A carrier is in no hurry for its answer, and often tells of many parcels at once."""
 
@@ -56,8 +55,8 @@ class Door:
     ) -> None:
         self._opens, self._carriers, self._settings, self._wake = opens, carriers, settings, wake
         self._point, self._tracing = point, tracing
-        self._named = Together(self._named_all, jobs_max=_JOBS_MAX, linger_s=_LINGER_S)
-        self._keep = Together(self._keep_all, jobs_max=_JOBS_MAX, linger_s=_LINGER_S)
+        self._named = Together(self._named_all, linger_s=_LINGER_S)
+        self._keep = Together(self._keep_all, linger_s=_LINGER_S)
         self.app = Starlette(routes=[Route("/hooks/{account_id}", self._deliver, methods=["POST"])])
 
     async def _deliver(self, request: Request) -> Response:
@@ -88,14 +87,14 @@ class Door:
         if len(reference) > _REFERENCE_MAX or "\0" in reference:
             return door.problem(400, "the body names no parcel")
         parcel = tenant, carrier.traits.name, reference
-        causes = await self._named.do(parcel)
+        causes = await self._named(parcel)
         # No carrier tells of our traces: a webhook belongs to that of the parcel.
         about = {"saldo.account": account_id, "saldo.tenant": tenant, **door.described(request, "/hooks/{account_id}")}
         with self._tracing.span(
             "receive webhook", causes, kind=SpanKind.SERVER, attributes=about, start_ns=began_ns
         ) as cause:
             if causes:
-                await self._keep.do((parcel, cause.traceparent))
+                await self._keep((parcel, cause.traceparent))
             else:
                 # Of a parcel of someone else, or of one whose label is not kept yet: that one is asked about anyway.
                 _log.info("a webhook is about an unknown parcel", account=account_id)

@@ -31,7 +31,6 @@ Sessions: TypeAlias = Callable[[str, str], Awaitable[tuple[Gateway, Session]]]
 """From a tenant and an account of its to the gateway and a session there. Raises `Rejected` where there is none."""
 
 _LATER_S = 60.0
-_LINGER_S, _SETTLED_MAX = 0.005, 50
 _log = structlog.get_logger("saldo.payments")
 
 
@@ -73,7 +72,7 @@ class Charger:
         """`due` is set where a payment may have become due; those that only the clock makes due are found anyway."""
         self._transaction, self._sessions, self._vault = transaction, sessions, vault
         self._settings, self._point, self._due, self._tracing = settings, point, due, tracing
-        self._settle = Together(self._settle_all, jobs_max=_SETTLED_MAX, linger_s=_LINGER_S)
+        self._settle = Together(self._settle_all)
         self._going: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -126,7 +125,7 @@ class Charger:
             answer = await self._asked(task)
         self._point("charge.answered")
         try:
-            await self._settle.do((task, answer, cause))
+            await self._settle((task, answer, cause))
         except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError) as error:
             # The claim keeps it back for a while, and then the gateway is looked at once more.
             tenant, payment_id = task.key

@@ -29,9 +29,9 @@ class Written:
 
 async def test_all_that_come_at_once_are_one_and_each_has_its_answer() -> None:
     written = Written()
-    together = Together(written, jobs_max=9)
-    assert await asyncio.gather(*map(together.do, "abc")) == ["A", "B", "C"]
-    assert await together.do("d") == "D"
+    together = Together(written)
+    assert await asyncio.gather(*map(together, "abc")) == ["A", "B", "C"]
+    assert await together("d") == "D"
     assert written.batches == [["a", "b", "c"], ["d"]]
 
 
@@ -45,10 +45,10 @@ async def test_who_comes_while_others_are_written_is_not_forgotten() -> None:
         await goes_on.wait()
         return items
 
-    together = Together(slow, jobs_max=9)
-    first = asyncio.create_task(together.do(1))
+    together = Together(slow)
+    first = asyncio.create_task(together(1))
     await entered.wait()
-    later = [asyncio.create_task(together.do(number)) for number in (2, 3)]
+    later = [asyncio.create_task(together(number)) for number in (2, 3)]
     await asyncio.sleep(0)
     goes_on.set()
     assert await asyncio.gather(first, *later) == [1, 2, 3]
@@ -57,15 +57,15 @@ async def test_who_comes_while_others_are_written_is_not_forgotten() -> None:
 
 async def test_no_more_than_the_most_are_one() -> None:
     written = Written()
-    together = Together(written, jobs_max=2)
-    assert await asyncio.gather(*map(together.do, "abc")) == ["A", "B", "C"]
+    together = Together(written, most=2)
+    assert await asyncio.gather(*map(together, "abc")) == ["A", "B", "C"]
     assert written.batches == [["a", "b"], ["c"]]
 
 
 async def test_a_bad_one_spoils_nothing_for_the_others() -> None:
     written = Written(bad="b")
-    together = Together(written, jobs_max=9)
-    answers = await asyncio.gather(*map(together.do, "abc"), return_exceptions=True)
+    together = Together(written)
+    answers = await asyncio.gather(*map(together, "abc"), return_exceptions=True)
     assert (answers[0], answers[2]) == ("A", "C")
     assert isinstance(answers[1], ValueError)
     assert written.batches == [["a", "b", "c"], ["a"], ["b"], ["c"]]
@@ -73,20 +73,40 @@ async def test_a_bad_one_spoils_nothing_for_the_others() -> None:
 
 async def test_where_nobody_knows_whether_it_was_written_nothing_is_written_again() -> None:
     written = Written(lost=ConnectionError("the server is gone"))
-    together = Together(written, jobs_max=9)
-    answers = await asyncio.gather(*map(together.do, "ab"), return_exceptions=True)
+    together = Together(written)
+    answers = await asyncio.gather(*map(together, "ab"), return_exceptions=True)
     assert [type(answer) for answer in answers] == [ConnectionError] * 2
     assert written.batches == [["a", "b"]]
 
 
-async def test_one_who_goes_away_is_left_out_and_takes_nobody_elses_result_with_him() -> None:
+async def test_one_who_goes_away_takes_nobody_elses_answer_with_him() -> None:
     written = Written()
-    together = Together(written, jobs_max=9)
-    gone, stays = (asyncio.create_task(together.do(item)) for item in "ab")
+    together = Together(written)
+    gone, stays = (asyncio.create_task(together(item)) for item in "ab")
     await asyncio.sleep(0)
     gone.cancel()
     assert await stays == "B"
     with pytest.raises(asyncio.CancelledError):
         await gone
+
+
+async def test_who_is_cancelled_before_it_is_done_is_left_out_of_it() -> None:
+    entered, goes_on = asyncio.Event(), asyncio.Event()
+    batches: list[Sequence[int]] = []
+
+    async def slow(items: Sequence[int]) -> Sequence[int]:
+        batches.append(items)
+        entered.set()
+        await goes_on.wait()
+        return items
+
+    together = Together(slow)
+    first = asyncio.create_task(together(1))
+    await entered.wait()
+    second, third = asyncio.create_task(together(2)), asyncio.create_task(together(3))
+    await asyncio.sleep(0)
+    second.cancel()
+    goes_on.set()
+    assert await asyncio.gather(first, third) == [1, 3]
     await together.close()
-    assert written.batches == [["b"]]
+    assert batches == [[1], [3]]

@@ -77,6 +77,7 @@ def verdict(**changed: Any) -> PathVerdict:
         changed.get("movements", [moved("CUP", 1), moved("SPOON", 2)]),
         PLAN,
         steps=changed.get("steps", {}),
+        paid=changed.get("paid", {}),
         invoiced=True,
     )
 
@@ -88,6 +89,12 @@ def test_an_order_that_found_its_way_fails_nothing() -> None:
     assert passed.labels_ms == [3000.0]
     assert passed.journeys.parcel_counts["dispatched"] == 1
     assert passed.journeys.payment_counts["captured"] == 1
+
+
+def test_a_buyer_who_pays_later_is_not_waited_for_by_us() -> None:
+    key, sold_ms = (ORDER["connection_id"], ORDER["external_id"]), AT.timestamp() * 1000 - 3000
+    assert verdict(paid={key: int(sold_ms) + 2000}).labels_ms == [1000.0]
+    assert verdict(paid={key: int(sold_ms) - 50}).labels_ms == [3000.0]
 
 
 def test_the_newest_version_counts_whatever_order_facts_come_in() -> None:

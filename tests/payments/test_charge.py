@@ -372,7 +372,7 @@ async def test_a_token_that_does_not_open_fails_the_payment(connection: Connecti
     message = Received(authorize(token=other), Envelope("event-1", "", "/test", NOW, "", "acme", "order-a"), "key")
     async with connection.transaction():
         tx = Transaction(connection, NOW, lambda: "id")
-        await obey([message], tx, vault=VAULT, tokens=TOKENS, settings=SETTINGS)
+        await obey([message], tx, vault=VAULT, tokens=TOKENS, settings=SETTINGS, wake=lambda: None)
     await till.work()
 
     [failed] = [one.message for one in tx.publications]

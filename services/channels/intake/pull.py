@@ -251,7 +251,7 @@ async def refetch(service: "Service", intake: Intake) -> None:
         await keep_fetched(service, intake, answers)
         return [None] * len(answers)
 
-    readers = _Readers(service, intake, Together(keep, jobs_max=_PAGE))
+    readers = _Readers(service, intake, Together(keep, linger_s=0.0, most=_PAGE))
     try:
         while True:
             live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
@@ -299,7 +299,7 @@ class _Readers:
         """Read one order; whatever goes wrong, it is read again later."""
         connection_id = entry.connection.connection_id
         try:
-            await self.kept.do(await fetch_one(self.service, self.intake, entry, wanted))
+            await self.kept(await fetch_one(self.service, self.intake, entry, wanted))
         except Throttled as throttled:
             await self._rest(wanted, throttled.retry_after_s)
         except Rejected as rejected:

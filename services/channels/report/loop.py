@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 1.0
 _LINGER_S: Final = 0.1
 """Nobody waits for what a channel is told: what comes within it is claimed in one."""
-_TURN_LINGER_S: Final = 0.005
-_TURNS_MAX: Final = 100
 _AT_ONCE: Final = 4
 """Orders of one connection that are told of at the same time; its limits set the pace."""
 _WARN_BEFORE: Final = timedelta(hours=1)
@@ -149,7 +147,7 @@ class Teller:
     def __init__(self, service: "Service", wake: Callable[[], None]) -> None:
         """`wake` is called where an order that is given back is due again already, since there is news of it."""
         self._service, self._wake = service, wake
-        self._turn = Together(self._turns, jobs_max=_TURNS_MAX, linger_s=_TURN_LINGER_S)
+        self._turn = Together(self._turns)
 
     async def begin(
         self, entries: Mapping[str, Open], free: Mapping[str, int], lease: timedelta
@@ -171,12 +169,12 @@ class Teller:
             self._service.faults.point("report.saved")
             result = await self._tell(entry, claimed, order, going)
             self._service.faults.point("report.answered")
-            going = await self._turn.do((claimed, reports, result))
+            going = await self._turn((claimed, reports, result))
             self._service.faults.point("report.settled")
 
     async def give_back(self, claimed: Claim) -> None:
         """The order is due again later."""
-        await self._turn.do((claimed, frozenset(), _again(claimed)))
+        await self._turn((claimed, frozenset(), _again(claimed)))
 
     async def _tell(self, entry: Open, claimed: Claim, order: Told, going: Next) -> Heard | Put:
         step = going.step

@@ -123,16 +123,16 @@ class Ledger:
 
     def __init__(self, service: "Service", settings: StockSettings, metrics: StockMetrics) -> None:
         self._service, self._settings, self._metrics = service, settings, metrics
-        self._turns = Together[Turn, Round](self._take, jobs_max=_LANES_MAX)
-        self._answers = Together[Answer, None](self._settle, jobs_max=_LANES_MAX, linger_s=_ANSWERS_WAIT_S)
+        self._turns = Together[Turn, Round](self._take, linger_s=0.0, most=_LANES_MAX)
+        self._answers = Together[Answer, None](self._settle, linger_s=_ANSWERS_WAIT_S, most=_LANES_MAX)
 
     async def take(self, turn: Turn) -> Round:
         """Claim records, compute their numbers, and lease those that need the channel."""
-        return await self._turns.do(turn)
+        return await self._turns(turn)
 
     async def settle(self, answer: Answer) -> None:
         """End claims. What the channel has answered is kept even if whoever asked it is cancelled meanwhile."""
-        await asyncio.shield(self._answers.do(answer))
+        await asyncio.shield(self._answers(answer))
 
     async def close(self) -> None:
         """Wait until what was asked for is done."""

@@ -168,6 +168,16 @@ class BookReader:
             if row["kind"] == "told" and (marketplace, row["shop"]) in names
         ]
 
+    def paid(self, channels: Sequence[Channel]) -> dict[tuple[str, str], int]:
+        """When each order was paid, milliseconds, by (connection, external id)."""
+        names = {(channel.marketplace, channel.shop): channel.connection_id for channel in channels}
+        return {
+            (names[marketplace, row["shop"]], str(row["order_id"])): row["at_ms"]
+            for marketplace, rows in self.rows.items()
+            for row in rows
+            if row["kind"] == "payment" and (marketplace, row["shop"]) in names
+        }
+
 
 async def settle(
     collector: Collector,

@@ -102,13 +102,13 @@ class Journey:
         """Payments through gateways of ours."""
         return [fact for fact in self.payments.values() if not isinstance(fact, PaymentTakenOver)]
 
-    @property
-    def sale_to_label_ms(self) -> float | None:
-        """From the sale to the label of its last parcel, milliseconds; None where there is none."""
+    def sale_to_label_ms(self, paid_ms: int) -> float | None:
+        """From the sale, or from its being paid (`paid_ms`) where that was later, to the label of its last parcel,
+        milliseconds; None where there is none."""
         labels = [fact.at for parcel in self.parcels.values() if (fact := parcel.facts.get(LabelCreated))]
         if not labels or self.placed is None:
             return None
-        return (max(labels) - self.placed.sold_at).total_seconds() * 1000
+        return max(labels).timestamp() * 1000 - max(self.placed.sold_at.timestamp() * 1000, paid_ms)
 
 
 @dataclass(slots=True)

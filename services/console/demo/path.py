@@ -122,13 +122,15 @@ def judge(
     *,
     steps: Mapping[str, frozenset[str]],
     cancelled: Collection[tuple[str, str]] = (),
+    paid: Mapping[tuple[str, str], int],
     invoiced: bool,
 ) -> PathVerdict:
     """Judge the orders' way. `told` has (connection, external id, step, milliseconds) of what channels were told.
 
     `steps`: what each connection is to be told of an order that was delivered, unless it is among those that were
-    `cancelled` there (connection, external id): then it hears nothing more. `invoiced`: every order of this run
-    needs an invoice before it may leave.
+    `cancelled` there (connection, external id): then it hears nothing more. `paid` has when the channel's books have
+    the money of an order, milliseconds: a buyer who thinks it over is not waited for by us. `invoiced`: every order of
+    this run needs an invoice before it may leave.
     """
     orders = journeys.by_order
     moments = _first_told(told)
@@ -145,8 +147,12 @@ def judge(
         captured_minor=sum(payment.captured_minor for one in ours for payment in one.ours),
         refunded_minor=sum(payment.refunded_minor for one in ours for payment in one.ours),
         due_minor=sum(one.due_minor or 0 for one in ours if one.ended),
-        labels_ms=[took for one in orders.values() if (took := one.sale_to_label_ms) is not None],
+        labels_ms=[took for one in orders.values() if (took := one.sale_to_label_ms(_paid_ms(one, paid))) is not None],
     )
+
+
+def _paid_ms(one: Journey, paid: Mapping[tuple[str, str], int]) -> int:
+    return paid.get((one.placed.connection_id, one.placed.external_id), 0) if one.placed else 0
 
 
 def _money(orders: Mapping[str, Journey], gateway: Mapping[str, Taken]) -> list[str]:

@@ -113,7 +113,7 @@ def _show_path(console: Console, report: Mapping[str, Any]) -> None:
         f"[bold]money[/]  {money['captured_minor'] / 100:,.2f} taken, {money['refunded_minor'] / 100:,.2f} given back, "
         f"{balanced}; payments: {counts('payments')}"
     )
-    console.print(f"[bold]parcels[/] {counts('parcels')}; from sale to label p50 / p95 / p99 {spread} s")
+    console.print(f"[bold]parcels[/] {counts('parcels')}; from paid sale to label p50 / p95 / p99 {spread} s")
     console.print(
         f"[bold]returns[/] {counts('returns')}; documents: {counts('documents')}; customers: {counts('customers')}"
     )

@@ -141,7 +141,7 @@ async def _play(endpoints: Endpoints, scene: Scene, options: DemoOptions, consol
             told, movements, cancelled = reader.told(channels), evidence.heard.movements, cancelled_orders(evidence)
             return judge_path(
                 collector.journeys, gateway, carrier, told, movements, plan, steps=steps, cancelled=cancelled,
-                invoiced=True,
+                paid=reader.paid(channels), invoiced=True,
             )  # fmt: skip
 
         def is_over(evidence: Evidence) -> bool:
