@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 from contracts.channels.v1 import SaleReported, SaleStatus
 from services.bus import array
@@ -26,16 +26,19 @@ _STILL_RESERVED: Final = frozenset(
 )
 """States in which a channel that keeps its own reservations still counts the units of an order as reserved."""
 
+Counters: TypeAlias = tuple[tuple[str, str, int, str | None], ...]
+"""Of a SKU's level: (location, pool, available, held_by)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """The level of a SKU: counters are (location, pool, available, held_by), `sold` grows with this batch's sales."""
+    """The level of a SKU; `sold` grows with this batch's sales."""
 
     tenant: str
     sku: str
     epoch: int
     version: int
-    counters: tuple[tuple[str, str, int, str | None], ...]
+    counters: Counters
     sold: int
 
 
@@ -161,8 +164,8 @@ async def note_own_sales(
 
 async def lock_levels(
     connection: Database, keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[int, int, int]]:
-    """Lock the levels of (tenant, sku) pairs; those known are returned with epoch, version and units available."""
+) -> dict[tuple[str, str], tuple[int, int, Counters]]:
+    """Lock the levels of (tenant, sku) pairs; those known are returned with epoch, version and counters."""
     rows = await connection.fetch(
         """
         SELECT tenant, sku, epoch, version, counters FROM levels
@@ -176,7 +179,7 @@ async def lock_levels(
         (row["tenant"], row["sku"]): (
             row["epoch"],
             row["version"],
-            sum(counter[2] for counter in json.loads(row["counters"])),
+            tuple((location, pool, units, held_by) for location, pool, units, held_by in json.loads(row["counters"])),
         )
         for row in rows
     }

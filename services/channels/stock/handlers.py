@@ -7,7 +7,7 @@ from datetime import datetime
 from contracts.inventory.v1 import CauseOutcome, ItemChanged, StockLevelChanged
 from services.bus import Cause, Received, Transaction
 from services.channels.stock import facts, listings
-from services.channels.stock.facts import Change, Level, SaleCause
+from services.channels.stock.facts import Change, Counters, Level, SaleCause
 from services.channels.stock.wake import Due, Wake
 
 _DECIDED = frozenset({CauseOutcome.RESERVED, CauseOutcome.SHORT, CauseOutcome.RELEASED})
@@ -19,7 +19,7 @@ class _Fold:
     """The newest level of one SKU in a batch, and every sale that the batch's newer levels cover."""
 
     version: tuple[int, int]
-    available: int | None
+    before: Counters | None
     last: Received[StockLevelChanged] | None = None
     causes: list[SaleCause] = field(default_factory=list)
     events: dict[Cause, None] = field(default_factory=dict)
@@ -31,6 +31,7 @@ async def take_levels(
 ) -> None:
     """Keep the newest level of each SKU, count own units decided, and dirty every record that takes a changed SKU.
 
+    What leaves the house was reserved before: such a level has nothing new for any channel, and dirties nothing.
     A level that is not newer than the kept one is a late duplicate or an announcement: its causes were counted with
     the first copy, because the first copies of one SKU arrive in order.
     """
@@ -54,8 +55,9 @@ async def take_levels(
     if causes:
         await facts.count_decided(tx.connection, causes)
         await facts.open_propagation(tx.connection, causes)
-    due = await facts.dirty_consumers(tx.connection, [_change(fold) for fold in fresh.values()], low_stock, tx.now)
-    tx.after_commit(lambda: _wake(wake, due, tx.now))
+    if changes := [_change(fold) for fold in fresh.values() if _is_news(fold)]:
+        due = await facts.dirty_consumers(tx.connection, changes, low_stock, tx.now)
+        tx.after_commit(lambda: _wake(wake, due, tx.now))
 
 
 def _wake(wake: Wake, due: Sequence[tuple[Due, datetime]], now: datetime) -> None:
@@ -100,9 +102,18 @@ def _level(fold: _Fold) -> Level:
         sku=level.sku,
         epoch=level.epoch,
         version=level.version,
-        counters=tuple((one.location, one.pool, one.available, one.held_by) for one in level.levels),
+        counters=_counters(level),
         sold=sum(cause.units for cause in fold.causes),
     )
+
+
+def _counters(level: StockLevelChanged) -> Counters:
+    return tuple((one.location, one.pool, one.available, one.held_by) for one in level.levels)
+
+
+def _is_news(fold: _Fold) -> bool:
+    assert fold.last is not None
+    return bool(fold.causes or fold.omitted) or fold.before != _counters(fold.last.message)
 
 
 def _change(fold: _Fold) -> Change:
@@ -121,9 +132,9 @@ def _change(fold: _Fold) -> Change:
 
 
 def _explained(fold: _Fold, available: int, reserved: int) -> bool:
-    if fold.available is None:
+    if fold.before is None:
         return False
-    return bool(fold.omitted) or fold.available - available == reserved
+    return bool(fold.omitted) or sum(units for _, _, units, _ in fold.before) - available == reserved
 
 
 async def take_items(wake: Wake, events: Sequence[Received[ItemChanged]], tx: Transaction) -> None:

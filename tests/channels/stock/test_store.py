@@ -183,8 +183,8 @@ async def test_changes_of_a_record_that_is_being_sent_are_not_folded(desk: Desk)
 async def test_a_lease_that_ran_out_is_void_once_its_record_was_folded(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))
-    for _ in range(30):
-        await desk.level("A", 20)
+    for turn in range(30):
+        await desk.level("A", 20 + turn % 2)
 
     async def meanwhile() -> None:
         await desk.level("A", 8)
@@ -375,3 +375,17 @@ async def test_levels_claims_and_own_sales_at_once_never_lock_each_other_out(des
     for shop in shops:
         await shop.push()
         assert set(shop.channel.numbers.values()) == {83}
+
+
+async def test_what_leaves_the_house_is_no_change_for_any_channel(desk: Desk) -> None:
+    """Else every parcel would have each channel's sender look, and sales after it would be taken for a mass change."""
+    shop = desk.open()
+    await shop.put(row("a", "A"))
+    await desk.level("A", 20)
+    await desk.work.pool.execute("DELETE FROM stock_changes")
+    await desk.level("A", 20)
+    assert await desk.work.pool.fetchval("SELECT count(*) FROM stock_changes") == 0
+    await desk.level("A", 18, desk.cause(shop, "order", 2))
+    assert await desk.work.pool.fetchval("SELECT other FROM stock_changes") is False
+    await desk.level("A", 17)
+    assert await desk.work.pool.fetchval("SELECT count(*) FROM stock_changes WHERE other") == 1
