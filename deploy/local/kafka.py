@@ -104,7 +104,6 @@ class Kafka:
             stage=stage,
             stop_order=stop_order,
             stop_grace_s=20,
-            ready_timeout_s=90,
         )
 
     async def prepare(self) -> None:

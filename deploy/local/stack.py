@@ -45,7 +45,7 @@ __all__ = [
 ]  # fmt: skip
 # The role that reads every database and writes none, for ``saldo verify``.
 READER = "verify"
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 90.0
 
 State = dict[str, Any]

@@ -65,7 +65,7 @@ class ProcessSpec:
     cwd: Path = PROJECT
     uid: int | None = None
     gid: int | None = None
-    ready_timeout_s: float = 60.0
+    ready_timeout_s: float = 150.0
     prepare: Step | None = None
     clean_up: Callable[[], None] | None = None
     ready_url: str | None = None

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from contracts.envelope import Message
-from services.console import people
+from services.console import output, people
 from services.console.cli import main
 
 TOKEN = "a token"
@@ -97,6 +97,10 @@ class Printed:
 
 @pytest.fixture
 def saldo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Printed]:
+    # As into a file, wherever the tests run.
+    monkeypatch.setattr(output.console, "width", output.WIDTH_OF_FILES)
+    monkeypatch.setattr(output.errors, "width", output.WIDTH_OF_FILES)
+
     def run(*arguments: str) -> Printed:
         monkeypatch.setattr("sys.argv", ["saldo", *arguments])
         capsys.readouterr()

@@ -515,7 +515,7 @@ def _returns(claims: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     found = {}
     for one in claims:
         back = wire.mapping(one.get("return") or {}, "return")
-        if back.get("status") in _COMING_BACK and back.get("subtype") != "low_cost":
+        if wire.text(back.get("status")) in _COMING_BACK and back.get("subtype") != "low_cost":
             found[wire.identifier(back.get("id"), "return.id")] = back
     return list(found.values())
 
