@@ -134,7 +134,8 @@ BEGIN
         part := parent || to_char(day, '_YYYYMMDD');
         IF to_regclass(part) IS NULL THEN
             EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L) WITH ('
-                'autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_scale_factor = 1)',
+                'autovacuum_vacuum_insert_threshold = -1, autovacuum_analyze_scale_factor = 1, '
+                'autovacuum_analyze_threshold = 50000)',
                 part, parent, day, day + 1);
         END IF;
     END LOOP;

@@ -92,8 +92,9 @@ CREATE TABLE orders (
     correlation_id text NOT NULL,
     traceparent    text NOT NULL,
     PRIMARY KEY (tenant, order_id)
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.5,
-        autovacuum_vacuum_insert_scale_factor = 0.5);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.2, autovacuum_vacuum_threshold = 20000,
+        autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 50000,
+        autovacuum_vacuum_insert_scale_factor = 0.5, autovacuum_vacuum_insert_threshold = 50000);
 
 CREATE INDEX orders_by_hold ON orders (hold_until) WHERE hold_until IS NOT NULL AND NOT expired;
 
@@ -116,8 +117,9 @@ CREATE TABLE reservations (
     sold_at       timestamptz NOT NULL,
     PRIMARY KEY (tenant, order_id, line_id, sold_sku, sku, state, location, pool, origin),
     CHECK ((state = 'short') = (location = ''))
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.2, autovacuum_analyze_scale_factor = 0.5,
-        autovacuum_vacuum_insert_scale_factor = 0.5);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.2, autovacuum_vacuum_threshold = 20000,
+        autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 50000,
+        autovacuum_vacuum_insert_scale_factor = 0.5, autovacuum_vacuum_insert_threshold = 50000);
 
 CREATE INDEX reservations_short ON reservations (tenant, sku, sold_at) WHERE state = 'short' AND quantity > 0;
 CREATE INDEX reservations_open ON reservations (tenant, sku) WHERE state = 'reserved' AND quantity > 0;
@@ -143,7 +145,8 @@ CREATE TABLE movements (
     sku_version   bigint NOT NULL,
     at            timestamptz NOT NULL,
     effective_at  timestamptz
-) WITH (autovacuum_analyze_scale_factor = 0.5, autovacuum_vacuum_insert_scale_factor = 0.5);
+) WITH (autovacuum_analyze_scale_factor = 0.5, autovacuum_analyze_threshold = 50000,
+        autovacuum_vacuum_insert_scale_factor = 0.5, autovacuum_vacuum_insert_threshold = 50000);
 
 CREATE INDEX movements_by_sku ON movements (tenant, sku, epoch, sku_version);
 

@@ -44,7 +44,8 @@ CREATE TABLE orders (
     -- Every unit has exactly one outcome: test_a_unit_cannot_be_counted_twice.
     CHECK (units_ordered = units_cancelled + units_reserved + units_short + units_open)
 ) WITH (fillfactor = 50, toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.2,
-        autovacuum_analyze_scale_factor = 0.5);
+        autovacuum_vacuum_threshold = 20000, autovacuum_analyze_scale_factor = 0.5,
+        autovacuum_analyze_threshold = 50000, autovacuum_vacuum_insert_threshold = 50000);
 
 CREATE INDEX orders_awaiting_payment ON orders (payment_due) WHERE payment_due IS NOT NULL;
 CREATE INDEX orders_finished ON orders (finished_at) WHERE finished_at IS NOT NULL;
