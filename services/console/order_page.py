@@ -41,8 +41,9 @@ def show(
     pages.show(
         console,
         f"order {order['external_id']} of {order['account']}",
-        Group(_head(order), *_wanted(order)),
+        _head(order),
         {
+            "What you can do": _wanted(order),
             "Lines": _lines(order),
             "Money": _money(order),
             "Parcels": _parcels(order, parcels),
@@ -56,7 +57,7 @@ def _head(order: Mapping[str, Any]) -> RenderableType:
     words = _STATES.get(order["state"], "")
     if order["held_for"]:
         words = story.HELD.get(order["held_for"], order["held_for"])
-    if order["cancel"]:
+    if order["cancel"] and order["state"] in ("cancelling", "cancelled"):
         words = story.WHY.get(order["cancel"], order["cancel"])
     waits = "" if order["stage"] == "finished" else order["waits_for"]
     until = at(order["deadline_at"] or order["payment_due"])
@@ -73,7 +74,7 @@ def _head(order: Mapping[str, Any]) -> RenderableType:
     )
 
 
-def _wanted(order: Mapping[str, Any]) -> list[RenderableType]:
+def _wanted(order: Mapping[str, Any]) -> RenderableType | None:
     """What a person may answer, and what a person has to see to."""
     wanted: list[RenderableType] = []
     if order["answers"]:
@@ -84,10 +85,10 @@ def _wanted(order: Mapping[str, Any]) -> list[RenderableType]:
     if order["cancel_invoice_by"]:
         wanted.append(Text(f"cancel its NF-e at the tax authority by {at(order['cancel_invoice_by'])}", "yellow"))
     wanted += [Text(f"the channel will not hear of {one}: tell it there by hand", "yellow") for one in order["refused"]]
-    return [Text(""), *wanted] if wanted else []
+    return Group(*wanted) if wanted else None
 
 
-def _lines(order: Mapping[str, Any]) -> RenderableType:
+def _lines(order: Mapping[str, Any]) -> RenderableType | None:
     where: dict[str, list[str]] = {}
     for row in order["reservations"]:
         place = f"{row['quantity']} × {row['sku']} {row['state']} at {row['location']} ({row['pool']})"
@@ -128,12 +129,11 @@ def _money(order: Mapping[str, Any]) -> RenderableType:
         )  # fmt: skip
     due = pages.facts({"due": money(order["due_minor"], currency)})
     columns = ("payment", "state", "asked", "authorised", "taken", "given back", "disputed", "reason")
-    return Group(due, pages.rows(columns, listed)) if listed else due
+    table = pages.rows(columns, listed)
+    return Group(due, table) if table else due
 
 
 def _parcels(order: Mapping[str, Any], parcels: Mapping[str, Mapping[str, Any]]) -> RenderableType | None:
-    if not order["parcels"]:
-        return None
     listed = []
     for one in order["parcels"]:
         known = parcels.get(one["shipment_id"], {})
@@ -178,5 +178,5 @@ def _story(steps: Iterable[Mapping[str, Any]], currency: str) -> RenderableType:
         if step.trace and step.trace != trace:
             trace = step.trace
             grid.add_row("", Text("trace", "dim"), Text(trace, "dim"))
-        grid.add_row(Text(f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"), step.who, Text(step.words))
+        grid.add_row(Text(f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03}"), Text(step.who), Text(step.words))
     return grid

@@ -54,13 +54,16 @@ def facts(rows: Mapping[str, Cell | None]) -> Table:
     grid.add_column(overflow="fold")
     for name, value in rows.items():
         if value is not None and value != "":
-            grid.add_row(name, Text(value) if isinstance(value, str) else value)
+            # Of foreign texts nothing is markup.
+            grid.add_row(Text(name), Text(value) if isinstance(value, str) else value)
     return grid
 
 
-def rows(columns: Sequence[str], listed: Iterable[Sequence[Any]]) -> Table:
-    """A table; numbers to the right, columns that are empty in every row left out."""
+def rows(columns: Sequence[str], listed: Iterable[Sequence[Any]]) -> Table | None:
+    """A table, None without rows; numbers to the right, columns that are empty in every row left out."""
     cells = [list(row) for row in listed]
+    if not cells:
+        return None
     shown = [place for place in range(len(columns)) if any(row[place] not in (None, "", 0) for row in cells)]
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for place in shown:

@@ -103,7 +103,8 @@ def _add_payments(router: APIRouter, pool: Callable[[], Pool]) -> None:
     async def show_payment(payment_id: str, tenant: str) -> dict[str, Any]:
         row = await pool().fetchrow(
             "SELECT payment_id, order_id, account_id, reference, status, captured_minor, refunded_minor, concern, "
-            "due_at FROM payments WHERE tenant = $1 AND payment_id = $2",
+            "due_at, body::jsonb #>> '{choice,method}' AS method, body::jsonb #>> '{choice,currency}' AS currency "
+            "FROM payments WHERE tenant = $1 AND payment_id = $2",
             tenant, payment_id,
         )  # fmt: skip
         if row is None:

@@ -138,6 +138,15 @@ def test_a_step_is_told_in_words(what: str) -> None:
     assert [step.words for step in told] == [words]
 
 
+def test_of_a_foreign_text_nothing_is_markup(saldo: Saldo, listener: Listener) -> None:
+    lines = [ORDER["lines"][0] | {"line_id": "[/red]", "sku": "[b]"}]
+    listener.say("GET", "orders/1001", ORDER | {"external_id": "[/red]", "account": "[b]", "lines": lines})
+    page = saldo("order", "show", "1001")
+    assert (page.code, "order [/red] of [b]" in page.out, "saldo order answer [/red] cancel" in page.out) == (
+        0, True, True,
+    )  # fmt: skip
+
+
 def test_what_says_nothing_new_is_left_out() -> None:
     scan = {"at": "", "service": "orders", "what": "ShipmentTracked delivered", "trace": ""}
     about = {"detail": {"shipment_id": "o:s1"}}
