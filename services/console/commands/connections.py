@@ -249,7 +249,7 @@ def _show(told: dict[str, Any]) -> None:
             )
             if traits
             else None,
-            "Its published pace": pages.rows(("calls", "rate", "burst"), paces),
+            "Its pace, where no setting says another": pages.rows(("calls", "rate", "burst"), paces),
         },
     )
 
