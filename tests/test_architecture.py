@@ -1,10 +1,13 @@
 """The layout as a test: who may import whom, what a domain may know, how long a function may be."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from contracts.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for top in ("contracts", "services", "deploy") for path in (ROOT / top).rglob("*.py"))
@@ -145,3 +148,20 @@ def code_lines(path: Path) -> int:
 def test_what_every_service_rests_on_stays_small(package: str) -> None:
     lines = sum(code_lines(path) for path in SOURCES if module_of(path).startswith(package))
     assert lines <= CODE_LINES_MAX[package], f"{package} has {lines} lines of code"
+
+
+def test_the_document_tells_every_stream_with_those_who_read_it_and_every_service_is_in_its_picture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    told = {
+        stream: {name.strip() for name in readers.split(",")} - {"–"}
+        for stream, readers in re.findall(r"^\| `([a-z.\d-]+)` \|[^|]+\|[^|]+\| ([^|]+) \|", text, re.MULTILINE)
+    }
+    found: dict[str, set[str]] = {name: set() for name in CATALOGUE.streams}
+    wired = {path.parent.name: path.read_text("utf-8") for path in (ROOT / "services").glob("*/app.py")}
+    running = {name for name, code in wired.items() if "Subscription(" in code}
+    for name in running:
+        for stream in re.findall(r'stream="([^"]+)"', wired[name]):
+            found[stream].add(name)
+    assert told == found
+    assert [name for name in sorted(running) if f'["<b>{name}</b>' not in text] == []
+    assert len(running) == 7

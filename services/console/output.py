@@ -85,6 +85,8 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.1f}"
-    if isinstance(value, dict | list):
-        return escape(json.dumps(value, ensure_ascii=False, default=str))
+    if isinstance(value, dict):
+        return ", ".join(f"{escape(str(name).replace('_', ' '))} {_cell(one)}" for name, one in value.items()) or "-"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value)) or "-"
     return escape(str(value))

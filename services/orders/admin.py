@@ -148,7 +148,7 @@ def _shown(row: asyncpg.Record) -> dict[str, Any]:
         "held_for": waits.reason if waits else None,
         "paid": order.paid,
         "version": order.version,
-        "status": sale.status.value,
+        "status": order.status.value,
         "sale_revision": sale.revision,
         "sold_at": sale.sold_at,
         "received_at": sale.received_at,

@@ -12,6 +12,7 @@ from services.bus import Cause, Received, Transaction
 from services.orders import store
 from services.orders.domain import Decision, Event, alerts, decide
 from services.orders.order import Order
+from services.orders.process import PersonSaid
 from services.orders.recent import Key, Recent
 from services.orders.settings import OrdersSettings
 from services.orders.store import Written
@@ -55,6 +56,8 @@ def take(
     decision = decide(orders.get(key), event, tx.now)
     if decision.order:
         orders[key] = decision.order
+        if isinstance(event, PersonSaid):
+            story.append((*key, decision.order.version, f"PersonSaid {event.answer}", tx.now, "{}", cause.traceparent))
     # Inventory first: it is the hop that other channels wait for.
     if decision.demand:
         tx.publish(decision.demand, tenant=tenant, cause=cause)

@@ -402,11 +402,13 @@ class Stage:
 
     `setting` names the duration (a field of OrdersSettings). Each time it passes, `alert` is raised; the first time
     the order is told to be held for `held`, where a person is waited for. After `rounds` of them (0: never) `default`
-    is done. `answers` are what a person may say meanwhile; `undone` is how a cancel compensates what was done so far.
+    is done. `then` says for people what happens. `answers` are what a person may say meanwhile; `undone` is how a
+    cancel compensates what was done so far.
     """
 
     waits_for: str
     setting: str
+    then: str
     alert: str = ""
     held: str = ""
     rounds: int = 0
@@ -416,51 +418,70 @@ class Stage:
 
 
 STAGES: Final[Mapping[str, Stage]] = {
-    "placed": Stage("inventory's answer; the demand is sent again", "answer_s", alert="silent"),
+    "placed": Stage(
+        "inventory's answer; the demand is sent again", "answer_s",
+        "a person is told, and the demand is sent again", alert="silent",
+    ),
     # The marketplace's word alone ends it: its stock is never given back by a clock.
-    "payment": Stage("the marketplace's word that its buyer paid; it is asked again", "payment_margin_s", "payment"),
+    "payment": Stage(
+        "the marketplace's word that its buyer paid; it is asked again", "payment_margin_s",
+        "a person is told, and the marketplace is asked again", "payment",
+    ),
     "checkout": Stage(
-        "the buyer's money, until the hold ends", "hold_grace_s", rounds=1, default="expire",
+        "the buyer's money, until the hold ends", "hold_grace_s",
+        "the order is cancelled and its stock is free again", rounds=1, default="expire",
         undone="payment voided or refunded, demand cancelled",
     ),
-    "mapping": Stage("a SKU or a status that somebody maps", "mapping_h", alert="mapping"),
+    "mapping": Stage("a SKU or a status that somebody maps", "mapping_h", "a person is told again", alert="mapping"),
     "person": Stage(
-        "a person's word on a request to cancel", "cancel_request_h", alert="person", rounds=1, default="decide",
+        "a person's word on a request to cancel", "cancel_request_h",
+        "it is cancelled, or shipped where a parcel is packed", alert="person", rounds=1, default="decide",
         answers=("cancel", "ship"),
     ),
     "short": Stage(
-        "stock that is missing", "short_h", alert="short", held="person", rounds=1, default="short_default",
+        "stock that is missing", "short_h",
+        "it waits on or is cancelled, as the setting `short_default` says", alert="short", held="person",
+        rounds=1, default="short_default",
         undone="payment voided or refunded, demand cancelled",
     ),
     "invoice": Stage(
-        "the invoice; nothing ships without", "invoice_h", alert="invoice", held="invoice",
+        "the invoice; nothing ships without", "invoice_h", "a person is told", alert="invoice", held="invoice",
         undone="payment voided or refunded, demand cancelled",
     ),
     "prepare": Stage(
-        "parcels with their labels; they are asked for again", "prepare_h", alert="shipping", held="shipping",
+        "parcels with their labels; they are asked for again", "prepare_h",
+        "a person is told, and parcels are asked for again", alert="shipping", held="shipping",
         undone="parcels stopped, payment voided or refunded, demand cancelled, invoice listed to be cancelled",
     ),
     "dispatch": Stage(
-        "the carrier's collection", "dispatch_h", alert="shipping", held="shipping",
+        "the carrier's collection", "dispatch_h", "a person is told", alert="shipping", held="shipping",
         undone="parcels stopped or, too late, refunded when they come back; the rest as before",
     ),
     "deliver": Stage(
-        "the carrier's word of delivery", "delivery_h", alert="lost", held="shipping", rounds=2, default="delivered",
+        "the carrier's word of delivery", "delivery_h",
+        "a person is told; the second time it counts as delivered", alert="lost", held="shipping", rounds=2,
+        default="delivered",
         answers=("delivered", "lost", "wait"), undone="a return",
     ),
     "lost": Stage(
-        "a person's word on a parcel that the carrier lost", "lost_h", alert="lost", held="refund", rounds=1,
+        "a person's word on a parcel that the carrier lost", "lost_h",
+        "it counts as lost and its buyer gets the money back", alert="lost", held="refund", rounds=1,
         default="lost", answers=("delivered", "lost", "wait"), undone="refunded; its stock stays shipped",
     ),
     "cancelling": Stage(
-        "parcels stopped and money given back; the commands are sent again", "compensate_s", alert="compensate",
+        "parcels stopped and money given back; the commands are sent again", "compensate_s",
+        "it is asked for again; the third time a person is told", alert="compensate",
         answers=("refund", "wait"), undone="nothing: it is the compensation",
     ),
     "refunding": Stage(
-        "money given back for what came back; the command is sent again", "compensate_s", alert="compensate",
+        "money given back for what came back; the command is sent again", "compensate_s",
+        "it is asked for again; the third time a person is told", alert="compensate",
         answers=("refund", "wait"), undone="nothing: it is the compensation",
     ),
-    "finished": Stage("nothing any more", "close_after_h", answers=(), undone="nothing is left to undo"),
+    "finished": Stage(
+        "nothing any more", "close_after_h",
+        "the order is closed", answers=(), undone="nothing is left to undo",
+    ),
 }  # fmt: skip
 """Every state of an order has its row here; the first line of `stage_of` in the domain says which it is."""
 

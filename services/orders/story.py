@@ -40,7 +40,8 @@ def steps(row: asyncpg.Record, story: Iterable[asyncpg.Record]) -> list[dict[str
         if payment.paid_at:
             paid = {"payment_id": payment.payment_id, "amount_minor": payment.amount_minor}
             told.append(_step(payment.paid_at, "PaymentReceived", paid, ""))
-    return sorted(told, key=lambda step: step["at"])
+    # What a person said comes before what came of it at the same moment.
+    return sorted(told, key=lambda step: (step["at"], not step["what"].startswith("PersonSaid")))
 
 
 def _step(at: datetime, what: str, detail: Mapping[str, Any], traceparent: str) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def answers(order: Order) -> list[str]:
 
 
 def process(order: Order, lengths: Mapping[str, timedelta]) -> dict[str, Any]:
-    """What an order owes, what it waits for and who may answer, its payments, invoice and parcels.
+    """What an order owes, what it waits for, what happens when that comes too late, and who may answer; its payments,
+    invoice and parcels.
 
     `cancel_invoice_by` is until when the invoice of a cancelled order can be cancelled, null where none is to be.
     `lengths` are durations by the name of their setting.
@@ -71,6 +73,7 @@ def process(order: Order, lengths: Mapping[str, timedelta]) -> dict[str, Any]:
         "currency": order.sale.currency,
         "stage": stage,
         "waits_for": row.waits_for,
+        "then": row.then,
         "rounds": known.rounds,
         "answers": answers(order),
         "cancel": known.cancel or None,
@@ -81,6 +84,7 @@ def process(order: Order, lengths: Mapping[str, timedelta]) -> dict[str, Any]:
                 "payment_id": payment.payment_id,
                 "status": payment.status,
                 "amount_minor": payment.amount_minor,
+                "authorized_minor": payment.authorized_minor,
                 "captured_minor": payment.captured_minor,
                 "refunded_minor": payment.refunded_minor,
                 "disputed_minor": payment.held_minor + payment.lost_minor,

@@ -88,11 +88,23 @@ def _add_payments(router: APIRouter, pool: Callable[[], Pool]) -> None:
         )  # fmt: skip
         return [dict(row) for row in rows]
 
+    @router.get("/taken-over/{order_id}")
+    async def show_taken_over(order_id: str, tenant: str) -> dict[str, Any]:
+        row = await pool().fetchrow(
+            "SELECT connection_id, currency, paid, due_minor, captured_minor, refunded_minor FROM taken_over "
+            "WHERE tenant = $1 AND order_id = $2",
+            tenant, order_id,
+        )  # fmt: skip
+        if row is None:
+            raise HTTPException(404, "no marketplace takes the money of such an order")
+        return dict(row)
+
     @router.get("/payments/{payment_id}")
     async def show_payment(payment_id: str, tenant: str) -> dict[str, Any]:
         row = await pool().fetchrow(
             "SELECT payment_id, order_id, account_id, reference, status, captured_minor, refunded_minor, concern, "
-            "due_at FROM payments WHERE tenant = $1 AND payment_id = $2",
+            "due_at, body::jsonb #>> '{choice,method}' AS method, body::jsonb #>> '{choice,currency}' AS currency "
+            "FROM payments WHERE tenant = $1 AND payment_id = $2",
             tenant, payment_id,
         )  # fmt: skip
         if row is None:

@@ -8,14 +8,15 @@ import html
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from services.sandbox.gateway_accounts import Account, Gateway, Payment
-from services.sandbox.gateway_cards import HEADERS, PAGE
+from services.sandbox.gateway_cards import page
 from services.sandbox.gateway_pix import PixFace
 
-_QUESTION = """<p>Pix de / of R$ {amount}</p><form method="post"><button>Pagar / pay</button></form>"""
+_QUESTION = """<h1>Pix</h1><p class="total"><span>Total</span> <strong>R$ {amount}</strong></p>
+<form method="post"><p><button class="wide">Pagar / pay</button></p></form>"""
 
 
 class BankPages:
@@ -53,4 +54,4 @@ class BankPages:
 
 
 def _told(body: str, status: int = 200) -> Response:
-    return HTMLResponse(PAGE.format(title="Banco / bank", body=body), status, HEADERS)
+    return page("Banco / bank", body, status)

@@ -9,6 +9,7 @@ payment's return_url with `payment_intent` and `redirect_status` (succeeded, fai
 """
 
 import html
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -25,20 +26,48 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
 }
-PAGE = """<!doctype html><html lang="pt-BR"><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width"><style>body{{font:16px sans-serif;max-width:26rem;margin:3rem auto;
-padding:0 1rem}}label{{display:block;margin:.8rem 0}}input{{font:inherit;width:100%}}.wrong{{color:#a00}}</style>
-<h1>{title}</h1>{body}</html>"""
-_FORM = """<p class="wrong">{wrong}</p><form method="post">
-<label>Número do cartão / card number <input name="number" inputmode="numeric" autocomplete="off" required></label>
-<label>Mês / month <input name="month" value="12" required></label>
-<label>Ano / year <input name="year" value="2034" required></label>
-<label>Código / code <input name="code" inputmode="numeric" autocomplete="off" required></label>
-<button>Usar este cartão / use this card</button></form>
-<p>Teste / test:<br>{cards}</p>"""
-_QUESTION = """<p>{amount} {currency}</p><form method="post">
-<button name="accept" value="yes">Sou eu / it is me</button> <button name="accept" value="no">Recusar / refuse</button>
-</form>"""
+STYLE: Final = (Path(__file__).parent / "storefront_templates" / "style.css").read_text("utf-8")
+"""The storefront's own sheet, within the page: a buyer who goes from one to the other stays in one look."""
+PAGE: Final = """<!doctype html>
+<html lang="pt-BR">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}
+main {{ max-width: 30rem; }}
+td {{ padding: .2rem 1rem .2rem 0; }}
+</style>
+</head>
+<body>
+<header class="top"><span class="brand">{title}</span></header>
+<main><div class="card">{body}</div></main>
+<footer>Ambiente de teste: nenhum dinheiro é movido. / A sandbox: no money moves.</footer>
+</body>
+</html>"""
+_FORM = """<h1>Dados do cartão / card details</h1>{wrong}
+<form method="post" class="fields">
+<div class="field"><label for="number">Número do cartão / card number</label>
+<input type="text" id="number" name="number" inputmode="numeric" autocomplete="off" required autofocus></div>
+<div class="field little"><label for="month">Mês / month</label>
+<input type="text" id="month" name="month" inputmode="numeric" value="12" required></div>
+<div class="field little"><label for="year">Ano / year</label>
+<input type="text" id="year" name="year" inputmode="numeric" value="2034" required></div>
+<div class="field little"><label for="code">Código / code</label>
+<input type="text" id="code" name="code" inputmode="numeric" autocomplete="off" required></div>
+<button class="wide">Usar este cartão / use this card</button></form>
+<p class="soft">Cartões de teste / test cards:</p><table class="soft">{cards}</table>"""
+_QUESTION = """<h1>É você quem está pagando? / is it you who pays?</h1><p class="total"><span>Total</span>
+<strong>{currency} {amount}</strong></p><form method="post">
+<p><button class="wide" name="accept" value="yes">Sou eu / it is me</button></p>
+<p><button class="wide quiet" name="accept" value="no">Recusar / refuse</button></p></form>"""
+_MEANS: Final = {
+    "ok": "paga / pays",
+    "declined": "recusado / declined",
+    "insufficient": "sem saldo / no funds",
+    "authenticate": "o banco pergunta / the bank asks",
+    "disputed": "paga, depois contesta / pays, then disputes",
+}
 
 
 def luhn(digits: str) -> bool:
@@ -54,8 +83,9 @@ def with_query(url: str, **more: str) -> str:
     return urlunsplit(parts._replace(query=query))
 
 
-def _page(title: str, body: str, status: int = 200) -> Response:
-    return HTMLResponse(PAGE.format(title=html.escape(title), body=body), status, HEADERS)
+def page(title: str, body: str, status: int = 200) -> Response:
+    """A page in the storefront's look. `body` is HTML."""
+    return HTMLResponse(PAGE.format(title=html.escape(title), style=STYLE, body=body), status, HEADERS)
 
 
 def _back(url: str, **more: str) -> Response:
@@ -92,14 +122,18 @@ class CardPages:
     async def _cards(self, request: Request) -> Response:
         account, return_url = self._merchant(request), request.query_params.get("return_url", "")
         if account is None:
-            return _page("Cartão / card", "<p>key: the merchant's publishable key is missing or unknown</p>", 400)
+            return page("Cartão / card", "<p>key: the merchant's publishable key is missing or unknown</p>", 400)
         if urlsplit(return_url).scheme not in ("http", "https") or not urlsplit(return_url).hostname:
-            return _page("Cartão / card", "<p>return_url: a whole http or https address is wanted</p>", 400)
+            return page("Cartão / card", "<p>return_url: a whole http or https address is wanted</p>", 400)
         given = await _form(request) if request.method == "POST" else None
         wrong = "" if given is None else self._wrong(given)
         if given is None or wrong:
-            cards = "<br>".join(f"{number} {behaviour}" for number, behaviour in CARDS.items())
-            return _page("Cartão / card", _FORM.format(wrong=html.escape(wrong), cards=cards), 422 if wrong else 200)
+            cards = "".join(
+                f"<tr><td><code>{number}</code></td><td>{_MEANS[behaviour]}</td></tr>"
+                for number, behaviour in CARDS.items()
+            )
+            told = f'<p class="wrong" role="alert">{html.escape(wrong)}</p>' if wrong else ""
+            return page("Cartão / card", _FORM.format(wrong=told, cards=cards), 422 if wrong else 200)
         digits = given["number"].replace(" ", "")
         card = tokenise(self._gateway, account, digits, int(given["month"]), int(given["year"]))
         await self._gateway.books.settled()
@@ -129,20 +163,18 @@ class CardPages:
     async def _authenticate(self, request: Request) -> Response:
         found = self._waiting(request.path_params["reference"])
         if found is None:
-            return _page("Banco / bank", "<p>no such payment</p>", 404)
+            return page("Banco / bank", "<p>no such payment</p>", 404)
         account, payment = found
         if request.method == "GET":
             if payment.status != "requires_action":
-                return _page("Banco / bank", "<p>Nada a confirmar / nothing to confirm</p>", 409)
+                return page("Banco / bank", "<p>Nada a confirmar / nothing to confirm</p>", 409)
             amount = f"{payment.amount_minor // 100}.{payment.amount_minor % 100:02d}"
-            return _page(
-                "Banco / bank", _QUESTION.format(amount=amount, currency=html.escape(payment.currency.upper()))
-            )
+            return page("Banco / bank", _QUESTION.format(amount=amount, currency=html.escape(payment.currency.upper())))
         accept = (await _form(request)).get("accept") == "yes"
         try:
             self._intents.authenticate(account, payment, accept=accept)
         except StripeError as error:
-            return _page("Banco / bank", f"<p>{html.escape(str(error))}</p>", 409)
+            return page("Banco / bank", f"<p>{html.escape(str(error))}</p>", 409)
         await self._gateway.books.settled()
         assert payment.return_url is not None
         status = "succeeded" if accept else "failed"

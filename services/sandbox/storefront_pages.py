@@ -19,7 +19,7 @@ from services.sandbox.gateway_cards import with_query
 from services.sandbox.storefront_api import Refused, Unreachable
 from services.sandbox.storefront_buyers import drawn_key
 from services.sandbox.storefront_shops import Store, Stores
-from services.sandbox.storefront_texts import LANGUAGES, TEXTS, money
+from services.sandbox.storefront_texts import LANGUAGES, TEXTS, clock, money
 
 _FOLDER: Final = Path(__file__).parent / "storefront_templates"
 _templates: Final = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined)
@@ -318,6 +318,7 @@ def _page(request: Request, store: Store | None, template: str, status: int = 20
         "refresh_s": None,
         "refresh_url": "",
         "asked": request.query_params.get("asked") == "1",
+        "clock": clock,
         "money": lambda minor, currency="BRL": money(minor, currency, language),
         **values,
     }

@@ -1,6 +1,8 @@
 """What the storefront says, in Portuguese and in English, and how it writes money."""
 
+from datetime import datetime
 from typing import Final
+from zoneinfo import ZoneInfo
 
 LANGUAGES: Final = ("pt-BR", "en")
 TEXTS: Final[dict[str, dict[str, str]]] = {
@@ -157,6 +159,11 @@ TEXTS: Final[dict[str, dict[str, str]]] = {
         "sandbox": "A demonstration shop: nothing is really sold here.",
     },
 }
+
+
+def clock(moment: str, time_zone: str) -> str:
+    """The time of day of a moment (ISO 8601) where the shop is, as 14:15."""
+    return f"{datetime.fromisoformat(moment).astimezone(ZoneInfo(time_zone)):%H:%M}"
 
 
 def money(minor: int, currency: str, language: str) -> str:

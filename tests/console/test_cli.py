@@ -30,7 +30,9 @@ def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path} {name}".strip(), command
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+DOCS = sorted((ROOT / "docs").glob("**/*.md"))
 ALL = dict(commands(typer.main.get_command(app)))
 
 
@@ -61,6 +63,20 @@ def test_every_command_that_the_readme_shows_is_there() -> None:
     shown = set(re.findall(r"^\$ saldo ([a-z]+(?: [a-z]+)?)", README, re.MULTILINE))
     assert len(shown) > 20
     assert {words for words in shown if words not in ALL and words.split()[0] not in ALL} == set()
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_command_that_a_page_speaks_of_is_there(page: Path) -> None:
+    text = page.read_text("utf-8")
+    named = re.findall(r"`saldo ([a-z]+(?: [a-z]+)?)", text)
+    for listed in re.findall(r"^Commands: (.*?)\. ", text, re.MULTILINE):
+        several = re.findall(r"`([a-z]+) ([a-z|]+)`", listed)
+        assert len(several) > 5
+        named += [f"{group} {verb}" for group, verbs in several for verb in verbs.split("|")]
+    groups = {words.partition(" ")[0] for words in ALL}
+    known = {*ALL, *groups}
+    # What follows a command of one word is what it is given.
+    assert {words for words in named if words not in known and words.partition(" ")[0] not in ALL} == set()
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
@@ -151,6 +167,24 @@ def test_problems_of_a_validation_end_with_exit_code_1(saldo: Saldo, listener: L
     printed = saldo("connection", "validate", "shopify/loja")
     assert printed.code == 1
     assert "scope read_orders is missing" in printed.err
+
+
+def test_a_connection_is_a_page(saldo: Saldo, listener: Listener) -> None:
+    listener.say("GET", "connections", {"connections": [CONNECTION]})
+    limits = {"stock": {"rate_per_s": 5.0, "burst": 10.0}}
+    traits = {"intake": "queue", "compares": False, "reports": ["invoice", "cancel"], "limits": limits}
+    listener.say("GET", "connections/c-1", CONNECTION | {"settings": {"location": "7"}, "traits": traits})
+    page = " ".join(saldo("connection", "show", "loja").out.split())
+    for words in (
+        "connection shopify/loja",
+        "● draft",
+        "location 7",
+        "orders come by queue",
+        "hears of invoice, cancel",
+    ):
+        assert words in page
+    assert "stock 5 a second 10 at once" in page
+    assert "{" not in page
 
 
 def test_an_ambiguous_account_asks_which(saldo: Saldo, listener: Listener) -> None:

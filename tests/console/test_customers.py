@@ -61,8 +61,13 @@ def test_who_erases_a_buyer_that_still_waits_is_told_of_the_order(saldo: Saldo, 
 def test_contact_is_no_with_its_reason_and_the_timeline_is_a_line_an_entry(saldo: Saldo, crm: Listener) -> None:
     printed = saldo("customer", "show", "c-1").out
     assert "no: the customer has not been asked" in printed
-    assert "total_minor 5000" in printed
-    assert printed.index("OrderPlaced") < printed.index("PaymentRefunded")
+    assert "order placed, total 50.00" in printed
+    assert printed.index("order placed") < printed.index("payment refunded")
+    said = {"purpose": "marketing", "granted": False, "source": "support", "at": "2026-03-14T12:00:00Z"}
+    crm.say("POST", "customers/show", CUSTOMER | {"consents": [said]})
+    assert "marketing no support" in " ".join(saldo("customer", "show", "c-1").out.split())
+    assert "{" not in printed
+    assert "[" not in printed
     crm.say("POST", "customers/show", CUSTOMER | {"references": [CUSTOMER["references"][0] | {"allowed": True}]})
     assert "yes, as a buyer of loja" in saldo("customer", "show", "c-1").out
 

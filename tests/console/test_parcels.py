@@ -39,6 +39,22 @@ def test_the_pick_list_says_what_to_take_and_what_each_waits_for(saldo: Saldo, t
     assert saldo("parcel", "show", "o:s1", "--json").json == PARCEL
 
 
+def test_a_parcel_is_a_page(saldo: Saldo, table: Listener) -> None:
+    packed = {"weight_g": 400, "dimensions_mm": [200, 150, 100], "ship_by": None}
+    scan = {"tracked": {"status": "out_for_delivery", "happened_at": "2026-03-14T12:00:00Z"}}
+    table.say("GET", "parcels/o%3As1", PARCEL | packed | scan)
+    page = " ".join(saldo("parcel", "show", "o:s1").out.split())
+    for words in (
+        "● packed waits for invoice",
+        "carrier ECT pac",
+        "out for delivery, 2026-03-14",
+        "200 × 150 × 100 mm",
+    ):
+        assert words in page
+    assert "line SKU units 1 MUG 2" in page
+    assert "{" not in page
+
+
 def test_an_orders_only_parcel_is_found_by_the_orders_number(saldo: Saldo, table: Listener) -> None:
     table.say("GET", "orders/1001", {"order_id": "o", "parcels": [{"shipment_id": "o:s1"}]})
     assert saldo("parcel", "pick", "1001").code == 0

@@ -44,9 +44,13 @@ def test_nothing_is_told_in_words(saldo: Saldo, listener: Listener) -> None:
 
 def test_a_payment_is_shown_with_its_calls(saldo: Saldo, listener: Listener) -> None:
     call = {"kind": "charge", "n": 1, "amount_minor": 12_345, "outcome": "done", "tries": 1}
-    listener.say("GET", "payments/order-a%3Ap1", PAYMENT | {"calls": [call]})
+    listener.say("GET", "payments/order-a%3Ap1", PAYMENT | {"calls": [call], "method": "card", "currency": "BRL"})
     printed = saldo("payment", "show", "order-a:p1")
-    assert "charge" in printed.out
+    page = " ".join(printed.out.split())
+    assert "state ● captured card" in page
+    assert "concern disputed taken BRL 123.45 given back BRL 0.00" in page
+    assert "charge ● done BRL 123.45 1" in page
+    assert "{" not in page
     assert saldo("payment", "show", "order-a:p1", "--json").json["calls"] == [call]
     assert saldo("payment", "show", "order-x:p1").code == 1
 

@@ -89,6 +89,18 @@ def test_the_key_of_a_company_whose_tax_id_has_letters_is_printed() -> None:
         assert wanted in of(zpl.draw(label), "^A0")
 
 
+@pytest.mark.parametrize("given_code", ["01000000", "01000-000", "01.000-000"])
+def test_a_postcode_is_printed_as_people_write_it(given_code: str) -> None:
+    label = dataclasses.replace(LABEL, recipient=dataclasses.replace(LABEL.recipient, postal_code=given_code))
+
+    codes, text, _ = read(pdf.draw(label))
+
+    assert "01000-000 BR" in text
+    assert "^FD01000-000 BR^FS" in zpl.draw(label)
+    # The barcode has the digits alone, for the sorting machine.
+    assert "01000000" in codes["linear"]
+
+
 def test_a_postcode_abroad_is_no_barcode_of_ours() -> None:
     abroad = dataclasses.replace(LABEL.recipient, postal_code="EC1A 1BB", country="GB")
     codes, text, _ = read(pdf.draw(dataclasses.replace(LABEL, recipient=abroad)))

@@ -11,12 +11,13 @@ from fastapi import FastAPI
 
 from contracts.channels.v1 import SaleStatus
 from contracts.fulfillment.v1 import PrepareShipment, ShipmentDispatched
+from contracts.payments.v1 import PaymentAuthorized, PaymentMethod
 from services.bus import Transaction
 from services.orders.admin import admin_router
 from services.orders.handlers import advance
 from services.orders.recent import Recent
 from services.orders.settings import OrdersSettings
-from tests.orders.given import NOW, answer, invoice, line, sale, shipment
+from tests.orders.given import NOW, answer, basket, invoice, line, payment, sale, shipment
 from tests.orders.test_handlers import received
 
 
@@ -144,6 +145,25 @@ async def test_an_order_tells_its_story_and_what_it_waits_for(
 
 
 @pytest.mark.asyncio
+async def test_the_own_shop_s_order_is_shown_paid_once_its_gateway_says_so(
+    connection: asyncpg.Connection, admin: httpx.AsyncClient
+) -> None:
+    async def status() -> tuple[str, bool]:
+        told = (await admin.get("/admin/orders/order-a", params={"tenant": "acme"})).json()
+        return told["status"], told["paid"]
+
+    [demand, *_] = await hear(connection, basket(1))
+    await hear(connection, answer(demand))
+    await hear(connection, basket(2, 1, PaymentMethod.CARD))
+    assert await status() == ("awaiting_payment", False)
+
+    # The basket itself never says that it is paid: that is for payments to say.
+    await hear(connection, payment(PaymentAuthorized, 1, 11_000))
+
+    assert await status() == ("paid", True)
+
+
+@pytest.mark.asyncio
 async def test_a_person_answers_what_an_order_waits_for_and_nothing_else(
     connection: asyncpg.Connection, admin: httpx.AsyncClient
 ) -> None:
@@ -159,3 +179,5 @@ async def test_a_person_answers_what_an_order_waits_for_and_nothing_else(
     told = await say("cancel")
     assert (told.status_code, told.json()["state"]) == (200, "cancelled")
     assert (await say("cancel")).status_code == 409
+    story = (await admin.get("/admin/orders/order-a", params={"tenant": "acme"})).json()["story"]
+    assert "PersonSaid cancel" in [step["what"] for step in story]

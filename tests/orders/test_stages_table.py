@@ -36,6 +36,7 @@ def test_a_row_has_a_length_an_alert_that_says_what_to_do_and_a_way_out(name: st
     assert not stage.alert or stage.alert in ALERTS
     assert bool(stage.rounds) == bool(stage.default)
     assert stage.undone
+    assert stage.then
     assert stage.waits_for
 
 

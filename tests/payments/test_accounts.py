@@ -194,6 +194,6 @@ async def test_admin_keeps_accounts_and_shows_payments(pool: asyncpg.Pool, conne
         assert {row["gateway"] for row in listed.json()} == {"model", "stripe"}
         assert (await http.get("/payments", params={"tenant": "zeta"})).json() == {"payments": [], "next": None}
         shown = (await http.get(f"/payments/{PAYMENT}", params={"tenant": "acme"})).json()
-        assert shown["status"] == "authorized"
+        assert (shown["status"], shown["method"], shown["currency"]) == ("authorized", "card", "BRL")
         assert [call["kind"] for call in shown["calls"]] == ["open", "charge"]
         assert (await http.get(f"/payments/{PAYMENT}", params={"tenant": "zeta"})).status_code == 404

@@ -4,7 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,10 +23,14 @@ from contracts.orders.v1 import (
 )
 from contracts.payments.v1 import PaymentTakenOver
 from services.bus import Received, Transaction
+from services.payments.accounts import Accounts
+from services.payments.admin import admin_router
+from services.payments.gateways import gateways
 from services.payments.handlers import take_over
 from services.payments.ledger import Movement, balances
 from services.payments.takeover import OrderHeard, Taken, booked, heard, told
 from tests.payments.given import NOW, ORDER
+from tests.payments.till import SETTINGS, VAULT
 
 AFTER = (OrderPaid, OrderChanged, OrderCancelled, OrderDelivered, OrderReturned, OrderClosed)
 _WITH_LINES = (OrderChanged, OrderReturned)
@@ -154,6 +160,24 @@ async def test_a_marketplace_s_money_is_told_once_and_booked(connection: "asyncp
         ("channel:shop", 500),
         (f"customer:{ORDER}", -500),
     ]
+
+
+@pytest.mark.asyncio
+async def test_what_a_marketplace_took_of_an_order_is_shown_to_its_company_alone(
+    connection: "asyncpg.Connection[asyncpg.Record]", database: str
+) -> None:
+    await take(connection, HISTORY)
+    async with asyncpg.create_pool(database, min_size=1, max_size=1) as pool:
+        app = FastAPI()
+        app.include_router(admin_router(lambda: pool, Accounts(lambda: pool, VAULT, gateways()), SETTINGS))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as http:
+            shown = await http.get(f"/taken-over/{ORDER}", params={"tenant": "acme"})
+            foreign = await http.get(f"/taken-over/{ORDER}", params={"tenant": "globex"})
+    assert shown.json() == {
+        "connection_id": "shop", "currency": "BRL", "paid": True, "due_minor": 500, "captured_minor": 5_000,
+        "refunded_minor": 4_500,
+    }  # fmt: skip
+    assert foreign.status_code == 404
 
 
 @pytest.mark.asyncio

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 import pytest_asyncio
 
 from services.sandbox.client import SandboxError
+from services.sandbox.gateway_cards import STYLE
 from services.sandbox.gateway_client import GatewayClient
+from services.sandbox.gateway_intents import CARDS
 from services.sandbox.gateway_stripe import nested
 from tests.sandbox.conftest import Receiver
 from tests.sandbox.running import TOKEN, Sandbox, running
@@ -395,7 +398,12 @@ async def test_only_the_hosted_page_sees_a_card_and_keeps_four_digits(process: S
     typed = {"number": "4242 4242 4242 4242", "month": "12", "year": "2034", "code": "123"}
     async with aiohttp.ClientSession() as buyer:
         async with buyer.get(page, params=query) as answer:
+            shown = await answer.text()
             assert answer.status == 200
+        # In the storefront's look, with nothing from elsewhere, and every test card with what it does.
+        assert STYLE in shown
+        assert not re.search(r"<script|<link|https?://", shown)
+        assert [card for card in CARDS if f"<code>{card}</code>" not in shown] == []
         async with buyer.post(page, params=query, data={**typed, "number": "4242424242424241"}) as answer:
             assert (answer.status, "invalid number" in await answer.text()) == (422, True)
         for wrong in ({"return_url": "javascript:alert(1)", "key": key}, {**query, "key": "pk_test_other"}):

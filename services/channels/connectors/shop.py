@@ -2,7 +2,8 @@
 
 Its orders come in as bodies written by our own HTTP API, so nobody pushes and nothing is polled. Settings: `currency`
 (BRL), `methods` (card,pix), `card_gateway` (stripe), `card_page_url` (the gateway's page where a card is typed; without
-it cards are not offered), `pix_gateway` (pix), `hold_card_min` (15), `hold_pix_min` (30), `track_days` (90).
+it cards are not offered), `pix_gateway` (pix), `hold_card_min` (15), `hold_pix_min` (30), `track_days` (90),
+`time_zone` (America/Sao_Paulo; in it buyers read times).
 """
 
 from collections.abc import AsyncIterator, Container, Mapping, Sequence
@@ -74,6 +75,7 @@ class Shop:
             "hold_card_min",
             "hold_pix_min",
             "track_days",
+            "time_zone",
         ),
         reports=frozenset({"invoice", "shipment", "tracking", "delivery", "cancel"}),
         contact_allowed=True,

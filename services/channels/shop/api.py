@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import structlog
@@ -323,7 +324,7 @@ class Api:
                 raise Wrong(Refusal(409, "no_address", "give the buyer's address first"))
             basket = await self._until(basket, lambda one: one.options is not None, OPTIONS_S)
             response.status_code = 200 if basket.options is not None else 202
-            today = self._service.clock().date()
+            today = self._service.clock().astimezone(asked[1].time_zone).date()
             told = [schemas.option_told(option, today) for option in basket.options or ()]
             told.sort(key=lambda one: (one.price_minor, one.days_max, one.option_id))
             return schemas.Options(ready=basket.options is not None, options=told, incomplete=basket.incomplete)
@@ -430,7 +431,12 @@ class Api:
             basket = await self._of_link(link)
             if basket is None:
                 return HTMLResponse(tracking.missing(language), 404, tracking.HEADERS)
-            return HTMLResponse(tracking.page(basket, language, link), headers=tracking.HEADERS)
+            page = tracking.page(basket, language, link, self._zone(basket.connection_id))
+            return HTMLResponse(page, headers=tracking.HEADERS)
+
+    def _zone(self, connection_id: str) -> ZoneInfo:
+        entry = self._shop.intake.registry.get(connection_id)
+        return terms_of(entry.session.settings if entry else {}).time_zone
 
     async def _of_link(self, link: str) -> Basket | None:
         order_id = links.order_of(link)
@@ -501,7 +507,7 @@ class Api:
             until = links.until(basket.ended_at, now, asked[1].track)
             link = links.signed(keys[basket.tenant], basket.order_id, until)
             url = f"{self._shop.intake.settings.public_shop_url}/t/{link}"
-        return schemas.basket_told(basket, url, now.date())
+        return schemas.basket_told(basket, url, now, asked[1].time_zone)
 
 
 def _digest(name: str, about: str, body: BaseModel | None) -> bytes:

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias, final
+from zoneinfo import ZoneInfo
 
 from contracts.channels.v1 import BuyerReported, OrderProgress, PaymentTold, SaleStatus
 from contracts.fulfillment.v1 import DeliveryOption, DeliveryQuoted
 from contracts.payments.v1 import PaymentMethod
 
+_SAO_PAULO: Final = ZoneInfo("America/Sao_Paulo")
 PAID_STATES: Final = frozenset({"confirmed", "invoiced", "packed", "shipped", "delivered", "returned", "closed"})
 """States of an order, in the words of orders, that an unpaid one never reaches."""
 _PAID_PAYMENTS: Final = frozenset({"authorized", "captured"})
@@ -50,7 +52,7 @@ class BasketLine:
 @final
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a shop offers its buyers, from the settings of its connection."""
+    """What a shop offers its buyers, from the settings of its connection. Buyers read times in `time_zone`."""
 
     currency: str = "BRL"
     methods: tuple[PaymentMethod, ...] = (PaymentMethod.CARD, PaymentMethod.PIX)
@@ -60,6 +62,7 @@ class Terms:
     hold_card: timedelta = timedelta(minutes=15)
     hold_pix: timedelta = timedelta(minutes=30)
     track: timedelta = timedelta(days=90)
+    time_zone: ZoneInfo = _SAO_PAULO
 
     def gateway(self, method: PaymentMethod) -> str:
         """The gateway that takes this method; empty where it is not offered."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -263,6 +264,7 @@ class BasketTold(BaseModel):
     freight_minor: int
     total_minor: int
     hold_until: datetime
+    time_zone: str = Field(description="Of the shop, in the IANA database: buyers are told times in it.")
     held: bool
     address_given: bool
     delivery: Option | None
@@ -322,9 +324,9 @@ def option_told(option: DeliveryOption, today: date) -> Option:
     )
 
 
-def basket_told(basket: Basket, tracking_url: str | None, today: date) -> BasketTold:
-    """A basket as a storefront sees it. The tracking link is told once it is paid."""
-    progress = basket.progress
+def basket_told(basket: Basket, tracking_url: str | None, now: datetime, zone: ZoneInfo) -> BasketTold:
+    """A basket as a storefront of a shop in `zone` sees it. The tracking link is told once it is paid."""
+    progress, today = basket.progress, now.astimezone(zone).date()
     return BasketTold(
         basket=basket.basket_id,
         order_id=basket.order_id,
@@ -347,6 +349,7 @@ def basket_told(basket: Basket, tracking_url: str | None, today: date) -> Basket
         freight_minor=basket.freight_minor,
         total_minor=basket.total_minor,
         hold_until=basket.hold_until,
+        time_zone=zone.key,
         held=basket.held,
         address_given=basket.quotes > 0,
         delivery=option_told(basket.chosen, today) if basket.chosen else None,

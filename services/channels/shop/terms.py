@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from contracts.payments.v1 import PaymentMethod
 from services.channels.shop.domain import Terms
@@ -22,6 +23,7 @@ def terms_of(settings: Mapping[str, str]) -> Terms:
         hold_card=_minutes(settings, "hold_card_min", 15),
         hold_pix=_minutes(settings, "hold_pix_min", 30),
         track=timedelta(days=_whole(settings, "track_days", 90)),
+        time_zone=_zone(settings.get("time_zone", "")) or known.time_zone,
     )
 
 
@@ -31,6 +33,13 @@ def _minutes(settings: Mapping[str, str], name: str, default: float) -> timedelt
     if not (text.isascii() and (whole + part).isdecimal() and len(text) <= 6 and 0 < float(text) <= 9999):
         raise ValueError(f"setting {name} must be a number of minutes above 0, at most 9999")
     return timedelta(minutes=float(text))
+
+
+def _zone(name: str) -> ZoneInfo | None:
+    try:
+        return ZoneInfo(name) if name else None
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # No such zone, no name of one, or the name of a folder.
+        raise ValueError("setting time_zone must be a zone of the IANA database, as America/Sao_Paulo") from None
 
 
 def _whole(settings: Mapping[str, str], name: str, default: int) -> int:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final, final
+from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -39,6 +40,7 @@ _TEXTS: Final = {
         "items": "Itens",
         "pay": "Aguardando pagamento até",
         "other": "English",
+        "times": "Horários no fuso",
         "missing": "Este link não existe ou já venceu.",
     },
     "en": {
@@ -61,6 +63,7 @@ _TEXTS: Final = {
         "items": "Items",
         "pay": "Waiting for payment until",
         "other": "Português",
+        "times": "Times in",
         "missing": "This link does not exist or is no longer valid.",
     },
 }
@@ -86,6 +89,7 @@ _SCANS: Final = {
         "lost": "Lost",
     },
 }
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _PATH: Final = ("placed", "paid", "invoiced", "packed", "shipped", "delivered")
 _REACHED: Final = {"confirmed": 1, "invoiced": 2, "packed": 3, "shipped": 4, "delivered": 5, "returned": 5, "closed": 5}
 _templates: Final = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
@@ -111,8 +115,8 @@ def language_of(wanted: str) -> str:
     return LANGUAGES[0]
 
 
-def steps(basket: Basket, language: str) -> list[Step]:
-    """The steps of the way with their times; a cancelled order ends where it was cancelled."""
+def steps(basket: Basket, language: str, zone: ZoneInfo) -> list[Step]:
+    """The steps of the way with their times in `zone`; a cancelled order ends where it was cancelled."""
     texts, progress = _TEXTS[language], basket.progress
     payment = progress.payment if progress else None
     parcels = progress.parcels if progress else ()
@@ -126,12 +130,16 @@ def steps(basket: Basket, language: str) -> list[Step]:
     }
     reached = _REACHED.get(progress.state, 0) if progress else 0
     way = [
-        Step(texts[name], place <= reached or (name == "paid" and basket.paid), _moment(times.get(name), language))
+        Step(
+            texts[name], place <= reached or (name == "paid" and basket.paid), _moment(times.get(name), language, zone)
+        )
         for place, name in enumerate(_PATH)
         if name != "invoiced" or invoice or reached < _PATH.index("packed")
     ]
     if basket.ended == "cancelled":
-        way = [step for step in way if step.done] + [Step(texts["cancelled"], True, _moment(basket.ended_at, language))]
+        way = [step for step in way if step.done] + [
+            Step(texts["cancelled"], True, _moment(basket.ended_at, language, zone))
+        ]
         if payment and payment.status == "refunded":
             way.append(Step(texts["refunded"], True))
     if basket.ended == "returned":
@@ -139,8 +147,8 @@ def steps(basket: Basket, language: str) -> list[Step]:
     return way
 
 
-def page(basket: Basket, language: str, link: str) -> str:
-    """The page as HTML."""
+def page(basket: Basket, language: str, link: str, zone: ZoneInfo) -> str:
+    """The page as HTML, with times in `zone`."""
     texts, progress = _TEXTS[language], basket.progress
     return _templates.get_template("track.html").render(
         texts=texts,
@@ -148,10 +156,11 @@ def page(basket: Basket, language: str, link: str) -> str:
         other=next(one for one in LANGUAGES if one != language),
         link=link,
         number=basket.external_id,
-        steps=steps(basket, language),
+        steps=steps(basket, language, zone),
         lines=basket.lines,
-        unpaid_until="" if basket.paid or basket.ended else _moment(basket.hold_until, language),
-        parcels=[_parcel(parcel, language) for parcel in (progress.parcels if progress else ())],
+        unpaid_until="" if basket.paid or basket.ended else _moment(basket.hold_until, language, zone),
+        parcels=[_parcel(parcel, language, zone) for parcel in (progress.parcels if progress else ())],
+        zone=zone.key,
     )
 
 
@@ -160,7 +169,7 @@ def missing(language: str) -> str:
     return _templates.get_template("missing.html").render(texts=_TEXTS[language], language=language)
 
 
-def _parcel(parcel: ParcelTold, language: str) -> dict[str, object]:
+def _parcel(parcel: ParcelTold, language: str, zone: ZoneInfo) -> dict[str, object]:
     url = parcel.tracking_url
     return {
         "carrier": f"{parcel.carrier} {parcel.service}",
@@ -168,13 +177,17 @@ def _parcel(parcel: ParcelTold, language: str) -> dict[str, object]:
         # Nothing but a web address may stand behind a link that came from a carrier.
         "url": url if url.startswith(("https://", "http://")) else "",
         "scans": [
-            Step(_SCANS[language].get(scan.status, scan.status), True, _moment(scan.happened_at, language))
+            Step(_SCANS[language].get(scan.status, scan.status), True, _moment(scan.happened_at, language, zone))
             for scan in reversed(parcel.tracking)
         ],
     }
 
 
-def _moment(at: datetime | None, language: str) -> str:
+def _moment(at: datetime | None, language: str, zone: ZoneInfo) -> str:
+    """A moment as people of the language write it. Months are named here, not by the process's locale."""
     if at is None:
         return ""
-    return at.strftime("%d/%m/%Y %H:%M UTC" if language == "pt-BR" else "%Y-%m-%d %H:%M UTC")
+    there = at.astimezone(zone)
+    if language == "pt-BR":
+        return f"{there:%d/%m/%Y %H:%M}"
+    return f"{there.day} {_MONTHS[there.month - 1]} {there:%Y, %H:%M}"

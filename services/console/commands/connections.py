@@ -10,13 +10,29 @@ from urllib.parse import urlsplit
 import typer
 from rich.markup import escape
 
-from services.console import output
+from services.console import output, pages
 from services.console.client import Admin
 from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
 
 app = typer.Typer(help="Connections to marketplaces and shops.", no_args_is_help=True)
 
 COLUMNS = ("connection_id", "connector", "environment", "account", "state", "pool", "base_url")
+_TRAITS = {
+    "intake": "orders come by",
+    "quantity_trait": "numbers written are",
+    "reserves_unpaid": "keeps stock for unpaid orders",
+    "restores_on_cancel": "counts up again on a cancel",
+    "orders_have_version": "orders have a version",
+    "compares": "compares before it writes",
+    "max_batch": "numbers a call",
+    "hook": "a queue that pushes too",
+    "url_secret": "the push address is the secret",
+    "reports": "hears of",
+    "contact_allowed": "lets us write to its buyers",
+    "local": "in our own database",
+}
+"""What traits are called for people, where their name alone says too little."""
+
 Which = Annotated[str, typer.Argument(help="A connection's id, its account, or connector/account.")]
 
 
@@ -200,5 +216,45 @@ def _do(verb: str, connection: str, tenant: str, instance: str | None, *, json_w
 def _print_one(told: Any, json_wanted: bool) -> None:
     if json_wanted:
         output.as_json(told)
+    elif "account" in told:
+        _show(told)
     else:
         output.fields(told)
+
+
+def _show(told: dict[str, Any]) -> None:
+    traits = dict(told.get("traits") or {})
+    limits = traits.pop("limits", {})
+    head = pages.facts(
+        {
+            "state": pages.state(told["state"]),
+            "connection id": told["connection_id"],
+            "environment": told["environment"],
+            "category": told.get("category"),
+            "base URL": told["base_url"],
+            "pool": told["pool"],
+            "added": pages.at(told.get("created_at")),
+            "validated": pages.at(told.get("validated_at")),
+        }
+    )
+    paces = [(name, f"{one['rate_per_s']:g} a second", f"{one['burst']:g} at once") for name, one in limits.items()]
+    pages.show(
+        output.console,
+        f"connection {told['connector']}/{told['account']}",
+        head,
+        {
+            "Settings": pages.facts(told["settings"]) if told.get("settings") else None,
+            "How this kind of channel behaves": pages.facts(
+                {_TRAITS.get(name, name.replace("_", " ")): _trait(value) for name, value in traits.items()}
+            )
+            if traits
+            else None,
+            "Its pace, where no setting says another": pages.rows(("calls", "rate", "burst"), paces),
+        },
+    )
+
+
+def _trait(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -2,22 +2,25 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
-from services.console import output
+from services.console import output, pages
 from services.console.client import Admin
 from services.console.commands.orders import find_order
 from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
+from services.console.pages import at, money
 
 app = typer.Typer(help="Customers: one person across all channels.", no_args_is_help=True)
 
 COLUMNS = ("customer_id", "references", "version", "seen_at")
 REVIEW_COLUMNS = ("one", "other", "why", "at")
 PAGE = 1000
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
 ENDED = {"OrderDelivered", "OrderCancelled", "OrderClosed"}
 
 Identity = Annotated[
@@ -52,11 +55,36 @@ def show(
     if json_wanted:
         output.as_json(told)
         return
-    latest: dict[str, Any] = next(iter(told.pop("reports")), {})
-    profile = {name: latest.get(name) for name in ("name", "document", "emails", "phones")}
-    timeline = [_happened(one) for one in told.pop("timeline")]
-    contact = {"contact": _contact(told["references"])}
-    output.fields({**told, **profile, **contact, "timeline": timeline}, title=f"customer {told['customer_id']}")
+    latest: dict[str, Any] = next(iter(told["reports"]), {})
+    head = pages.facts(
+        {
+            "name": latest.get("name"),
+            "CPF or CNPJ": latest.get("document"),
+            "e-mail": ", ".join(latest.get("emails") or ()),
+            "phone": ", ".join(latest.get("phones") or ()),
+            "contact": _contact(told["references"]),
+            "last seen": at(told["seen_at"]),
+            "merged from": ", ".join(told["merged"]),
+        }
+    )
+    known = [
+        (one["customer_ref"], ", ".join(one["connections"]), "yes" if one["allowed"] else "no", one["why"])
+        for one in told["references"]
+    ]
+    happened = [(at(one["at"]), one["order_id"], _happened(one)) for one in told["timeline"]]
+    consents = [
+        (one["purpose"], "yes" if one["granted"] else "no", one["source"], at(one["at"])) for one in told["consents"]
+    ]
+    pages.show(
+        output.console,
+        f"customer {told['customer_id']}",
+        head,
+        {
+            "Known as": pages.rows(("reference", "at", "may be written to", "why"), known),
+            "Said yes or no": pages.rows(("to", "said", "where", "at"), consents),
+            "Timeline": pages.rows(("at", "order", "what"), happened),
+        },
+    )
 
 
 def _contact(references: list[dict[str, Any]]) -> str:
@@ -66,10 +94,17 @@ def _contact(references: list[dict[str, Any]]) -> str:
     return f"no: {'; '.join(sorted({one['why'] for one in references}))}"
 
 
-def _happened(one: dict[str, Any]) -> dict[str, Any]:
-    """An entry of the timeline on one line."""
-    what = ", ".join(f"{name} {value}" for name, value in one["what"].items() if value not in (None, ""))
-    return {"at": one["at"], "happened": one["kind"], "order_id": one["order_id"], "what": what}
+def _happened(one: dict[str, Any]) -> str:
+    """An entry of the timeline in words: `payment captured, captured BRL 29.25`."""
+    what, told = one["what"], []
+    for name, value in what.items():
+        if name.endswith("_minor"):
+            told.append(f"{name.removesuffix('_minor').replace('_', ' ')} {money(value, what.get('currency'))}")
+        elif name == "external_id":
+            told.append(f"number {value}")
+        elif value not in (None, "", False) and name != "currency" and not name.endswith(("_id", "_at")):
+            told.append(name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value}")
+    return ", ".join((_WORD.sub(" ", one["kind"]).lower(), *told))
 
 
 def _find(client: Admin, identity: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`saldo order` and `saldo trace`: an order's story, and how long each step of it took."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -8,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.tree import Tree
 
-from services.console import output
+from services.console import order_page, output
 from services.console.client import Admin, AdminError
 from services.console.commands.connections import find
 from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant, admin
@@ -17,7 +18,6 @@ from services.console.spans import Node, flatten, read_spans, tree
 app = typer.Typer(help="Orders.", no_args_is_help=True)
 
 NOT_FOUND = 404
-STORY_COLUMNS = ("at", "service", "what", "detail", "trace")
 
 Identity = Annotated[str, typer.Argument(help="Our order id, or the number that the channel shows.")]
 OfConnection = Annotated[str | None, typer.Option("--connection", help="Where several connections have the number.")]
@@ -35,14 +35,16 @@ def show(
     with admin(tenant, instance) as client:
         told = find_order(client, order, connection)
         told["reservations"] = _reservations(client, told["order_id"])
-        told["story"] = sorted([*told.get("story", ()), *_steps_elsewhere(client, told)], key=lambda step: step["at"])
+        parcels = _parcels(client, told)
+        invoice = _found(client, "erp", "invoices", order_id=told["order_id"])
+        if taken := _found(client, "payments", f"taken-over/{quote(told['order_id'], safe='')}"):
+            told["taken_over"] = taken
+        steps = [*told.get("story", ()), *_calls(client, told), *_elsewhere(parcels.values(), invoice)]
+        told["story"] = sorted(steps, key=lambda step: datetime.fromisoformat(step["at"]))
     if json_wanted:
         output.as_json(told)
-        return
-    story = told.pop("story")
-    output.fields(told, title=f"order {told['external_id']}")
-    output.console.print()
-    output.table(story, STORY_COLUMNS, title="story")
+    else:
+        order_page.show(output.console, told, parcels, invoice)
 
 
 @app.command()
@@ -60,23 +62,31 @@ def answer(
     output.console.print(f"the order is {told['state']} and waits for {told['waits_for']}", markup=False)
 
 
-def _steps_elsewhere(client: Admin, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What payments, fulfillment and erp tell of the order, those of them that run here."""
+def _parcels(client: Admin, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Fulfillment's parcels of the order by id, those that it knows."""
+    ids = [one["shipment_id"] for one in told.get("parcels", ())]
+    found = {one: _found(client, "fulfillment", f"parcels/{quote(one, safe='')}") for one in ids}
+    return {one: parcel for one, parcel in found.items() if parcel}
+
+
+def _calls(client: Admin, told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What gateways were asked about the order."""
     for payment in told.get("payments", ()):
         payment_id = payment["payment_id"]
         for call in _found(client, "payments", f"payments/{quote(payment_id, safe='')}").get("calls", ()):
             about = {"payment_id": payment_id, "amount_minor": call["amount_minor"], "tries": call["tries"]}
             yield _step(call["begun_at"], "payments", f"gateway {call['kind']}: {call['outcome']}", about)
-    for parcel in told.get("parcels", ()):
-        found = _found(client, "fulfillment", f"parcels/{quote(parcel['shipment_id'], safe='')}")
-        if found:
-            wanted = ("shipment_id", "waits_for", "carrier", "service", "weight_g", "tracking_code")
-            about = {name: found[name] for name in wanted if found[name]}
-            yield _step(found["changed_at"], "fulfillment", f"parcel {found['state']}", about)
-    document = _found(client, "erp", "invoices", order_id=told["order_id"])
-    if document:
-        about = {name: document[name] for name in ("document_id", "invoice_key", "total_minor")}
-        yield _step(document["issued_at"], "erp", "invoice issued", about)
+
+
+def _elsewhere(parcels: Iterable[dict[str, Any]], invoice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What fulfillment and erp tell of the order."""
+    for parcel in parcels:
+        wanted = ("shipment_id", "waits_for", "carrier", "service", "weight_g", "tracking_code")
+        about = {name: parcel[name] for name in wanted if parcel[name]}
+        yield _step(parcel["changed_at"], "fulfillment", f"parcel {parcel['state']}", about)
+    if invoice:
+        about = {name: invoice[name] for name in ("document_id", "invoice_key", "total_minor")}
+        yield _step(invoice["issued_at"], "erp", "invoice issued", about)
 
 
 def _step(at: str, service: str, what: str, detail: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from urllib.parse import quote
 import typer
 
 from contracts.fulfillment.v1 import TrackingStatus
-from services.console import output
+from services.console import output, pages
 from services.console.client import Admin, AdminError
 from services.console.commands.connections import find
 from services.console.commands.items import print_rejected, read_file
 from services.console.commands.orders import find_order
 from services.console.files import parse_rates, whole_number
 from services.console.options import DEFAULT_TENANT, CommandId, Failed, Instance, Json, Tenant, admin, utc
+from services.console.pages import at
 from services.console.people import new_command_id
 
 app = typer.Typer(help="Parcels: from the shelf to the door and back.", no_args_is_help=True)
@@ -346,5 +347,28 @@ def _lines(given: Sequence[str] | None, skus: dict[str, str], location: str, sta
 def _print(told: dict[str, Any], json_wanted: bool) -> None:
     if json_wanted:
         output.as_json(told)
-    else:
-        output.fields(told, title=f"parcel {told['shipment_id']}")
+        return
+    scan = told.get("tracked")
+    size = " × ".join(map(str, told.get("dimensions_mm") or ()))
+    head = pages.facts(
+        {
+            "state": pages.state(told["state"], f"waits for {told['waits_for']}" if told["waits_for"] else ""),
+            "from": told["location"],
+            "carrier": " ".join(filter(None, (told["carrier"], told["service"]))),
+            "asked for": " ".join(filter(None, (told.get("asked_carrier"), told.get("asked_service")))),
+            "tracking code": told["tracking_code"],
+            "tracking page": told.get("tracking_url"),
+            "last scan": scan and f"{scan['status'].replace('_', ' ')}, {at(scan['happened_at'])}",
+            "weight": f"{told['weight_g']} g" if told.get("weight_g") else "",
+            "size": f"{size} mm" if size else "",
+            "to leave by": at(told.get("ship_by")),
+            "left": at(told.get("dispatched_at")),
+            "delivered": at(told.get("delivered_at")),
+            "came back": ", ".join(told.get("returns") or ()),
+            "NF-e": told.get("invoice_key"),
+            "order id": told.get("order_id"),
+        }
+    )
+    lines = [(line["line_id"], line["sku"], line["quantity"]) for line in told["lines"]]
+    listed = pages.rows(("line", "SKU", "units"), lines)
+    pages.show(output.console, f"parcel {told['shipment_id']}", head, {"Lines": listed})

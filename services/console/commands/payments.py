@@ -1,14 +1,16 @@
 """`saldo payment`: what buyers paid, through which gateway, and what a person has to see to."""
 
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+from rich.text import Text
 
-from services.console import output
+from services.console import output, pages
 from services.console.commands.connections import check_url, pairs, read_credentials
 from services.console.options import DEFAULT_TENANT, Instance, Json, Tenant, admin
+from services.console.pages import at, money
 
 app = typer.Typer(help="Payments of buyers, and the accounts at gateways they go through.", no_args_is_help=True)
 
@@ -50,7 +52,32 @@ def show(
     if json_wanted:
         output.as_json(told)
     else:
-        output.fields(told, title=f"payment {payment}")
+        _show(told)
+
+
+def _show(told: dict[str, Any]) -> None:
+    currency = told.get("currency")
+    head = pages.facts(
+        {
+            "state": pages.state(told["status"], told.get("method") or ""),
+            "concern": told["concern"] and Text(told["concern"].replace("_", " "), "red"),
+            "taken": money(told["captured_minor"], currency),
+            "given back": money(told["refunded_minor"], currency),
+            "looked at again": at(told["due_at"]),
+            "order id": told["order_id"],
+            "account": told["account_id"],
+            "at the gateway": told["reference"],
+        }
+    )
+    calls = [
+        (
+            call["kind"], pages.state(call["outcome"]), money(call["amount_minor"], currency), call["tries"],
+            at(call.get("begun_at")), at(call.get("ended_at")),
+        )
+        for call in told["calls"]
+    ]  # fmt: skip
+    listed = pages.rows(("call", "outcome", "sum", "tries", "begun", "ended"), calls)
+    pages.show(output.console, f"payment {told['payment_id']}", head, {"Calls of the gateway": listed})
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The parcel's label, of 100 × 150 mm: what is on it, whichever printer it is for."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,16 @@ class Place:
         street = " - ".join(part for part in (street, self.complement) if part)
         city = " / ".join(part for part in (self.city, self.region) if part)
         return tuple(line for line in (street, self.district, city) if line)
+
+    @property
+    def postal(self) -> str:
+        """The postcode and the country as printed: a Brazilian CEP as 01000-000, however it was given."""
+        code = self.postal_code
+        if self.country == "BR":
+            with contextlib.suppress(ValueError):  # What is none is printed as it was given, for a person to see.
+                digits = postcode(code)
+                code = f"{digits[:5]}-{digits[5:]}"
+        return f"{code} {self.country}".strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def _place(canvas: Canvas, title: str, place: Place, *, top: float, size: float)
     step = size * 1.25
     _line(canvas, title, top, size=size * 0.6)
     _line(canvas, place.name, top - step, font="Helvetica-Bold", size=size)
-    lines = [*place.lines(), f"{place.postal_code} {place.country}".strip()]
+    lines = [*place.lines(), place.postal]
     for row, line in enumerate(lines, start=2):
         _line(canvas, line, top - row * step, size=size)
 

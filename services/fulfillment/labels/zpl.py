@@ -51,7 +51,7 @@ def _text(text: str, top: int, height: int, *, room: int = _ROOM) -> str:
 
 
 def _place(title: str, place: Place, top: int, height: int) -> list[str]:
-    lines = [place.name, *place.lines(), f"{place.postal_code} {place.country}".strip()]
+    lines = [place.name, *place.lines(), place.postal]
     step = height + 8
     return [
         _text(title, top, height * 2 // 3),

@@ -165,9 +165,19 @@ def test_settings_are_read_or_refused_in_words() -> None:
     assert (terms.methods, terms.hold_pix, terms.currency) == ((PaymentMethod.PIX,), timedelta(minutes=5), "EUR")
     assert terms.gateway(PaymentMethod.CARD) == ""
     assert terms_of({}).gateway(PaymentMethod.CARD) == "", "without a page where it is typed"
+    assert (terms_of({}).time_zone.key, terms_of({"time_zone": "America/Manaus"}).time_zone.key) == (
+        "America/Sao_Paulo", "America/Manaus",
+    )  # fmt: skip
     assert terms_of({"hold_card_min": "0.5"}).hold_card == timedelta(seconds=30)
-    for wrong in ({"methods": "cash"}, {"hold_card_min": "soon"}, {"track_days": "0"}):
-        with pytest.raises(ValueError, match=r"setting (methods|hold_card_min|track_days)"):
+    for wrong in (
+        {"methods": "cash"},
+        {"hold_card_min": "soon"},
+        {"track_days": "0"},
+        {"time_zone": "Brasilia"},
+        {"time_zone": "../etc"},
+        {"time_zone": "America"},
+    ):
+        with pytest.raises(ValueError, match=r"setting (methods|hold_card_min|track_days|time_zone)"):
             terms_of(wrong)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -17,6 +18,7 @@ from services.channels.shop import links, tracking
 from tests.channels.shop.conftest import Counter
 from tests.channels.shop.test_domain import NEW
 
+ZONE = ZoneInfo("America/Sao_Paulo")
 AT = datetime(2026, 3, 2, 12, tzinfo=UTC)
 PARCEL = ParcelTold(
     shipment_id="s1",
@@ -42,27 +44,48 @@ def test_the_way_of_an_order_is_told_in_both_languages() -> None:
     paid = PaymentTold(status="captured", attempt=1, paid_at=AT)
     basket = replace(NEW, progress=progress("shipped", parcels=(PARCEL,), payment=paid, invoice=invoice))
     done = {
-        language: [one.text for one in tracking.steps(basket, language) if one.done] for language in ("pt-BR", "en")
+        language: [one.text for one in tracking.steps(basket, language, ZONE) if one.done]
+        for language in ("pt-BR", "en")
     }
     assert done["en"] == ["Order received", "Payment confirmed", "Invoice issued", "Order packed", "Shipped"]
     assert done["pt-BR"][-1] == "Enviado"
-    page = tracking.page(basket, "en", "link")
-    for word in ("SD123456789BR", "https://tracking.example/SD123456789BR", "In transit", "2026-03-02 17:00 UTC"):
+    page = tracking.page(basket, "en", "link", ZONE)
+    for word in ("SD123456789BR", "https://tracking.example/SD123456789BR", "In transit", "2 Mar 2026, 14:00"):
         assert word in page
     assert 'lang="en"' in page
     assert "<script" not in page
 
 
+@pytest.mark.parametrize(
+    ("language", "zone", "sent"),
+    [
+        ("pt-BR", "America/Sao_Paulo", "02/03/2026 23:30"),
+        ("en", "America/Sao_Paulo", "2 Mar 2026, 23:30"),
+        ("pt-BR", "America/Manaus", "02/03/2026 22:30"),
+        ("en", "Europe/Lisbon", "3 Mar 2026, 02:30"),
+    ],
+)
+def test_times_are_the_shop_s_own_as_its_buyers_write_them(language: str, zone: str, sent: str) -> None:
+    parcel = PARCEL.model_copy(update={"dispatched_at": datetime(2026, 3, 3, 2, 30, tzinfo=UTC)})
+    basket = replace(NEW, progress=progress("shipped", parcels=(parcel,)))
+
+    page = tracking.page(basket, language, "link", ZoneInfo(zone))
+
+    assert f"<time>{sent}</time>" in page
+    assert zone in page
+    assert "UTC" not in page
+
+
 def test_a_cancelled_order_ends_where_it_was_cancelled() -> None:
     refunded = PaymentTold(status="refunded", attempt=1, paid_at=AT)
     basket = replace(NEW, ended="cancelled", ended_at=AT, progress=progress("cancelled", payment=refunded))
-    texts = [one.text for one in tracking.steps(basket, "en")]
+    texts = [one.text for one in tracking.steps(basket, "en", ZONE)]
     assert texts == ["Order received", "Order cancelled", "Payment given back"]
 
 
 def test_what_a_carrier_sends_is_no_script() -> None:
     bad = PARCEL.model_copy(update={"tracking_url": "javascript:alert(1)", "tracking_code": "<b>1</b>"})
-    page = tracking.page(replace(NEW, progress=progress("shipped", parcels=(bad,))), "en", "link")
+    page = tracking.page(replace(NEW, progress=progress("shipped", parcels=(bad,))), "en", "link", ZONE)
     assert "javascript:" not in page
     assert "<b>1</b>" not in page
 
