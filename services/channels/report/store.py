@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from contracts.channels.v1 import OrderProgress
 from services.bus import Cause, array, columns
@@ -246,17 +246,20 @@ async def retry(connection: Database, tenant: str | None, order_id: str, now: da
     return status.endswith(" 1")
 
 
+LATE: Final = """
+    SELECT tenant, connection_id, order_id, tell_by FROM progress WHERE tell_by < $1 AND due_at IS NOT NULL
+    UNION
+    SELECT p.* FROM progress_steps s CROSS JOIN LATERAL (
+        SELECT tenant, connection_id, order_id, tell_by FROM progress
+        WHERE order_id = s.order_id AND tell_by < $1 LIMIT 1) AS p
+    WHERE state = 'refused'
+    ORDER BY tell_by LIMIT 1000
+"""
+
+
 async def late(connection: Database, before: datetime) -> list[tuple[str, str, str, datetime]]:
     """(tenant, connection, order, deadline) of what is not told and should be before this moment."""
-    rows = await connection.fetch(
-        """
-        SELECT tenant, connection_id, order_id, tell_by FROM progress
-        WHERE tell_by < $1 AND (due_at IS NOT NULL
-            OR EXISTS (SELECT FROM progress_steps s WHERE s.order_id = progress.order_id AND s.state = 'refused'))
-        ORDER BY tell_by LIMIT 1000
-        """,
-        before,
-    )
+    rows = await connection.fetch(LATE, before)
     return [tuple(row) for row in rows]
 
 

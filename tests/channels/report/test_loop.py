@@ -299,6 +299,17 @@ async def test_a_person_hears_of_what_is_not_told_in_time(order: Told) -> None:
         assert await store.late(database, now + timedelta(days=1)) == []
 
 
+async def test_what_is_told_is_not_walked_to_find_what_is_late(order: Told) -> None:
+    async with order.kit.service.pool.acquire() as database:
+        await database.execute(f"PREPARE late AS {store.LATE}")
+        plan = str(await database.fetch("EXPLAIN EXECUTE late(now())"))
+        await database.execute("DEALLOCATE late")
+    assert "progress_late" in plan
+    assert "progress_refused" in plan
+    assert "Index Cond: (order_id = s.order_id)" in plan
+    assert "Seq Scan" not in plan
+
+
 async def test_the_loop_tells_what_comes_and_goes_on_after_a_failure(
     order: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
