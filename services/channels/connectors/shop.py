@@ -75,7 +75,7 @@ class Shop:
             "hold_pix_min",
             "track_days",
         ),
-        reports=frozenset({"invoice", "shipment", "tracking", "delivery", "cancel"}),
+        reports=frozenset({"invoice", "invoice_again", "shipment", "tracking", "delivery", "cancel"}),
         contact_allowed=True,
         local=True,
     )
