@@ -622,6 +622,26 @@ async def test_an_invoice_to_cancel_has_a_term(connection: Connection) -> None:
 
 
 @pytest.mark.asyncio
+async def test_an_invoice_to_replace_has_a_term_and_a_parcel_to_intercept_an_answer(connection: Connection) -> None:
+    [demand, *_] = await hear(connection, sale(total_minor=5_000))
+    assert isinstance(demand, OrderDemand)
+    await hear(connection, answer(demand))
+    await hear(connection, invoice(total_minor=4_999))
+    [alert] = await store.list_alerts(connection, "acme", 10)
+    assert (alert["kind"], alert["due_at"]) == ("replace_invoice", invoice().issued_at + timedelta(hours=24))
+
+    published = await hear(connection, invoice(2, total_minor=5_000))
+    [asked] = [one for one in published if isinstance(one, PrepareShipment)]
+    assert await store.list_alerts(connection, "acme", 10) == []
+
+    await hear(connection, shipment(ShipmentDispatched, asked, 3), sale(2, SaleStatus.CANCELLED, total_minor=5_000))
+    [alert] = await store.list_alerts(connection, "acme", 10)
+    assert alert["kind"] == "intercept"
+    [row] = await store.find_orders(connection, "acme", "order-a", None)
+    assert "parcel_settled" in story.answers(store.read(row))
+
+
+@pytest.mark.asyncio
 async def test_what_a_timer_sends_is_in_the_trace_of_its_sale(connection: Connection) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     first = received(sale())
