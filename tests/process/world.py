@@ -503,7 +503,7 @@ class World:
         if self.gateway.finish_refunds(payment_id, Part.OPEN, Part.FAILED if fails else Part.DONE):
             self.happened["refund failed"] += fails
             self._hint(payment_id)
-        if self.chance(0.1):
+        if self.chance(0.15):
             self.after(self.random.uniform(1, 50), lambda: self._return_refund(payment_id))
 
     def _return_refund(self, payment_id: str) -> None:
