@@ -271,8 +271,8 @@ ProgressStep = Annotated[
     str,
     Field(
         min_length=1,
-        description="`invoice`, `shipment:<shipment_id>`, `tracking:<shipment_id>:<index>`, `delivery:<shipment_id>`, "
-        "`cancel`.",
+        description="`invoice`, `invoice:<invoice_id>` (one in the place of the first), `shipment:<shipment_id>`, "
+        "`tracking:<shipment_id>:<index>`, `delivery:<shipment_id>`, `cancel`.",
     ),
 ]
 

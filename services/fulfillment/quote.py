@@ -102,8 +102,14 @@ class Quoter:
         async with self._opens() as tx:
             until = tx.now + timedelta(seconds=self._settings.book_lease_s)
             rows = await store.claim_quotes(tx.connection, tx.now, until, self._settings.page)
-        await asyncio.gather(*map(self._answer, rows))
+        await asyncio.gather(*map(self._alone, rows))
         return len(rows)
+
+    async def _alone(self, row: asyncpg.Record) -> None:
+        try:
+            await self._answer(row)
+        except Exception as failure:  # noqa: BLE001 - it is claimed for a while, and then taken up again
+            _log.error("a quote is not answered", tenant=row["tenant"], quote=row["quote_id"], error=describe(failure))
 
     async def _answer(self, row: asyncpg.Record) -> None:
         tenant, asked, cause = row["tenant"], QuoteDelivery.model_validate_json(row["body"]), Cause(*row["cause"])

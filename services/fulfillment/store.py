@@ -537,7 +537,7 @@ async def claim_quotes(connection: Connection, now: datetime, until: datetime, p
         WHERE (tenant, quote_id) IN (
             SELECT tenant, quote_id FROM quotes WHERE due_at <= $1 ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED
         )
-        RETURNING tenant, body, cause
+        RETURNING tenant, quote_id, body, cause
         """,
         now,
         until,

@@ -50,8 +50,14 @@ class Tracker:
         groups: dict[tuple[str, str], list[asyncpg.Record]] = {}
         for row in rows:
             groups.setdefault((row["tenant"], row["provider"]), []).append(row)
-        await asyncio.gather(*(self._ask(*group, parcels) for group, parcels in groups.items()))
+        await asyncio.gather(*(self._alone(*group, parcels) for group, parcels in groups.items()))
         return len(rows)
+
+    async def _alone(self, tenant: str, provider: str, rows: Sequence[asyncpg.Record]) -> None:
+        try:
+            await self._ask(tenant, provider, rows)
+        except Exception as failure:  # noqa: BLE001 - they are claimed for a while, and then taken up again
+            _log.error("parcels are not looked at", tenant=tenant, carrier=provider, error=describe(failure))
 
     async def _ask(self, tenant: str, provider: str, rows: Sequence[asyncpg.Record]) -> None:
         carrier = (await self._carriers.of(tenant)).get(provider)

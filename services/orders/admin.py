@@ -28,6 +28,10 @@ ALERTS = {
     "invoice": "the order is paid and waits for its invoice; give it with `saldo order invoice`",
     "cancel_invoice": "the order was cancelled after its invoice was issued; cancel the NF-e at the tax authority by "
     "`due_at`, then answer `invoice_cancelled`",
+    "replace_invoice": "the order is over another sum than its invoice, and its parcels wait; cancel that NF-e at the "
+    "tax authority by `due_at`, then give another with `saldo order invoice --replaces`",
+    "intercept": "a parcel left though its channel cancelled the order; have the carrier bring it back, and answer "
+    "`parcel_settled` where it does not come to the dock",
     "shipping": "a parcel is not packed or not collected in time; see `saldo parcel list`",
     "lost": "a parcel is not delivered; ask the carrier and answer `delivered` or `lost`",
     "compensate": "a parcel is not stopped or money not given back; it is asked for again, answer `refund` once done",

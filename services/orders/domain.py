@@ -57,9 +57,10 @@ from services.orders.process import (
     departed,
     entered,
     hear,
+    is_astray,
     overdue,
 )
-from services.orders.standing import hold, left_by_word, owed, shippable, short_lines
+from services.orders.standing import hold, left_by_word, misfit, owed, shippable, short_lines
 from services.orders.wanted import US, Command, View, ask, money_settled, needs_invoice, paid_by_us, tell
 
 RANKS: Final = {"cancelled": 0, "shipped": 1, "delivered": 2, "returned": 3}
@@ -282,6 +283,8 @@ def _state_of_process(order: Order, view: View, waits: Held | None, missing: tup
     if missing or waits or not order.answer:
         return _state(replace(order, status=SaleStatus.PAID), waits, missing)
     still = [parcel for parcel in process.parcels if parcel.open]
+    if view.misfit:
+        return Confirmed()  # It waits for its invoice once more.
     if still and all(parcel.labelled for parcel in still):
         return Packed()
     return Invoiced() if process.invoice else Confirmed()
@@ -308,7 +311,7 @@ def _is_taken_for_delivered(process: Process) -> bool:
 
 
 def _view(order: Order, waits: Held | None, missing: tuple[ShortLine, ...]) -> View:
-    sale, process, demand = order.sale, order.process, order.demand
+    sale, demand = order.sale, order.demand
     cancelled = order.status is SaleStatus.CANCELLED
     skus = {line.line_id: line.sku for line in demand.lines} if demand else {}
     ours = [line for line in sale.lines if line.fulfilled_by == US and line.line_id in skus]
@@ -325,8 +328,9 @@ def _view(order: Order, waits: Held | None, missing: tuple[ShortLine, ...]) -> V
         due_minor=owed(order),
         cancelled=cancelled,
         payable=stocked and not order.paid and paid_by_us(sale) and order.status is SaleStatus.AWAITING_PAYMENT,
-        ready=clear and order.paid and (process.invoice is not None or not needs_invoice(sale)),
+        ready=clear and order.paid and _is_invoiced(order),
         by_word=by_word,
+        misfit=misfit(order) is not None,
         asked=asked,
         skus=skus,
         reserved=reserved,
@@ -347,7 +351,7 @@ def _stage(order: Order, state: State, process: Process) -> str:
         case Confirmed() if not any(line.fulfilled_by == US for line in order.sale.lines):
             return "deliver"  # Its channel ships it, from stock that it holds itself.
         case Confirmed():
-            return "prepare" if process.invoice or not needs_invoice(order.sale) else "invoice"
+            return "prepare" if _is_invoiced(order) else "invoice"
         case Shipped():
             lost = any(one.lost and not one.delivered_at and not one.written_off for one in process.parcels)
             return "lost" if lost else "deliver"
@@ -356,6 +360,11 @@ def _stage(order: Order, state: State, process: Process) -> str:
             return "finished" if waits else "refunding"
         case _:
             return STAGE_OF[state.kind]
+
+
+def _is_invoiced(order: Order) -> bool:
+    """Whether the order has the invoice that it needs."""
+    return not needs_invoice(order.sale) or (order.process.invoice is not None and misfit(order) is None)
 
 
 def alerts(order: Order) -> frozenset[str]:
@@ -372,6 +381,10 @@ def alerts(order: Order) -> frozenset[str]:
         kinds |= concerns(process, cancelled=order.status is SaleStatus.CANCELLED)
         if _left_unpaid(order):
             kinds.add("unpaid")
+        if misfit(order):
+            kinds.add("replace_invoice")
+        if order.sale.status is SaleStatus.CANCELLED and not paid_by_us(order.sale) and is_astray(process):
+            kinds.add("intercept")
     return frozenset(kinds | ({"short"} if short_lines(order) else set()))
 
 

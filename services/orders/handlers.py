@@ -24,6 +24,8 @@ Heard: TypeAlias = Received[Any]
 IN_ROW = (OrderPlaced, OrderConfirmed)
 """Facts whose moment the row of the order tells: no sale on its usual way has a row more."""
 
+INVOICE_ALERTS: Final = frozenset({"cancel_invoice", "replace_invoice"})
+"""An NF-e can be cancelled for a while only."""
 NO_ALERTS: Final[frozenset[str]] = frozenset()
 
 
@@ -121,7 +123,7 @@ async def save(
         # What has lasted another round is raised once more.
         again = stands if was and order.process.rounds > was.process.rounds else stands - stood
         if was and was.process.invoice != order.process.invoice:
-            again |= stands & {"cancel_invoice"}  # It has the term of the newest one.
+            again |= stands & INVOICE_ALERTS  # It has the term of the newest one.
         raised += [(*key, kind, _due_at(order, kind, settings)) for kind in sorted(again)]
         cleared += [(*key, kind) for kind in sorted(stood - stands)]
         if was and _awaits_payment(was) and not _awaits_payment(order):
@@ -135,7 +137,7 @@ async def save(
 
 def _due_at(order: Order, kind: str, settings: OrdersSettings) -> datetime | None:
     """Until when a person has time for what an alert asks, where that is not the process's own clock."""
-    if kind != "cancel_invoice" or order.process.invoice is None:
+    if kind not in INVOICE_ALERTS or order.process.invoice is None:
         return None
     return order.process.invoice.issued_at + settings.lengths["invoice_cancel_h"]
 

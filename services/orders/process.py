@@ -554,6 +554,8 @@ def answered(process: Process, answer: str, *, person: bool = True) -> Process:
         case _ if answer == INVOICE_CANCELLED and process.invoice:
             # Noted with the invoice: another one of the order has to be cancelled by itself.
             return replace(process, answers=(*process.answers, (process.invoice.document_id, answer)))
+        case _ if answer == PARCEL_SETTLED:
+            return replace(process, answers=(*process.answers, ("parcel", answer)))
         case "wait":
             return replace(process, rounds=0, stage="", entered_at=None) if person else process
         case _:
@@ -582,6 +584,21 @@ def _reason(stage: str) -> str:
 
 INVOICE_CANCELLED: Final = "invoice_cancelled"
 """A person's answer where an order was cancelled that has an invoice: that is cancelled now as well."""
+
+
+PARCEL_SETTLED: Final = "parcel_settled"
+"""A person's answer where a parcel left though its channel cancelled the order: it was stopped, or is paid for."""
+
+
+def is_astray(process: Process) -> bool:
+    """Whether goods of an order that its channel cancelled are away, until they came back or a person saw to them."""
+    if process.answer("parcel") == PARCEL_SETTLED:
+        return False
+    back = came_back(process)
+    return any(
+        sum(places.values()) > sum(row.quantity for row in back.get(line, ()))
+        for line, places in departed(process).items()
+    )
 
 
 def invoice_to_cancel(process: Process, *, cancelled: bool) -> Invoice | None:

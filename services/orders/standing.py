@@ -20,9 +20,10 @@ from services.orders.order import (
 )
 from services.orders.process import (
     NOTHING,
+    Invoice,
     came_back,
 )
-from services.orders.wanted import paid_by_us
+from services.orders.wanted import needs_invoice, paid_by_us
 
 
 def hold(order: Order) -> Held | None:
@@ -108,6 +109,20 @@ def owed(order: Order) -> int:
     for line in sale.lines:
         kept[line.line_id] -= min(kept[line.line_id], max(returned_units(sale, line), received.get(line.line_id, 0)))
     return due.due_minor(sale, kept, freight=freight)
+
+
+def misfit(order: Order) -> Invoice | None:
+    """The invoice that an order may not leave with, because its buyer owes another sum than it is over.
+
+    What leaves, leaves with an NF-e whose total agrees; once it has left, only another NF-e that undoes it in part can
+    follow. A sale that names no price fits any.
+    """
+    invoice = order.process.invoice
+    if invoice is None or order.status is SaleStatus.CANCELLED or not needs_invoice(order.sale):
+        return None
+    if order.left or any(parcel.dispatched_at for parcel in order.process.parcels):
+        return None
+    return None if owed(order) in (0, invoice.total_minor) else invoice
 
 
 def shippable(order: Order) -> dict[str, Counter[str]]:

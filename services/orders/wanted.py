@@ -41,6 +41,7 @@ class View:
     `due_minor` is what the buyer owes in all; `asked` what is still wanted of each line, `reserved` where its stock
     lies (None while inventory has not answered the newest demand). `payable`: stock is there and money is not. `ready`:
     nothing stands between it and the packing table. `by_word`: the channel says that the goods left, and not by us.
+    `misfit`: it has an invoice, over another sum than is owed.
     """
 
     sale: SaleReported
@@ -49,6 +50,7 @@ class View:
     payable: bool
     ready: bool
     by_word: bool
+    misfit: bool
     asked: Mapping[str, int]
     skus: Mapping[str, str]
     reserved: Mapping[str, Mapping[str, int]] | None
@@ -182,14 +184,14 @@ def _parcels(view: View, process: Process, *, again: bool) -> tuple[Process, lis
 
 
 def _to_stop(view: View, process: Process) -> set[str]:
-    """Parcels that are not to leave as they are: all of a cancelled order, and all with a line of which they hold more
-    than is wanted.
+    """Parcels that are not to leave as they are: all of a cancelled order, all whose invoice does not fit any more, and
+    all with a line of which they hold more than is wanted.
 
     They are stopped and the rest is prepared anew, because only the end of a parcel is answered, and because inventory
     says which units of a line it frees.
     """
     still = [parcel for parcel in process.parcels if parcel.open]
-    if view.cancelled or view.by_word:
+    if view.cancelled or view.by_word or view.misfit:
         return {parcel.shipment_id for parcel in still}
     held = Counter[str]()
     for parcel in process.parcels:

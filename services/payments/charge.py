@@ -114,9 +114,13 @@ class Charger:
                     await store.begin_call(tx.connection, *key, step, tx.now)
                 await store.put_payments(tx.connection, {key: (stored, tx.now)})
                 tasks.append(Task(key, stored, step, name))
+            # Nobody waits for these: they are looked at where nothing else is to be done.
+            idle = not rows and not self._going
+            resting = await store.lock_resting(tx.connection, tx.now, max(1, room // 2)) if idle else {}
+            tasks += [Task(key, stored, Look(), name) for key, stored in resting.items()]
             until = store.lease(tx.now, self._settings.call_timeout_s)
             await store.claim(tx.connection, [task.key for task in tasks], name, until)
-        return tasks, len(rows)
+        return tasks, len(rows) + len(resting)
 
     async def _take(self, task: Task) -> None:
         step = task.step.kind.value if isinstance(task.step, Call) else "look"
@@ -214,8 +218,10 @@ class Charger:
         if looking and answer.outcome is Outcome.DONE:
             decision = domain.saw(pay, answer.seen, tx.now, looked=task.stored.pay.hinted)
         elif looking:
-            wait_s = answer.wait_s or _LATER_S
-            await self._apply(tx, task.key, stored, Decision(pay), tx.now + timedelta(seconds=wait_s), cause)
+            # One at rest is looked at again when it is its turn.
+            rests = domain.due(pay, tx.now, self._settings.look_every) is None
+            later = None if rests else tx.now + timedelta(seconds=answer.wait_s or _LATER_S)
+            await self._apply(tx, task.key, stored, Decision(pay), later, cause)
             return
         elif answer.outcome is Outcome.DONE:
             decision = domain.saw(pay, answer.seen, tx.now, answer=True)
@@ -230,7 +236,8 @@ class Charger:
         tenant, payment_id = key
         pay = decision.pay
         due_at = later or domain.due(pay, tx.now, self._settings.look_every)
-        await store.put_payments(tx.connection, {key: (replace(stored, pay=pay), due_at)})
+        look_at = domain.look_at(pay, tx.now, *self._settings.rests)
+        await store.put_payments(tx.connection, {key: (replace(stored, pay=pay, look_at=look_at), due_at)})
         if pay.call and pay.call != stored.pay.call:
             await store.end_call(tx.connection, tenant, payment_id, pay.call, tx.now)
         await store.book(tx.connection, [(tenant, one) for one in decision.booked], tx.now)

@@ -77,6 +77,11 @@ class Part(StrEnum):
     LOST = "lost"
 
 
+AGE_SHARE: Final = 8
+"""A captured payment is looked at again after this part of its age."""
+REST_MAX: Final = 7
+"""As many times the usual distance is the longest: a bank gives a week or more to answer a dispute."""
+
 _STATUS_RANK: Final = {status: rank for rank, status in enumerate(Status)}
 _PART_RANK: Final = {part: rank for rank, part in enumerate(Part)}
 
@@ -527,6 +532,23 @@ def waits(pay: Pay) -> bool:
         return False
     refunding = any(portion.part is Part.OPEN for portion in pay.seen.refunds.values())
     return refunding or pay.seen.status is Status.PENDING or _unseen(pay)
+
+
+def look_at(pay: Pay, now: datetime, every: timedelta, disputable: timedelta) -> datetime | None:
+    """When a payment at rest is looked at, whether or not a webhook has told of it; None where nothing can come of it.
+
+    Banks let go of what is not captured in time, and buyers dispute what was, up to `disputable` after they paid. What
+    is authorised or in dispute is looked at `every` so often, what is captured less often the older it is.
+    """
+    choice, seen = pay.choice, pay.seen
+    if pay.closed or choice is None or seen is None:
+        return None
+    if seen.status is Status.AUTHORIZED or any(one.part is Part.OPEN for one in seen.disputes.values()):
+        return now + every
+    age = now - choice.expires_at
+    if seen.status is not Status.CAPTURED or age > disputable:
+        return None
+    return now + min(max(every, age / AGE_SHARE), every * REST_MAX)
 
 
 def concern(pay: Pay) -> str | None:

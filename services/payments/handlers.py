@@ -1,6 +1,7 @@
 """What payments does with its commands, and with orders that a marketplace was paid for: gather, decide, apply."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -55,7 +56,8 @@ async def obey(
                     pay = decision.pay
                     for fact in decision.facts:
                         tx.publish(fact, tenant=tenant, cause=event.cause)
-        now[key] = Stored(pay, token_sealed, event.cause, stored.claim if stored else None)
+        kept = replace(stored, tried="") if stored else Stored(pay, token_sealed, event.cause)
+        now[key] = replace(kept, pay=pay, token_sealed=token_sealed, cause=event.cause)
     changed = {
         key: (stored, due(stored.pay, tx.now, settings.look_every))
         for key, stored in now.items()

@@ -33,6 +33,10 @@ class PaymentsSettings(BaseSettings):
     look_every_s: float = Field(
         default=60, gt=0, description="A payment that waits for its buyer or bank is looked at as often, hint or not."
     )
+    rest_look_every_h: float = Field(
+        default=24, gt=0, description="A payment that is authorised, or may be disputed, is looked at as often."
+    )
+    dispute_days: int = Field(default=120, gt=0, description="How long after the payment a buyer may dispute it.")
 
     door_host: str = "127.0.0.1"
     door_port: int = Field(default=0, ge=0, le=65535)
@@ -77,3 +81,8 @@ class PaymentsSettings(BaseSettings):
     def look_every(self) -> timedelta:
         """`look_every_s` as a duration."""
         return timedelta(seconds=self.look_every_s)
+
+    @property
+    def rests(self) -> tuple[timedelta, timedelta]:
+        """`rest_look_every_h` and `dispute_days` as durations."""
+        return timedelta(hours=self.rest_look_every_h), timedelta(days=self.dispute_days)

@@ -26,14 +26,15 @@ _TOKEN_WANTED: Final = ("asked", Status.OPEN)
 @final
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A payment with what its row has beside it: the sealed token, why the payment last changed, and the span of the
-    step before where that one has to be taken again."""
+    """A payment with what its row has beside it: the sealed token, why the payment last changed, the span of the step
+    before where that one has to be taken again, and when it is looked at where nothing else is due."""
 
     pay: Pay
     token_sealed: bytes | None
     cause: Cause
     claim: str | None = None
     tried: str = ""
+    look_at: datetime | None = None
 
     @property
     def causes(self) -> list[Cause]:
@@ -43,9 +44,8 @@ class Stored:
 
 def _stored(row: asyncpg.Record) -> Stored:
     cause = Cause(row["cause_event"], row["cause_flow"], row["cause_trace"])
-    return Stored(
-        _pay.validate_json(row["body"], extra="ignore"), row["token_sealed"], cause, row["claim"], row["tried"]
-    )
+    pay = _pay.validate_json(row["body"], extra="ignore")
+    return Stored(pay, row["token_sealed"], cause, row["claim"], row["tried"], row["look_at"])
 
 
 def _status(pay: Pay) -> str:
@@ -87,18 +87,21 @@ async def put_payments(connection: Connection, payments: Mapping[Key, tuple[Stor
                 tenant, payment_id, pay.order_id, pay.choice.account_id if pay.choice else "",
                 pay.seen.reference if pay.seen else "", status, pay.sums.captured_minor, pay.sums.given_back_minor,
                 _pay.dump_json(pay).decode(), token, due_at, *stored.cause, concern(pay), stored.tried,
+                stored.look_at,
             )
         )  # fmt: skip
     await connection.executemany(
         """
         INSERT INTO payments (tenant, payment_id, order_id, account_id, reference, status, captured_minor,
-            refunded_minor, body, token_sealed, due_at, cause_event, cause_flow, cause_trace, concern, tried)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+            refunded_minor, body, token_sealed, due_at, cause_event, cause_flow, cause_trace, concern, tried,
+            look_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
         ON CONFLICT (tenant, payment_id) DO UPDATE SET account_id = excluded.account_id,
             reference = excluded.reference, status = excluded.status, captured_minor = excluded.captured_minor,
             refunded_minor = excluded.refunded_minor, body = excluded.body, token_sealed = excluded.token_sealed,
             due_at = excluded.due_at, cause_event = excluded.cause_event, cause_flow = excluded.cause_flow,
-            cause_trace = excluded.cause_trace, concern = excluded.concern, tried = excluded.tried
+            cause_trace = excluded.cause_trace, concern = excluded.concern, tried = excluded.tried,
+            look_at = excluded.look_at
         """,
         rows,
     )
@@ -110,6 +113,20 @@ async def lock_due(connection: Connection, now: datetime, limit: int) -> dict[Ke
         """
         SELECT * FROM payments WHERE due_at <= $1 AND (claimed_until IS NULL OR claimed_until <= $1)
         ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        """,
+        now,
+        limit,
+    )
+    return {(row["tenant"], row["payment_id"]): _stored(row) for row in rows}
+
+
+async def lock_resting(connection: Connection, now: datetime, limit: int) -> dict[Key, Stored]:
+    """Lock payments that nothing is to be done about, and that are looked at all the same."""
+    rows = await connection.fetch(
+        """
+        SELECT * FROM payments
+        WHERE look_at <= $1 AND due_at IS NULL AND (claimed_until IS NULL OR claimed_until <= $1)
+        ORDER BY look_at LIMIT $2 FOR UPDATE SKIP LOCKED
         """,
         now,
         limit,

@@ -14,6 +14,7 @@ import asyncpg
 import pypdfium2
 import pytest
 import pytest_asyncio
+import structlog
 
 from contracts.crm.v1 import CustomerErased
 from contracts.envelope import Message
@@ -202,6 +203,18 @@ async def test_the_own_table_makes_a_label_with_the_cheapest_rate(world: World) 
     assert b"Rua das Flores" in printed(fields, "zpl")
     assert b"Flores" not in kept[1]
     assert await world.book().work_off() == 0
+
+
+@pytest.mark.asyncio
+async def test_a_buyer_that_does_not_unseal_holds_up_his_own_label_alone(world: World) -> None:
+    await want(world, 2)
+    await world.connection.execute("UPDATE buyers SET sealed = '\\x00' WHERE order_id = 'order-0'")
+
+    with structlog.testing.capture_logs() as logs:
+        await world.book().work_off()
+
+    assert [label.order_id for label in world.labels()] == ["order-1"]
+    assert [(one["log_level"], one["shipment"]) for one in logs] == [("error", "order-0:s1")]
 
 
 @pytest.mark.asyncio

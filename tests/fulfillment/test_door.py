@@ -1,17 +1,21 @@
 """Webhooks of carriers: refused or absorbed, and what they are about is asked for and told at once."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
 import pytest_asyncio
+import structlog
 
 from contracts.fulfillment.v1 import LabelCreated, ShipmentDelivered, ShipmentDispatched, ShipmentTracked
+from services.fulfillment.carriers.carrier import Carrier
 from services.fulfillment.carriers.signature import require_signature
 from services.fulfillment.track import Tracker
 from services.sandbox.carrier_hooks import signature
@@ -63,6 +67,12 @@ async def sent(office: Office, carrier_process: Sandbox) -> AsyncIterator[Sent]:
         yield Sent(office, account, label.tracking_code, url)
 
 
+async def later(office: Office, work: Callable[[], Awaitable[int]]) -> None:
+    """Look, and let the time go by after which it is looked again."""
+    await work()
+    office.now += timedelta(seconds=AUTO.track_every_s)
+
+
 def told_once(office: Office) -> bool:
     """Whether the parcel is delivered and each step of it was told once, in order of versions."""
     told = [(fact.status, fact.happened_at) for fact in office.of(ShipmentTracked)]
@@ -88,11 +98,7 @@ async def test_what_no_webhook_told_is_found_by_asking(sent: Sent) -> None:
     await sent.collect()
     sent.office.now += timedelta(seconds=AUTO.track_every_s)
 
-    async def look_later() -> None:
-        await sent.looks()
-        sent.office.now += timedelta(seconds=AUTO.track_every_s)
-
-    await sent.office.until(look_later, lambda: bool(sent.office.of(ShipmentDelivered)))
+    await sent.office.until(partial(later, sent.office, sent.looks), lambda: bool(sent.office.of(ShipmentDelivered)))
     assert told_once(sent.office)
 
 
@@ -121,6 +127,31 @@ async def test_killed_while_it_asks_each_step_is_told_once(sent: Sent, point: st
     await office.until(look, lambda: bool(office.of(ShipmentDelivered)))
     assert dies == []
     assert told_once(office)
+
+
+@pytest.mark.asyncio
+async def test_a_company_whose_look_breaks_holds_up_itself_alone(sent: Sent) -> None:
+    office, connection = sent.office, sent.office.connection
+    for table in ("buyers", "shipments"):
+        copied = f'SELECT (jsonb_populate_record(one, \'{{"tenant": "broken"}}\')).* FROM {table} AS one'
+        await connection.execute(f"INSERT INTO {table} {copied}")
+    of = office.carriers.of
+
+    async def broken(tenant: str) -> Mapping[str, Carrier]:
+        if tenant == "broken":
+            raise RuntimeError
+        return await of(tenant)
+
+    await sent.collect()
+    with patch.object(office.carriers, "of", broken), structlog.testing.capture_logs() as logs:
+        await office.until(
+            partial(later, office, sent.looks), lambda: bool(office.of(ShipmentDelivered) and "broken" in str(logs))
+        )
+
+    assert told_once(office)
+    assert {(one["log_level"], one["tenant"]) for one in logs if one["event"] == "parcels are not looked at"} == {
+        ("error", "broken")
+    }
 
 
 @pytest.mark.asyncio

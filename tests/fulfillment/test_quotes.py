@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+import structlog
 
 from contracts.channels.v1 import ResendBuyer
 from contracts.envelope import Message
@@ -78,6 +79,21 @@ async def test_where_nobody_delivers_the_answer_is_empty(office: Office) -> None
     await office.quoter.work_off()
 
     assert quoted(office) == [("quote-1", [], False)]
+
+
+@pytest.mark.asyncio
+async def test_a_buyer_that_does_not_unseal_holds_up_his_own_quote_alone(office: Office) -> None:
+    for order_id, quote_id in (("order-b", "quote-b"), (ORDER, "quote-1")):
+        await hear(office.connection, buyer(order_id=order_id))
+        await hear(office.connection, asks(quote_id, order_id=order_id))
+    bad = "UPDATE buyers SET sealed = '\\x00' WHERE order_id = 'order-b'"
+    await office.connection.execute(bad)
+
+    with structlog.testing.capture_logs() as logs:
+        await office.quoter.work_off()
+
+    assert quoted(office) == [("quote-1", ["ECT/pac"], False)]
+    assert [(one["log_level"], one["quote"]) for one in logs] == [("error", "quote-b")]
 
 
 @pytest.mark.asyncio

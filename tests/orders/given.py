@@ -111,11 +111,11 @@ def payment(kind: Any, version: int, authorized: int = 0, captured: int = 0, ref
     return kind(**(given | fields))
 
 
-def invoice(number: int = 1, order_id: str = "order-a") -> InvoiceIssued:
+def invoice(number: int = 1, order_id: str = "order-a", total_minor: int = 11_000) -> InvoiceIssued:
     """The invoice of an order; a later one of a higher number takes its place."""
     return InvoiceIssued(
         order_id=order_id, document_id=f"document-{number}", invoice_no=str(number), series="1",
-        invoice_key=f"{number:044}", issued_at=NOW + timedelta(minutes=number), total_minor=11_000, currency="BRL",
+        invoice_key=f"{number:044}", issued_at=NOW + timedelta(minutes=number), total_minor=total_minor, currency="BRL",
     )  # fmt: skip
 
 

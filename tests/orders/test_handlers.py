@@ -482,6 +482,24 @@ async def test_an_order_is_found_by_its_key_from_the_first_plan(database: str, c
     assert "Index Cond: ((tenant = (wanted.tenant)::text) AND (order_id = (wanted.order_id)::text))" in str(plan)
 
 
+@pytest.mark.asyncio
+async def test_orders_in_work_are_found_without_a_walk_through_the_others(
+    database: str, connection: Connection
+) -> None:
+    service = await asyncpg.connect(database, server_settings=SESSION)
+    await service.execute(f"PREPARE listed AS {store.LIST_IN_WORK}")
+    plan = str(await service.fetch("EXPLAIN EXECUTE listed('', 'short', '', 100)"))
+    await service.close()
+    assert "Index Cond: ((tenant = $1) AND (in_work = $2) AND (order_id > $3))" in plan
+
+    names = ("order-a", "order-b")
+    await hear(connection, *(sale(order_id=name, external_id=name) for name in names))
+    await connection.execute("UPDATE orders SET state = 'short' WHERE order_id = 'order-b'")
+    for state, found in (("short", ["order-b"]), ("placed", ["order-a"]), (None, list(names)), ("held", [])):
+        rows = await store.list_orders(connection, "acme", state, "", 10)
+        assert [row["order_id"] for row in rows] == found
+
+
 async def look(connection: Connection, loop: Any, now: Any) -> list[Message]:
     """What one look of a loop at the deadlines publishes."""
     tx = opened(connection, now)
@@ -601,6 +619,26 @@ async def test_an_invoice_to_cancel_has_a_term(connection: Connection) -> None:
     [row] = await store.find_orders(connection, "acme", "order-a", None)
     told = story.process(store.read(row), SETTINGS.lengths)
     assert (told["cancel_invoice_by"], "invoice_cancelled" in told["answers"]) == (None, False)
+
+
+@pytest.mark.asyncio
+async def test_an_invoice_to_replace_has_a_term_and_a_parcel_to_intercept_an_answer(connection: Connection) -> None:
+    [demand, *_] = await hear(connection, sale(total_minor=5_000))
+    assert isinstance(demand, OrderDemand)
+    await hear(connection, answer(demand))
+    await hear(connection, invoice(total_minor=4_999))
+    [alert] = await store.list_alerts(connection, "acme", 10)
+    assert (alert["kind"], alert["due_at"]) == ("replace_invoice", invoice().issued_at + timedelta(hours=24))
+
+    published = await hear(connection, invoice(2, total_minor=5_000))
+    [asked] = [one for one in published if isinstance(one, PrepareShipment)]
+    assert await store.list_alerts(connection, "acme", 10) == []
+
+    await hear(connection, shipment(ShipmentDispatched, asked, 3), sale(2, SaleStatus.CANCELLED, total_minor=5_000))
+    [alert] = await store.list_alerts(connection, "acme", 10)
+    assert alert["kind"] == "intercept"
+    [row] = await store.find_orders(connection, "acme", "order-a", None)
+    assert "parcel_settled" in story.answers(store.read(row))
 
 
 @pytest.mark.asyncio

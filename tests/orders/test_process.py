@@ -498,13 +498,66 @@ def test_a_part_that_is_cancelled_after_the_capture_is_refunded() -> None:
 
 def test_what_is_cancelled_before_the_capture_only_lowers_it() -> None:
     life = paid_card(lines=(line(unit_price_minor=5_000),))
-    life.hear(basket(3, 1, CARD, lines=(line(unit_price_minor=5_000, cancelled=1),)), invoice())
+    part = basket(3, 1, CARD, lines=(line(unit_price_minor=5_000, cancelled=1),))
+    life.hear(part, invoice(total_minor=6_000))
     [asked] = life.asked(PrepareShipment)
     life.hear(shipment(LabelCreated, asked, 1), shipment(ShipmentDispatched, asked, 2))
 
     [capture] = life.asked(CapturePayment)
     assert capture.captured_total_minor == 6_000
     assert life.asked(RefundPayment) == []
+
+
+def test_a_parcel_waits_for_the_invoice_that_fits_once_a_part_is_cancelled() -> None:
+    life = packed_card().hear(basket(3, 1, CARD, lines=(line(unit_price_minor=5_000, cancelled=1),)))
+    [stop] = life.asked(CancelShipment)
+    [asked] = life.asked(PrepareShipment)
+    assert (owed(life.now), alerts(life.now)) == (6_000, {"replace_invoice"})
+
+    life.hear(shipment(ShipmentCancelled, asked, 3, revision=stop.revision))
+    assert (life.state, stage_of(life.now)) == ("confirmed", "invoice")
+    assert life.asked(PrepareShipment) == [asked]
+
+    life.hear(invoice(2, total_minor=6_000))
+    _, again = life.asked(PrepareShipment)
+    assert (again.invoice_key, [one.quantity for one in again.lines]) == (invoice(2).invoice_key, [1])
+    assert (life.state, alerts(life.now)) == ("invoiced", frozenset())
+    assert life.told().count("OrderConfirmed") == 1
+
+
+def test_a_parcel_with_another_total_on_its_invoice_is_stopped_and_goes_on_with_the_one_that_fits() -> None:
+    life = packed_card().hear(basket(3, 1, CARD, total_minor=10_500))
+    [stop] = life.asked(CancelShipment)
+    assert (stop.reason, alerts(life.now)) == ("changed", {"replace_invoice"})
+
+    life.hear(invoice(2, total_minor=10_500))
+    first, again = life.asked(PrepareShipment)
+    assert (again.shipment_id, again.revision) == (first.shipment_id, stop.revision + 1)
+    assert (again.invoice_key, alerts(life.now)) == (invoice(2).invoice_key, frozenset())
+
+
+def test_an_invoice_of_another_total_than_is_owed_packs_nothing_and_after_the_goods_left_stops_nothing() -> None:
+    life = paid_card().hear(invoice(total_minor=10_999))
+    assert (life.asked(PrepareShipment), stage_of(life.now), alerts(life.now)) == ([], "invoice", {"replace_invoice"})
+
+    life = sent_card().hear(basket(3, 1, CARD, total_minor=10_500))
+    assert (life.state, life.asked(CancelShipment), alerts(life.now)) == ("shipped", [], frozenset())
+
+
+def test_a_parcel_that_left_though_its_channel_cancelled_the_order_is_a_persons_until_it_is_back() -> None:
+    def left() -> Life:
+        life = Life().hear(sale(), invoice(), sale(2, SaleStatus.CANCELLED))
+        [asked] = life.asked(PrepareShipment)
+        life.hear(shipment(ShipmentDispatched, asked, 3), shipment(ShipmentDelivered, asked, 4))
+        assert (life.state, alerts(life.now)) == ("cancelled", {"intercept"})
+        return life
+
+    back = ReturnReceived(
+        order_id="order-a", shipment_id="order-a:s1", version=5, return_id="back-1", received_at=NOW,
+        lines=(ReceivedLine(line_id="1", sku="MUG", quantity=2, location="main", state=AccountState.AVAILABLE),),
+    )  # fmt: skip
+    for ended in (back, PersonSaid("parcel_settled")):
+        assert alerts(left().hear(ended).now) == frozenset()
 
 
 def test_a_cancel_after_the_label_waits_for_the_parcel_and_the_money() -> None:

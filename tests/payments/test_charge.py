@@ -19,7 +19,7 @@ from services.border.limiter import Limiter
 from services.border.tokens import seal_token
 from services.border.vault import SealBroken
 from services.bus import Received, Transaction
-from services.payments.domain import Command, Kind, Part, Portion, Seen
+from services.payments.domain import REST_MAX, Command, Kind, Part, Portion, Seen, Status
 from services.payments.handlers import obey
 from tests.payments.given import AMOUNT, NOW, PAYMENT, ModelGateway, authorize, capture, refund, void
 from tests.payments.till import SETTINGS, TOKENS, VAULT, Asked, Killed, Till
@@ -321,6 +321,65 @@ async def test_a_pending_refund_is_looked_at_until_it_is_done(connection: Connec
     till.now += SETTINGS.look_every
     await till.work()
     assert names(till) == ["Authorized", "Captured", "Refunded"]
+
+
+async def test_a_lapse_that_no_webhook_told_is_found(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await till.hear(authorize())
+    await till.work()
+    assert names(till) == ["Authorized"]
+    till.asked.books.seen[PAYMENT] = replace(till.asked.books.seen[PAYMENT], status=Status.VOIDED)
+    await till.work()
+    assert till.asked.looks == 0
+
+    till.now += SETTINGS.rests[0]
+    await till.work()
+    assert names(till) == ["Authorized", "Failed"]
+    assert (await till.rows("payments", "status, look_at")) == [{"status": "voided", "look_at": None}]
+
+
+async def test_a_dispute_that_no_webhook_told_is_found_and_one_who_cannot_come_is_not_looked_for(
+    connection: Connection,
+) -> None:
+    till = Till(connection)
+    await till.account()
+    await till.hear(authorize(), capture())
+    await till.work()
+    every, disputable = SETTINGS.rests
+    while look_at := (await till.rows("payments", "look_at, order_id"))[0]["look_at"]:
+        till.now = look_at
+        await till.work(rounds=1)
+        if till.now - NOW > disputable / 2:
+            disputes = {"dispute-1": Portion(AMOUNT, Part.LOST)}
+            till.asked.books.seen[PAYMENT] = replace(till.asked.books.seen[PAYMENT], disputes=disputes)
+    assert names(till) == ["Authorized", "Captured", "Disputed"]
+    assert disputable < till.now - NOW < disputable + every * (REST_MAX + 1)
+    assert 0 < till.asked.looks < disputable / every / 3
+
+    looks = till.asked.looks
+    till.now += disputable
+    await till.work()
+    assert till.asked.looks == looks
+
+
+async def test_a_look_that_fails_waits_for_its_turn_and_nothing_waits_for_a_look(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await till.hear(authorize())
+    await till.work()
+    till.asked.unknown = True
+    till.now += SETTINGS.rests[0]
+    await till.hear(capture())
+    async with asyncio.TaskGroup() as group:
+        await till.charger().work(group)
+    assert names(till) == ["Authorized", "Captured"]
+    assert till.asked.looks == 0
+
+    till.now += SETTINGS.rests[0]
+    await till.work()
+    assert till.asked.looks == 1
+    assert names(till) == ["Authorized", "Captured"]
 
 
 async def test_more_than_was_taken_cannot_be_given_back(connection: Connection) -> None:

@@ -37,7 +37,7 @@ from services.orders import domain as orders
 from services.orders.order import LEFT, Order
 from services.orders.process import NOTHING, STAGES, DeadlineDue, PersonSaid, deadline
 from services.orders.settings import OrdersSettings
-from services.orders.standing import owed
+from services.orders.standing import misfit, owed
 from services.payments import domain as payments
 from services.payments.domain import Kind, Part, Portion, Seen, Status
 from services.payments.ledger import Movement
@@ -159,7 +159,7 @@ class World:
         self.sent: dict[str, list[int]] = {}
         self.bag: list[Any] = []
         self.timers: list[tuple[datetime, int, Callable[[], None]]] = []
-        self._ids = itertools.count()
+        self._ids, self._replacements = itertools.count(), itertools.count(3)
         for number in range(orders_wanted):
             self._begin(f"order-{seed}-{number}")
         self.after(self.random.uniform(20, 300), self._restock)
@@ -238,6 +238,13 @@ class World:
             told.append(fact)
             if isinstance(fact, OrderCancelled):
                 self._check_cancelled(order_id)
+        after = decision.order
+        if after and (unfit := misfit(after)):
+            known = before is not None and (misfit(before), owed(before)) == (unfit, owed(after))
+            prepared = [one for one in decision.commands if isinstance(one, PrepareShipment)]
+            assert not prepared, f"{order_id} is packed with an invoice over another sum than it owes"
+            if not known:
+                self._replace_invoice(after)
         commands = [decision.demand, *decision.commands] if decision.demand else list(decision.commands)
         for command in commands:
             about = f"{type(command).__name__} {order_id}"
@@ -403,11 +410,16 @@ class World:
             self.say(
                 InvoiceIssued(
                     order_id=sale.order_id, document_id=f"{sale.order_id}-{number}", invoice_no=str(number), series="1",
-                    invoice_key=f"{number:044}", issued_at=self.now, total_minor=1, currency=sale.currency,
+                    invoice_key=f"{number:044}", issued_at=self.now, total_minor=owed(order), currency=sale.currency,
                 )
             )  # fmt: skip
             if number == 1 and self.chance(0.1):
                 self.after(self.random.uniform(0.1, 30), lambda: self._invoice(sale, 2))
+
+    def _replace_invoice(self, order: Order) -> None:
+        """A person gives another invoice where the order is over another sum than the one that stands."""
+        sale, number = self.sales[order.sale.order_id], next(self._replacements)
+        self.after(self.random.uniform(0.1, 20), lambda: self._invoice(sale, number))
 
     # Stock
 
@@ -491,7 +503,7 @@ class World:
         if self.gateway.finish_refunds(payment_id, Part.OPEN, Part.FAILED if fails else Part.DONE):
             self.happened["refund failed"] += fails
             self._hint(payment_id)
-        if self.chance(0.1):
+        if self.chance(0.15):
             self.after(self.random.uniform(1, 50), lambda: self._return_refund(payment_id))
 
     def _return_refund(self, payment_id: str) -> None:

@@ -72,9 +72,10 @@ class Traits:
     not signed, so the door's address holds the credential `hook_secret`. `answer_within_s`: when a push that was not
     answered counts as lost; where that is below a second, it is stored first and absorbed later. `credentials_drawn`
     are drawn by us where a person gives none. `fetch_parallel` is how many orders are read again at once. `reports` are
-    the steps of an order's progress that the channel is told of (`Reporter`): any of `invoice`, `shipment`, `tracking`,
-    `delivery`, `cancel`. `contact_allowed`: the channel lets us write to its buyers outside of it. `local`: the channel
-    is in our own database, which its sessions then hold.
+    the steps of an order's progress that the channel is told of (`Reporter`): any of `invoice`, `invoice_again` (one
+    that takes the place of the first), `shipment`, `tracking`, `delivery`, `cancel`. `contact_allowed`: the channel
+    lets us write to its buyers outside of it. `local`: the channel is in our own database, which its sessions then
+    hold.
     """
 
     connector: str

@@ -77,7 +77,7 @@ class Shop:
             "track_days",
             "time_zone",
         ),
-        reports=frozenset({"invoice", "shipment", "tracking", "delivery", "cancel"}),
+        reports=frozenset({"invoice", "invoice_again", "shipment", "tracking", "delivery", "cancel"}),
         contact_allowed=True,
         local=True,
     )

@@ -8,9 +8,10 @@ from contracts.channels.v1 import OrderProgress, ParcelTold, TrackingTold
 
 
 class Kind(StrEnum):
-    """What a step tells; the words of `Traits.reports`."""
+    """What a step tells; the words of `Traits.reports`. `INVOICE_AGAIN`: one that took the place of one told before."""
 
     INVOICE = "invoice"
+    INVOICE_AGAIN = "invoice_again"
     SHIPMENT = "shipment"
     TRACKING = "tracking"
     DELIVERY = "delivery"
@@ -27,12 +28,13 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to tell. `name` is the contract's ProgressStep."""
+    """One thing to tell. `name` is the contract's ProgressStep, `invoice_id` what the step `invoice` tells."""
 
     kind: Kind
     name: str
     parcel: ParcelTold | None = None
     scan: TrackingTold | None = None
+    invoice_id: str = ""
 
 
 def steps(wanted: OrderProgress, reports: frozenset[str]) -> list[Step]:
@@ -42,7 +44,7 @@ def steps(wanted: OrderProgress, reports: frozenset[str]) -> list[Step]:
     """
     if wanted.cancelled_reason is not None:
         return [Step(Kind.CANCEL, "cancel")]
-    found = [Step(Kind.INVOICE, "invoice")] if wanted.invoice else []
+    found = [Step(Kind.INVOICE, "invoice", invoice_id=wanted.invoice.invoice_id)] if wanted.invoice else []
     for parcel in wanted.parcels:
         found.append(Step(Kind.SHIPMENT, f"shipment:{parcel.shipment_id}", parcel))
         if parcel.delivered_at:
@@ -57,7 +59,8 @@ def steps(wanted: OrderProgress, reports: frozenset[str]) -> list[Step]:
 def next_step(wanted: OrderProgress, done: Mapping[str, State], reports: frozenset[str]) -> Step | None:
     """The first step not answered yet whose predecessors are accepted; None where a person or news is waited for.
 
-    No parcel is told of before the invoice, nothing of a parcel before that it left.
+    No parcel is told of before the invoice, nothing of a parcel before that it left. An invoice that took the place of
+    one the channel has is a step of its own, which holds nothing back.
     """
     blocked: set[str] = set()
     for step in steps(wanted, reports):
@@ -66,13 +69,28 @@ def next_step(wanted: OrderProgress, done: Mapping[str, State], reports: frozens
             continue
         match done.get(step.name):
             case State.ACCEPTED:
-                continue
+                if step.kind is Kind.INVOICE and (another := _other_invoice(wanted, done)):
+                    return another
             case State.REFUSED:
                 if step.kind in (Kind.INVOICE, Kind.SHIPMENT, Kind.CANCEL):
                     blocked.add(of)
             case _:
                 return step
     return None
+
+
+def told_as(invoice_id: str) -> str:
+    """What is known as done once this invoice was told, beside the step `invoice`, which any is told as at first."""
+    return f"{Kind.INVOICE}:{invoice_id}"
+
+
+def _other_invoice(wanted: OrderProgress, done: Mapping[str, State]) -> Step | None:
+    assert wanted.invoice
+    name = told_as(wanted.invoice.invoice_id)
+    known = any(one.startswith(told_as("")) for one in done)
+    if not known or done.get(name) in (State.ACCEPTED, State.REFUSED):
+        return None
+    return Step(Kind.INVOICE_AGAIN, name)
 
 
 def is_told(step: Step, told: frozenset[str]) -> bool:

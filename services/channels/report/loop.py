@@ -44,6 +44,11 @@ _AT_ONCE: Final = 4
 """Orders of one connection that are told of at the same time; its limits set the pace."""
 _WARN_BEFORE: Final = timedelta(hours=1)
 _WARN_EVERY_S: Final = 60.0
+_UNTOLD: Final = {
+    Kind.CANCEL: "the channel takes no cancel from us",
+    Kind.INVOICE_AGAIN: "it keeps the first invoice, which is void: put the one that stands there at its own page",
+}
+"""What no step of a channel's own tells, and a person has to."""
 _log = structlog.get_logger(__name__)
 
 
@@ -219,7 +224,8 @@ class Teller:
         done = await store.steps_of(tx.connection, sorted(held))
         nexts: dict[str, Next] = {}
         untils: dict[str, datetime] = {}
-        told, untold = [], []
+        told: list[tuple[Claim, datetime | None, int]] = []
+        untold = []
         for claimed, reports in going:
             if claimed.order_id not in held:
                 continue
@@ -231,12 +237,17 @@ class Teller:
                 untils[claimed.order_id] = until = tx.now + claimed.lease
                 tx.after_commit(partial(setattr, claimed, "until", until))
                 continue
-            told.append((claimed, None, 0))
             if step:
-                # A cancel stands alone, so nothing comes after it.
-                untold.append((claimed, Heard(step, "", "not_supported", "the channel takes no cancel from us")))
+                untold.append((claimed, Heard(step, "", "not_supported", _UNTOLD[step.kind])))
+            # A cancel stands alone: nothing comes after it.
+            more = step is not None and step.kind is not Kind.CANCEL
+            told.append((claimed, tx.now if more else None, 0))
         await _settle(tx, untold)
-        begun = [Noted(order_id, one.step.name, State.GOING) for order_id, one in nexts.items() if not one.begun]
+        begun = [
+            Noted(order_id, one.step.name, State.GOING, invoice_id=one.step.invoice_id)
+            for order_id, one in nexts.items()
+            if not one.begun
+        ]
         await store.put_steps(tx.connection, begun, tx.now)
         await store.renew(tx.connection, sorted(untils.items()))
         await self._release(tx, told)
@@ -257,7 +268,7 @@ async def _settle(tx: Transaction, heard: Sequence[tuple[Claim, Heard]]) -> None
     for claimed, one in heard:
         name, order_id, revision = one.step.name, claimed.order_id, claimed.wanted.revision
         state = State.REFUSED if one.reason else State.ACCEPTED
-        notes.append(Noted(order_id, name, state, one.request_id, one.text))
+        notes.append(Noted(order_id, name, state, one.request_id, one.text, one.step.invoice_id))
         message: ProgressAccepted | ProgressRefused
         if one.reason:
             message = ProgressRefused(order_id=order_id, revision=revision, step=name, reason=one.reason, at=tx.now)
@@ -320,7 +331,7 @@ async def _report(entry: Open, order: Told, wanted: OrderProgress, step: Step) -
     reporter, session = entry.connector, entry.session
     assert isinstance(reporter, Reporter), "a connector that declares reports has them"
     match step.kind:
-        case Kind.INVOICE:
+        case Kind.INVOICE | Kind.INVOICE_AGAIN:
             assert wanted.invoice
             return await reporter.report_invoice(session, order, wanted.invoice)
         case Kind.SHIPMENT:

@@ -4,12 +4,12 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from contracts.channels.v1 import OrderProgress
 from services.bus import Cause, array, columns
 from services.channels.alerts import Database
-from services.channels.report.domain import State
+from services.channels.report.domain import State, told_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ async def known_orders(connection: Database, order_ids: Sequence[str]) -> dict[s
 
 
 async def put(connection: Database, new: Sequence[tuple[Known, OrderProgress, Cause]], now: datetime) -> None:
-    """Keep what is newest and make it due; what was refused of an older revision is tried again."""
+    """Keep what is newest and make it due; what was refused of an older revision is tried again, but for a second
+    invoice, which a person sees to."""
     await connection.execute(
         """
         WITH kept AS (
@@ -53,6 +54,7 @@ async def put(connection: Database, new: Sequence[tuple[Known, OrderProgress, Ca
             RETURNING order_id
         )
         DELETE FROM progress_steps USING kept WHERE progress_steps.order_id = kept.order_id AND state = 'refused'
+            AND step NOT LIKE 'invoice:%'
         """,
         array([progress.order_id for _, progress, _ in new]),
         array([known.tenant for known, _, _ in new]),
@@ -186,39 +188,48 @@ async def release(connection: Database, given: Sequence[tuple[Claim, datetime | 
 
 
 async def steps_of(connection: Database, order_ids: Sequence[str]) -> dict[str, dict[str, State]]:
-    """How far each step that was begun got, by order; of each that was asked for, if only none."""
+    """How far each step that was begun got, by order; of each that was asked for, if only none. The first invoice that
+    was told is there by its own name as well."""
     rows = await connection.fetch(
-        "SELECT order_id, step, state FROM progress_steps WHERE order_id = ANY($1::text::text[])", array(order_ids)
+        "SELECT order_id, step, state, invoice_id FROM progress_steps WHERE order_id = ANY($1::text::text[])",
+        array(order_ids),
     )
     found: dict[str, dict[str, State]] = {order_id: {} for order_id in order_ids}
     for row in rows:
         found[row["order_id"]][row["step"]] = State(row["state"])
+        if row["invoice_id"]:
+            found[row["order_id"]][told_as(row["invoice_id"])] = State(row["state"])
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """How far a step got: with the channel's name of the request, or why it refused."""
+    """How far a step got: with the channel's name of the request, or why it refused. `invoice_id` is the invoice that
+    was told first."""
 
     order_id: str
     step: str
     state: State
     request_id: str = ""
     reason: str = ""
+    invoice_id: str = ""
 
 
 async def put_steps(connection: Database, steps: Sequence[Noted], now: datetime) -> None:
     """Note how far steps got; what is accepted stays so."""
     await connection.execute(
         """
-        INSERT INTO progress_steps (order_id, step, state, request_id, reason, at)
-        SELECT *, $6 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
-            $5::text::text[]) AS noted (order_id, step, state, request_id, reason) ORDER BY order_id, step
+        INSERT INTO progress_steps (order_id, step, state, request_id, reason, invoice_id, at)
+        SELECT *, $7 FROM unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[],
+            $5::text::text[], $6::text::text[]) AS noted (order_id, step, state, request_id, reason, invoice_id)
+            ORDER BY order_id, step
         ON CONFLICT (order_id, step) DO UPDATE SET state = excluded.state, request_id = excluded.request_id,
             reason = excluded.reason, at = excluded.at
         WHERE progress_steps.state <> 'accepted'
         """,
-        *columns([(one.order_id, one.step, one.state.value, one.request_id, one.reason) for one in steps], 5),
+        *columns(
+            [(one.order_id, one.step, one.state.value, one.request_id, one.reason, one.invoice_id) for one in steps], 6
+        ),
         now,
     )
 
@@ -246,17 +257,20 @@ async def retry(connection: Database, tenant: str | None, order_id: str, now: da
     return status.endswith(" 1")
 
 
+LATE: Final = """
+    SELECT tenant, connection_id, order_id, tell_by FROM progress WHERE tell_by < $1 AND due_at IS NOT NULL
+    UNION
+    SELECT p.* FROM progress_steps s CROSS JOIN LATERAL (
+        SELECT tenant, connection_id, order_id, tell_by FROM progress
+        WHERE order_id = s.order_id AND tell_by < $1 LIMIT 1) AS p
+    WHERE state = 'refused'
+    ORDER BY tell_by LIMIT 1000
+"""
+
+
 async def late(connection: Database, before: datetime) -> list[tuple[str, str, str, datetime]]:
     """(tenant, connection, order, deadline) of what is not told and should be before this moment."""
-    rows = await connection.fetch(
-        """
-        SELECT tenant, connection_id, order_id, tell_by FROM progress
-        WHERE tell_by < $1 AND (due_at IS NOT NULL
-            OR EXISTS (SELECT FROM progress_steps s WHERE s.order_id = progress.order_id AND s.state = 'refused'))
-        ORDER BY tell_by LIMIT 1000
-        """,
-        before,
-    )
+    rows = await connection.fetch(LATE, before)
     return [tuple(row) for row in rows]
 
 

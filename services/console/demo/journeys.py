@@ -115,11 +115,12 @@ class Journey:
 class Journeys:
     """Every order by id, and what crm said. Facts may come in any order, and more than once.
 
-    `confirmed`, `labelled` and `delivered` only grow, in the order of what was heard: people follow them.
+    `confirmed`, `changed`, `labelled` and `delivered` only grow, in the order of what was heard: people follow them.
     """
 
     by_order: dict[str, Journey] = field(default_factory=dict)
     confirmed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     labelled: list[LabelCreated] = field(default_factory=list)
     delivered: list[ShipmentDelivered] = field(default_factory=list)
     customers: set[str] = field(default_factory=set)
@@ -133,6 +134,8 @@ class Journeys:
                 self._journey(message.order_id).facts[message.version] = message
                 if isinstance(message, OrderConfirmed):
                     self.confirmed.append(message.order_id)
+                if isinstance(message, OrderChanged):
+                    self.changed.append(message.order_id)
             case PaymentFact():
                 known = self._journey(message.order_id).payments.get(message.payment_id)
                 if known is None or known.version < message.version:

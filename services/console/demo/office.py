@@ -5,6 +5,7 @@ courier takes labelled parcels over at his own system, which then tells what it 
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -55,8 +56,8 @@ def invoice_xml(number: int, issued_at: datetime, total_minor: int, order: str) 
 
 @dataclass(slots=True)
 class Office:
-    """Writes the invoice of every order that is confirmed, hands over every parcel that has its label, and takes back a
-    few that were delivered.
+    """Writes the invoice of every order that is confirmed, and another where the order is over another sum since; hands
+    over every parcel that has its label, and takes back a few that were delivered.
 
     `run` goes on until it is cancelled. `refused` has what a service said no to, in its words. `courier` is the
     carrier's own system, for the account of this company.
@@ -70,20 +71,26 @@ class Office:
     invoiced: int = 0
     returned: int = 0
     refused: list[str] = field(default_factory=list)
+    _written: dict[str, tuple[str, int]] = field(default_factory=dict)
     _hands: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HANDS))
     _http: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(trust_env=False))
 
     async def run(self) -> None:
         """Follow what is heard, a few deeds at a time."""
         seen: set[str] = set()
-        confirmed = labelled = delivered = 0
+        confirmed = changed = labelled = delivered = 0
+        numbers = itertools.count(1)
         async with self._http, asyncio.TaskGroup() as deeds:
             while True:
                 for order_id in self.journeys.confirmed[confirmed:]:
                     confirmed += 1
                     if order_id not in seen:
                         seen.add(order_id)
-                        deeds.create_task(self._do(partial(self._invoice, order_id, confirmed)))
+                        deeds.create_task(self._do(partial(self._invoice, order_id, next(numbers))))
+                for order_id in self.journeys.changed[changed:]:
+                    changed += 1
+                    if order_id in seen:
+                        deeds.create_task(self._do(partial(self._invoice, order_id, next(numbers))))
                 for label in self.journeys.labelled[labelled:]:
                     labelled += 1
                     deeds.create_task(self._do(partial(self._hand_over, label)))
@@ -119,10 +126,16 @@ class Office:
         owing = journey.owing
         if journey.ended or owing is None or owing.due_minor is None:
             return journey.ended
-        xml = invoice_xml(number, datetime.now(UTC), owing.due_minor, order_id)
+        void, over_minor = self._written.get(order_id, ("", None))
+        if over_minor == owing.due_minor or any(one.dispatched for one in journey.parcels.values()):
+            return True
+        now = datetime.now(UTC)
+        xml = invoice_xml(number, now, owing.due_minor, order_id)
         given = {"order_id": order_id, "order_version": owing.version, "xml": xml}
-        done = await self._post("erp", "invoices", given)
-        self.invoiced += done is True
+        done = await self._post("erp", "invoices", given | ({"replaces": void} if void else {}))
+        if done:
+            self._written[order_id] = invoice_key(number, now), owing.due_minor
+            self.invoiced += not void
         return done is not False
 
     async def _hand_over(self, label: LabelCreated) -> bool:

@@ -59,6 +59,20 @@ def test_nothing_is_told_of_parcels_whose_invoice_was_refused() -> None:
     assert told_in_order(without) == ["shipment:s1"]
 
 
+def test_an_invoice_that_takes_the_place_of_one_that_was_told_is_a_step_of_its_own_and_holds_nothing_back() -> None:
+    wanted = progress(parcel("s1"))
+    done = {"invoice": State.ACCEPTED, "invoice:d0": State.ACCEPTED}
+    step = next_step(wanted, done, ALL)
+    assert step is not None
+    assert (step.kind, step.name) == (Kind.INVOICE_AGAIN, "invoice:d1")
+    assert not is_told(step, frozenset({"invoice"}))
+    for state in (State.ACCEPTED, State.REFUSED):
+        after = next_step(wanted, done | {"invoice:d1": state}, ALL)
+        assert after is not None
+        assert after.name == "shipment:s1"
+    assert next_step(progress(), {"invoice": State.ACCEPTED, "invoice:d1": State.ACCEPTED}, ALL) is None
+
+
 def test_a_refused_parcel_holds_back_itself_alone_and_a_refused_scan_nothing() -> None:
     wanted = progress(parcel("s1", delivered=True), parcel("s2", 1))
     done = {"invoice": State.ACCEPTED, "shipment:s1": State.REFUSED}

@@ -201,6 +201,27 @@ async def test_what_a_channel_refuses_is_answered_shown_to_a_person_and_holds_ba
     assert await order.kit.count("alerts", "kind = 'not_told' AND resolved_at IS NULL") == 0
 
 
+async def test_an_invoice_that_took_the_place_of_one_the_channel_has_calls_a_person(order: Told) -> None:
+    await order.progress(invoice=order.invoice())
+    await order.tell()
+    another = order.invoice().model_copy(update={"invoice_id": "d2", "invoice_no": "2"})
+    for parcels in ((), (order.parcel(),)):
+        await order.progress(invoice=another, parcels=parcels)
+        await order.tell()
+        await order.tell()
+    assert await order.books() == ["invoice", "shipment"]
+    assert await order.answers() == [("invoice", None), ("invoice:d2", "not_supported"), ("shipment:s1", None)]
+    assert await order.kit.count("alerts", "kind = 'not_told' AND urgent AND resolved_at IS NULL") == 1
+
+
+async def test_an_invoice_that_is_replaced_before_it_was_told_is_told_alone(order: Told) -> None:
+    await order.progress(invoice=order.invoice())
+    await order.progress(invoice=order.invoice().model_copy(update={"invoice_id": "d2"}))
+    await order.tell()
+    await order.tell()
+    assert await order.answers() == [("invoice", None)]
+
+
 async def test_a_refusal_can_be_tried_again_by_a_person(order: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     skyhub = type(order.entry.connector)
 
@@ -297,6 +318,17 @@ async def test_a_person_hears_of_what_is_not_told_in_time(order: Told) -> None:
     await order.tell()
     async with order.kit.service.pool.acquire() as database:
         assert await store.late(database, now + timedelta(days=1)) == []
+
+
+async def test_what_is_told_is_not_walked_to_find_what_is_late(order: Told) -> None:
+    async with order.kit.service.pool.acquire() as database:
+        await database.execute(f"PREPARE late AS {store.LATE}")
+        plan = str(await database.fetch("EXPLAIN EXECUTE late(now())"))
+        await database.execute("DEALLOCATE late")
+    assert "progress_late" in plan
+    assert "progress_refused" in plan
+    assert "Index Cond: (order_id = s.order_id)" in plan
+    assert "Seq Scan" not in plan
 
 
 async def test_the_loop_tells_what_comes_and_goes_on_after_a_failure(
