@@ -33,6 +33,11 @@ ENVIRONMENT = {
     "FULFILLMENT_AUTO_PACK": "1",
     "FULFILLMENT_TRACK_EVERY_S": "2",
     "PAYMENTS_LOOK_EVERY_S": "2",
+    "PAYMENTS_SETTLE_EVERY_S": "5",
+    # What a process had begun when it was killed is begun again soon.
+    "PAYMENTS_CALL_TIMEOUT_S": "5",
+    "FULFILLMENT_BOOK_LEASE_S": "15",
+    "SALDO_LEASE_S": "15",
 }
 SHOP_SETTINGS: Mapping[str, Any] = {"webhook_retry_s": [0.3] * 30, "queue_redelivery_ms": 2000}
 
