@@ -114,7 +114,7 @@ class Charger:
                     await store.begin_call(tx.connection, *key, step, tx.now)
                 await store.put_payments(tx.connection, {key: (stored, tx.now)})
                 tasks.append(Task(key, stored, step, name))
-            until = store.lease(tx.now, self._settings.call_timeout_s)
+            until = store.lease(tx.now, self._settings.call_timeout_s, self._settings.lease_margin_s)
             await store.claim(tx.connection, [task.key for task in tasks], name, until)
         return tasks, len(rows)
 

@@ -6,10 +6,9 @@ from typing import Any, Final
 
 from services.sandbox.books import Fact, now_ms
 from services.sandbox.buyers import buyer
-from services.sandbox.storefront_api import Refused
+from services.sandbox.storefront_api import PATIENCE_S, Refused
 from services.sandbox.storefront_shops import LOCATION, Store, Stores
 
-_PATIENCE_S: Final = 30.0
 _PAGE_S: Final = 5.0
 
 
@@ -93,7 +92,7 @@ class Buyers:
         return basket
 
     async def _options(self, store: Store, path: str) -> list[dict[str, Any]]:
-        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while asyncio.get_running_loop().time() < deadline:
             found = await store.api.ask("GET", f"{path}/delivery-options")
             if found["ready"]:
@@ -119,7 +118,7 @@ class Buyers:
 
     async def _until(self, store: Store, basket: dict[str, Any], good: Any) -> dict[str, Any]:
         """The basket as soon as it is as wanted, paid or cancelled; or as it is when patience ends."""
-        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while basket["state"] not in ("placed", "cancelled") and not good(basket):
             if asyncio.get_running_loop().time() > deadline:
                 break

@@ -34,10 +34,13 @@ ENVIRONMENT = {
     "FULFILLMENT_TRACK_EVERY_S": "2",
     "PAYMENTS_LOOK_EVERY_S": "2",
     "PAYMENTS_SETTLE_EVERY_S": "5",
+    # A busy machine is no slow carrier: whoever is asked for a quote is waited for.
+    "FULFILLMENT_QUOTE_TIMEOUT_S": "5",
     # What a process had begun when it was killed is begun again soon.
     "PAYMENTS_CALL_TIMEOUT_S": "5",
-    "FULFILLMENT_BOOK_LEASE_S": "15",
-    "SALDO_LEASE_S": "15",
+    "PAYMENTS_LEASE_MARGIN_S": "5",
+    "FULFILLMENT_BOOK_LEASE_S": "10",
+    "SALDO_LEASE_S": "10",
 }
 SHOP_SETTINGS: Mapping[str, Any] = {"webhook_retry_s": [0.3] * 30, "queue_redelivery_ms": 2000}
 

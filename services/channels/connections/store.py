@@ -103,7 +103,7 @@ async def lock_page(connection: Database, tenant: str | None, after: str, limit:
     """A page by id, locked, for announcing."""
     rows = await connection.fetch(
         _SELECT + "WHERE connection_id > $1 AND ($2::text IS NULL OR tenant = $2)"
-        " ORDER BY connection_id LIMIT $3 FOR UPDATE",
+        " ORDER BY connection_id LIMIT $3 FOR NO KEY UPDATE",
         after,
         tenant,
         limit,
