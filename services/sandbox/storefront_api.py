@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 TIMEOUT_S: Final = 15.0
-PATIENCE_S: Final = 90.0
+PATIENCE_S: Final = 150.0
 _AGAIN_S: Final = 0.5
 
 
