@@ -76,15 +76,19 @@ class Buyers:
         return 409, {"reason": reason, "sku": sku, "refused_at_ms": at_ms}
 
     async def check_out(self, store: Store, basket: dict[str, Any], seed: int) -> dict[str, Any]:
-        """Address, delivery, payment; the basket as it stands when nothing more is to be done."""
+        """Address, delivery, payment; the basket as it stands when nothing more is to be done. Who left while the
+        payment was under way goes on with that."""
         api, path = store.api, store.api.path(basket["basket"])
         try:
-            await api.ask("PUT", f"{path}/address", person(seed))
-            options = await self._options(store, path)
-            if not options:
-                return await api.ask("DELETE", path)
-            basket = await api.ask("PUT", f"{path}/delivery", {"option_id": options[0]["option_id"]})
-            basket = await self._pay(store, basket, seed)
+            if basket["state"] == "paying":
+                basket = await self._finish(store, basket)
+            else:
+                await api.ask("PUT", f"{path}/address", person(seed))
+                options = await self._options(store, path)
+                if not options:
+                    return await api.ask("DELETE", path)
+                basket = await api.ask("PUT", f"{path}/delivery", {"option_id": options[0]["option_id"]})
+                basket = await self._pay(store, basket, seed)
         except Refused:
             # Somebody else was quicker, or the hold is over: the buyer sees so on the next page.
             basket = await api.basket(basket["basket"])
@@ -107,7 +111,10 @@ class Buyers:
         given = {"method": method}
         if method == "card":
             given["token"] = await self._stores.bank.card(store.settings.gateway_account, "ok")
-        basket = await store.api.ask("POST", f"{path}/pay", given, key=drawn_key())
+        return await self._finish(store, await store.api.ask("POST", f"{path}/pay", given, key=drawn_key()))
+
+    async def _finish(self, store: Store, basket: dict[str, Any]) -> dict[str, Any]:
+        """What the gateway or the bank wants of the buyer; the basket once it is known what came of it."""
         basket = await self._until(store, basket, lambda one: bool((one["payment"] or {}).get("status") != "asked"))
         payment = basket["payment"] or {}
         if basket["state"] == "paying" and payment.get("pix_text"):

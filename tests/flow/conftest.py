@@ -20,7 +20,7 @@ from services.console import instance
 from services.console.client import Admin
 from services.console.demo.evidence import Plan
 from services.sandbox.client import SandboxClient
-from tests.flow.company import Company, Opener, System
+from tests.flow.company import SHOP_SETTINGS, Company, Opener, System
 
 ENVIRONMENT = {
     # A request that timed out is executed a second later here, not five; records are read again soon, and often.
@@ -42,7 +42,6 @@ ENVIRONMENT = {
     "FULFILLMENT_BOOK_LEASE_S": "10",
     "SALDO_LEASE_S": "10",
 }
-SHOP_SETTINGS: Mapping[str, Any] = {"webhook_retry_s": [0.3] * 30, "queue_redelivery_ms": 2000}
 
 
 def pytest_report_header() -> str:
