@@ -38,7 +38,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
     """The channels service, not yet running."""
     vault = Vault(settings.secrets_key.get_secret_value())
     tokens = Vault((settings.token_key or settings.secrets_key).get_secret_value())
-    registry = Registry(vault, document=Documents(settings).read)
+    registry = Registry(vault, document=Documents(settings).read, lease_s=settings.lease_s)
     intake = Intake(settings, registry, vault)
     channels, shop = Channels(intake), Shop(intake, tokens)
     metrics = StockMetrics()

@@ -5,7 +5,7 @@ from typing import TypeAlias, cast
 
 import structlog
 
-from contracts.channels.v1 import BuyerReported, OrderProgress, RefetchSale, ResendBuyer
+from contracts.channels.v1 import OrderProgress, RefetchSale, ResendBuyer
 from contracts.crm.v1 import CustomerErased
 from services.bus import Received, Transaction
 from services.channels.alerts import Alert, raise_alerts
@@ -77,10 +77,4 @@ async def _resend(events: Sequence[Received[Command]], tx: Transaction, intake: 
         if buyer is None:
             _log.warning("a buyer was asked for who is not kept any more", order_id=event.message.order_id)
             continue
-        content = intake.vault.open(
-            buyer.sealed,
-            tenant=buyer.tenant,
-            owner=buyer.connection_id,
-            field=f"buyer:{buyer.order_id}",
-        )
-        tx.publish(BuyerReported.model_validate_json(content), tenant=buyer.tenant, cause=event.cause)
+        tx.publish(intake.open_buyer(buyer), tenant=buyer.tenant, cause=event.cause)

@@ -118,7 +118,7 @@ class Charger:
             idle = not rows and not self._going
             resting = await store.lock_resting(tx.connection, tx.now, max(1, room // 2)) if idle else {}
             tasks += [Task(key, stored, Look(), name) for key, stored in resting.items()]
-            until = store.lease(tx.now, self._settings.call_timeout_s)
+            until = store.lease(tx.now, self._settings.call_timeout_s, self._settings.lease_margin_s)
             await store.claim(tx.connection, [task.key for task in tasks], name, until)
         return tasks, len(rows) + len(resting)
 

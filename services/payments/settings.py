@@ -29,6 +29,9 @@ class PaymentsSettings(BaseSettings):
     )
     charge_parallel: int = Field(default=8, gt=0, le=50, description="Payments worked on at once, one call each.")
     call_timeout_s: float = Field(default=30, gt=0, description="No call of a gateway takes longer, all in all.")
+    lease_margin_s: float = Field(
+        default=30, gt=0, description="A step that was begun by a process that died is taken again so long after that."
+    )
     poll_interval_s: float = Field(default=1, gt=0, description="Between two looks at what is due, if nothing is told.")
     look_every_s: float = Field(
         default=60, gt=0, description="A payment that waits for its buyer or bank is looked at as often, hint or not."

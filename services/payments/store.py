@@ -336,6 +336,6 @@ async def list_payments(
     return [dict(row) for row in rows]
 
 
-def lease(now: datetime, timeout_s: float) -> datetime:
+def lease(now: datetime, timeout_s: float, margin_s: float) -> datetime:
     """Until when a claim holds whose call takes `timeout_s` at most: with time to spare for what comes around it."""
-    return now + timedelta(seconds=timeout_s + 30)
+    return now + timedelta(seconds=timeout_s + margin_s)

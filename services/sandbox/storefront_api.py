@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import httpx
 
 TIMEOUT_S: Final = 15.0
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 150.0
 _AGAIN_S: Final = 0.5
 
 
@@ -43,8 +43,8 @@ class ShopApi:
             try:
                 answer = await self._http.request(method, self._base_url + path, json=body, headers=headers)
                 told: dict[str, Any] = answer.json()
-            except (httpx.HTTPError, ValueError):
-                failure: Exception = Unreachable()
+            except (httpx.HTTPError, ValueError) as error:
+                failure: Exception = Unreachable(f"{method} {path}: {type(error).__name__}")
             else:
                 if answer.is_success:
                     return told

@@ -6,10 +6,9 @@ from typing import Any, Final
 
 from services.sandbox.books import Fact, now_ms
 from services.sandbox.buyers import buyer
-from services.sandbox.storefront_api import Refused
+from services.sandbox.storefront_api import PATIENCE_S, Refused
 from services.sandbox.storefront_shops import LOCATION, Store, Stores
 
-_PATIENCE_S: Final = 30.0
 _PAGE_S: Final = 5.0
 
 
@@ -77,15 +76,19 @@ class Buyers:
         return 409, {"reason": reason, "sku": sku, "refused_at_ms": at_ms}
 
     async def check_out(self, store: Store, basket: dict[str, Any], seed: int) -> dict[str, Any]:
-        """Address, delivery, payment; the basket as it stands when nothing more is to be done."""
+        """Address, delivery, payment; the basket as it stands when nothing more is to be done. Who left while the
+        payment was under way goes on with that."""
         api, path = store.api, store.api.path(basket["basket"])
         try:
-            await api.ask("PUT", f"{path}/address", person(seed))
-            options = await self._options(store, path)
-            if not options:
-                return await api.ask("DELETE", path)
-            basket = await api.ask("PUT", f"{path}/delivery", {"option_id": options[0]["option_id"]})
-            basket = await self._pay(store, basket, seed)
+            if basket["state"] == "paying":
+                basket = await self._finish(store, basket)
+            else:
+                await api.ask("PUT", f"{path}/address", person(seed))
+                options = await self._options(store, path)
+                if not options:
+                    return await api.ask("DELETE", path)
+                basket = await api.ask("PUT", f"{path}/delivery", {"option_id": options[0]["option_id"]})
+                basket = await self._pay(store, basket, seed)
         except Refused:
             # Somebody else was quicker, or the hold is over: the buyer sees so on the next page.
             basket = await api.basket(basket["basket"])
@@ -93,7 +96,7 @@ class Buyers:
         return basket
 
     async def _options(self, store: Store, path: str) -> list[dict[str, Any]]:
-        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while asyncio.get_running_loop().time() < deadline:
             found = await store.api.ask("GET", f"{path}/delivery-options")
             if found["ready"]:
@@ -108,7 +111,10 @@ class Buyers:
         given = {"method": method}
         if method == "card":
             given["token"] = await self._stores.bank.card(store.settings.gateway_account, "ok")
-        basket = await store.api.ask("POST", f"{path}/pay", given, key=drawn_key())
+        return await self._finish(store, await store.api.ask("POST", f"{path}/pay", given, key=drawn_key()))
+
+    async def _finish(self, store: Store, basket: dict[str, Any]) -> dict[str, Any]:
+        """What the gateway or the bank wants of the buyer; the basket once it is known what came of it."""
         basket = await self._until(store, basket, lambda one: bool((one["payment"] or {}).get("status") != "asked"))
         payment = basket["payment"] or {}
         if basket["state"] == "paying" and payment.get("pix_text"):
@@ -119,7 +125,7 @@ class Buyers:
 
     async def _until(self, store: Store, basket: dict[str, Any], good: Any) -> dict[str, Any]:
         """The basket as soon as it is as wanted, paid or cancelled; or as it is when patience ends."""
-        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
         while basket["state"] not in ("placed", "cancelled") and not good(basket):
             if asyncio.get_running_loop().time() > deadline:
                 break

@@ -113,8 +113,8 @@ class StorefrontControl:
         lines = [(line.sku, line.quantity) for line in body.lines]
         try:
             status, told = await self._buyers.buy(store, lines, seed=body.buyer, pay=body.pay == "now")
-        except Unreachable:
-            raise Refused(502, {"error": "the shop's API does not answer"}) from None
+        except Unreachable as error:
+            raise Refused(502, {"error": f"the shop's API does not answer: {error}"}) from None
         return json_answer(told, status)
 
     async def _pay(self, request: Request) -> Response:
@@ -136,6 +136,6 @@ async def _asked(deed: Any) -> dict[str, Any]:
         basket: dict[str, Any] = await deed
     except ApiRefused as refused:
         raise Refused(409, {"reason": refused.code, "error": str(refused.told.get("detail", ""))}) from None
-    except Unreachable:
-        raise Refused(502, {"error": "the shop's API does not answer"}) from None
+    except Unreachable as error:
+        raise Refused(502, {"error": f"the shop's API does not answer: {error}"}) from None
     return basket

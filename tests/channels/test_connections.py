@@ -1,5 +1,6 @@
 """The life of a connection, and what its limits make of its calls."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -146,6 +147,16 @@ async def test_every_step_is_announced_with_traits_and_without_secrets(kit: Kit)
         assert await lifecycle.announce_connections(tx, None, "", 1) == draft.connection_id
         assert await lifecycle.announce_connections(tx, None, draft.connection_id, 1) is None
     assert len(await kit.published("channels.connections.v1")) == 5
+
+
+@pytest.mark.asyncio
+async def test_orders_come_in_while_their_connection_is_announced(kit: Kit) -> None:
+    connection = await kit.connect()
+    async with kit.service.transaction() as tx, asyncio.timeout(30):
+        assert await lifecycle.announce_connections(tx, None, "", 100) is None
+        await kit.deliver(connection, shopify_order())
+        await kit.absorb()
+    assert await kit.count("intake_orders") == 1
 
 
 @pytest.mark.asyncio

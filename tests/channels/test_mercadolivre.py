@@ -162,7 +162,7 @@ async def test_a_shipment_that_moves_while_its_order_is_read_for_the_first_time_
     await kit.absorb()
     async with kit.service.pool.acquire() as database:
         free = {entry.connection.connection_id: 1}
-        [wanted] = await pull.store.claim_fetches(database, free, kit.service.clock(), pull.LEASE)
+        [wanted] = await pull.store.claim_fetches(database, free, kit.service.clock(), timedelta(seconds=60))
     answer = await pull.fetch_one(kit.service, kit.intake, entry, wanted)
     # Heard after the order was read and before anybody here knows whose shipment it is.
     await kit.deliver(entry.connection, {"resource": f"/{order.aliases[0]}"}, topic="shipments")
@@ -471,11 +471,18 @@ async def test_a_caller_that_is_cancelled_loses_no_token(kit: Kit, meli: Sandbox
 
 
 async def test_a_claim_of_a_process_that_died_before_it_asked_is_taken_up(kit: Kit, meli: SandboxClient) -> None:
-    entry, _ = await opened(kit, meli)
-    claimed = "UPDATE tokens SET claimed_until = now() + interval '300 ms'"
-    await kit.service.pool.execute(claimed)
+    entry, name = await opened(kit, meli)
+    assert isinstance(MELI, tokens.Refreshes)
+
+    def dies(_point: str) -> None:
+        raise InterruptedError
+
+    dead = tokens.Keeper(kit.service.pool, kit.vault, entry.connection, MELI, entry.session, dies, lease_s=0.3)
+    with pytest.raises(InterruptedError):
+        await dead.token()
     assert entry.session.token is not None
     assert await entry.session.token()
+    assert await exchanges_of(meli, name) == ["refreshed"]
 
 
 async def test_authorising_again_begins_anew_and_adding_the_same_again_does_not(kit: Kit, meli: SandboxClient) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -200,7 +201,7 @@ async def test_a_refund_points_to_its_order_which_is_fetched(kit: Kit, shopify: 
     assert await kit.published() == []
     async with kit.service.pool.acquire() as database:
         free = {entry.connection.connection_id: 1}
-        [wanted] = await store.claim_fetches(database, free, kit.service.clock(), pull.LEASE)
+        [wanted] = await store.claim_fetches(database, free, kit.service.clock(), timedelta(seconds=60))
     await pull.keep_fetched(kit.service, kit.intake, [await pull.fetch_one(kit.service, kit.intake, entry, wanted)])
     await kit.absorb()
     sale = (await kit.published())[0]
@@ -278,6 +279,17 @@ async def reading(kit: Kit) -> AsyncIterator[None]:
 
 async def paid(kit: Kit, orders: int) -> bool:
     return await kit.count("intake_orders", "status = 'paid'") == orders
+
+
+async def test_what_a_process_that_died_was_reading_is_read_again(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, reads = await pointed_to(kit, 1, parallel=1, monkeypatch=monkeypatch)
+    kit.intake.settings = kit.intake.settings.model_copy(update={"lease_s": 0.2})
+    async with reading(kit):
+        await eventually(lambda: asyncio.sleep(0, len(reads.asked) == 1))
+    reads.free.set()
+    async with reading(kit):
+        await eventually(partial(paid, kit, 1))
+    assert len(reads.asked) == 2
 
 
 async def test_orders_are_read_at_once_and_kept_by_one_transaction(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.envelope import Envelope
-from contracts.inventory.v1 import AccountState
+from contracts.inventory.v1 import AccountState, DemandMet, LineOutcome
 from services.console.demo import accounts
 from services.console.demo.verdict import Verdict, judge, to_report, unsettled
 from tests.console.world import START, START_MS, World
@@ -50,6 +50,17 @@ def test_an_order_that_was_heard_and_never_decided_is_open() -> None:
     world.report("a", order, 1005, 1000)
     world.push("a", 1100)
     assert "neither reserved, short nor cancelled" in only_failure(world)
+
+
+def test_of_a_line_that_left_in_part_what_stayed_is_what_was_cancelled() -> None:
+    world = World()
+    order = world.buy("a", 1000, quantity=2)
+    world.report("a", order, 1005, 1000)
+    world.cancel("a", 1100, order)
+    left = LineOutcome(line_id="1", sku="P1", reserved=0, shipped=1)
+    world.publish(DemandMet(order_id=f"id-{order}", revision=2, lines=(left,)), 1500)
+    units = accounts.settle(world.evidence()).units
+    assert units == {"accepted": 2, "reserved": 1, "short": 0, "cancelled": 1, "open": 0}
 
 
 def test_one_order_under_two_ids_is_doubled() -> None:

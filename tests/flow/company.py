@@ -32,6 +32,9 @@ from services.sandbox.client import SandboxClient
 PATIENCE_S = 60.0
 """How long a condition may take before a test gives up on it: generous, because no test is about time."""
 
+SHOP_SETTINGS: Mapping[str, Any] = {"webhook_retry_s": [0.3] * 30, "queue_redelivery_ms": 2000}
+"""How soon the sandboxes' shops tell again what nobody took."""
+
 _SALDO = "from services.console.cli import main; main()"
 
 _T = TypeVar("_T")

@@ -20,7 +20,7 @@ from services.console import instance
 from services.console.client import Admin
 from services.console.demo.evidence import Plan
 from services.sandbox.client import SandboxClient
-from tests.flow.company import Company, Opener, System
+from tests.flow.company import SHOP_SETTINGS, Company, Opener, System
 
 ENVIRONMENT = {
     # A request that timed out is executed a second later here, not five; records are read again soon, and often.
@@ -33,8 +33,15 @@ ENVIRONMENT = {
     "FULFILLMENT_AUTO_PACK": "1",
     "FULFILLMENT_TRACK_EVERY_S": "2",
     "PAYMENTS_LOOK_EVERY_S": "2",
+    "PAYMENTS_SETTLE_EVERY_S": "5",
+    # A busy machine is no slow carrier: whoever is asked for a quote is waited for.
+    "FULFILLMENT_QUOTE_TIMEOUT_S": "5",
+    # What a process had begun when it was killed is begun again soon.
+    "PAYMENTS_CALL_TIMEOUT_S": "5",
+    "PAYMENTS_LEASE_MARGIN_S": "5",
+    "FULFILLMENT_BOOK_LEASE_S": "10",
+    "SALDO_LEASE_S": "10",
 }
-SHOP_SETTINGS: Mapping[str, Any] = {"webhook_retry_s": [0.3] * 30, "queue_redelivery_ms": 2000}
 
 
 def pytest_report_header() -> str:

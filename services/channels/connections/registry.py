@@ -19,7 +19,7 @@ from services.border.vault import SealBroken, Vault
 from services.channels.connections import store
 from services.channels.connections.lifecycle import Refused, limits_of, open_credentials
 from services.channels.connections.store import Connection
-from services.channels.connections.tokens import Keeper
+from services.channels.connections.tokens import LEASE_S, Keeper
 from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import Connector, Refreshes, Session
 
@@ -52,8 +52,12 @@ def open_session(
     reach: Callable[[str], None] = lambda _: None,
     document: Callable[[str], Awaitable[bytes]] | None = None,
     exchanges: set[asyncio.Task[None]] | None = None,
+    lease_s: float = LEASE_S,
 ) -> Session:
-    """A way to a connection's account; the caller closes `session.http`. `reach` is told of fault points."""
+    """A way to a connection's account; the caller closes `session.http`. `reach` is told of fault points.
+
+    Whoever dies at a renewal of its tokens holds them up for `lease_s`.
+    """
     connector = CONNECTORS[connection.connector]
     traits = connector.traits
     session = Session(
@@ -69,7 +73,7 @@ def open_session(
     )
     if not isinstance(connector, Refreshes):
         return session
-    keeper = Keeper(pool, vault, connection, connector, session, reach, exchanges)
+    keeper = Keeper(pool, vault, connection, connector, session, reach, exchanges, lease_s=lease_s)
     return replace(session, token=keeper.token, token_refused=keeper.refused)
 
 
@@ -85,8 +89,9 @@ class Registry:
         vault: Vault,
         clock: Callable[[], float] = time.monotonic,
         document: Callable[[str], Awaitable[bytes]] | None = None,
+        lease_s: float = LEASE_S,
     ) -> None:
-        self._vault = vault
+        self._vault, self._lease_s = vault, lease_s
         self.document = document
         self._clock = clock
         self._open: dict[str, Open] = {}
@@ -161,8 +166,9 @@ class Registry:
                 # A call under way must not be cut off because the connection was paused or renamed its pool.
                 return Open(row, connector, known.session)
             session = open_session(
-                row, credentials, pool, self._vault, self._clock, self._reach, self.document, self._exchanges
-            )
+                row, credentials, pool, self._vault, self._clock, self._reach, self.document, self._exchanges,
+                self._lease_s,
+            )  # fmt: skip
         except (SealBroken, Refused) as error:
             _log.error("connection cannot be opened", connection=row.connection_id, reason=str(error))
             return None

@@ -71,9 +71,9 @@ async def insert(connection: Database, new: Connection) -> bool:
 
 
 async def lock(connection: Database, connection_id: str, tenant: str | None) -> Connection | None:
-    """One connection, locked: whoever announces it holds this row."""
+    """One connection, locked: whoever announces it holds this row. What refers to it is written meanwhile."""
     row = await connection.fetchrow(
-        _SELECT + "WHERE connection_id = $1 AND ($2::text IS NULL OR tenant = $2) FOR UPDATE",
+        _SELECT + "WHERE connection_id = $1 AND ($2::text IS NULL OR tenant = $2) FOR NO KEY UPDATE",
         connection_id,
         tenant,
     )
@@ -100,10 +100,10 @@ async def all_of(connection: Database, tenant: str | None) -> list[Connection]:
 
 
 async def lock_page(connection: Database, tenant: str | None, after: str, limit: int) -> list[Connection]:
-    """A page by id, locked, for announcing."""
+    """A page by id, locked, for announcing; what refers to these connections is written meanwhile."""
     rows = await connection.fetch(
         _SELECT + "WHERE connection_id > $1 AND ($2::text IS NULL OR tenant = $2)"
-        " ORDER BY connection_id LIMIT $3 FOR UPDATE",
+        " ORDER BY connection_id LIMIT $3 FOR NO KEY UPDATE",
         after,
         tenant,
         limit,

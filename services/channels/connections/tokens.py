@@ -31,8 +31,8 @@ from services.channels.connectors.connector import (
     Unreachable,
 )
 
+LEASE_S: Final = 90.0
 _MARGIN_S: Final = 300.0
-_LEASE: Final = timedelta(seconds=60)
 _LOOK_S: Final = 0.1
 _AGAIN_S: Final = 2.0
 _FIELD: Final = "tokens"
@@ -54,7 +54,8 @@ async def authorised(connection: Database, vault: Vault, kept: Connection, refre
 class Keeper:
     """Gives the access token of one account. Made for each session.
 
-    `reach` is told of fault points; `exchanges` holds what is under way, for whoever closes the session.
+    `reach` is told of fault points; `exchanges` holds what is under way, for whoever closes the session. Whoever died
+    at a renewal has held it up for `lease_s`.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class Keeper:
         reach: Callable[[str], None] = lambda _: None,
         exchanges: "set[asyncio.Task[None]] | None" = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        lease_s: float = LEASE_S,
     ) -> None:
         self._pool, self._vault, self._connection = pool, vault, connection
         self._connector, self._session = connector, session
-        self._reach, self._clock = reach, clock
+        self._reach, self._clock, self._lease = reach, clock, timedelta(seconds=lease_s)
         self._exchanges = exchanges if exchanges is not None else set()
         self._turn = asyncio.Lock()
         self._access, self._refused = "", ""
@@ -107,7 +109,7 @@ class Keeper:
                 self._access, self._renew_at = access, row.renew_at
                 return
             now = self._clock()
-            claimed = await store.claim_tokens(database, connection_id, row.generation, now + _LEASE, now)
+            claimed = await store.claim_tokens(database, connection_id, row.generation, now + self._lease, now)
         if claimed:
             self._reach("token.claimed")
             # Whoever asked may be cancelled; an answer that nobody saves would lock us out.

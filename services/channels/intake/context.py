@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from contracts.channels.v1 import BuyerReported
 from services.border.vault import Vault
 from services.bus import Cause
 from services.channels.alerts import Database
@@ -15,7 +16,7 @@ from services.channels.connections.registry import Registry
 from services.channels.connections.store import Connection
 from services.channels.connectors import CONNECTORS
 from services.channels.connectors.connector import Session
-from services.channels.intake.store import Body
+from services.channels.intake.store import Body, Buyer
 from services.channels.settings import ChannelsSettings
 from services.channels.stock.wake import Wake
 
@@ -87,6 +88,12 @@ class Intake:
             owner=body.connection_id,
             field=body_field(body.topic, body.delivery_id),
         )
+
+    def open_buyer(self, buyer: Buyer) -> BuyerReported:
+        """A kept buyer as it was reported last. Raises `SealBroken`."""
+        field = f"buyer:{buyer.order_id}"
+        content = self.vault.open(buyer.sealed, tenant=buyer.tenant, owner=buyer.connection_id, field=field)
+        return BuyerReported.model_validate_json(content)
 
     async def customer_keys_of(self, connection: Database, tenants: Sequence[str]) -> dict[str, bytes]:
         """Each tenant's key for customer_ref. Raises `SealBroken`."""

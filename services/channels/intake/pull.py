@@ -40,7 +40,6 @@ _LOOK_AGAIN_S: Final = 2.0
 _REFUSED_PAUSE_S: Final = 30.0
 _SUBSCRIBE_EVERY: Final = timedelta(minutes=10)
 _QUEUE_NOTE_EVERY: Final = timedelta(seconds=1)
-LEASE: Final = timedelta(seconds=60)
 _PAGE: Final = 100
 _KEEP_EVERY_S: Final = 30.0
 
@@ -252,12 +251,13 @@ async def refetch(service: "Service", intake: Intake) -> None:
         return [None] * len(answers)
 
     readers = _Readers(service, intake, Together(keep, linger_s=0.0, most=_PAGE))
+    lease = timedelta(seconds=intake.settings.lease_s)
     try:
         while True:
             live = {entry.connection.connection_id: entry for entry in intake.registry.live()}
             free = readers.free(live)
             async with service.pool.acquire() as database:
-                wanted = await store.claim_fetches(database, free, service.clock(), LEASE) if free else []
+                wanted = await store.claim_fetches(database, free, service.clock(), lease) if free else []
             readers.begin(live, wanted)
             if not wanted and await waited(intake.wanted, _LOOK_AGAIN_S):
                 intake.wanted.clear()

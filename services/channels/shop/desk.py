@@ -261,8 +261,13 @@ class Desk:
         tx.after_commit(lambda: self._shop.waiters.tell(changed))
 
     async def _ask_quotes(self, work: _Work) -> None:
-        """Ask fulfillment for the deliveries of baskets with a new address, which is told by the sale's revision."""
-        revisions = await intake_store.kept_orders(work.tx.connection, sorted(work.quotes))
+        """Ask fulfillment for the deliveries of baskets whose buyer has given an address.
+
+        It is told by the revision with which the buyer was reported: one who gives the same address again, because the
+        answer was lost, is not reported again, and a later revision would be waited for in vain.
+        """
+        kept = await intake_store.buyers_of(work.tx.connection, sorted(work.quotes))
+        buyers = {buyer.order_id: self._shop.intake.open_buyer(buyer) for buyer in kept}
         for order_id, entry in work.quotes.items():
             basket = work.changed[order_id].basket
             shop = entry.connection
@@ -275,11 +280,14 @@ class Desk:
             if len(lines) < len(basket.lines):
                 _log.warning("no delivery is asked for: a product is linked to no SKU", order_id=order_id)
                 continue
+            if order_id not in buyers:
+                _log.warning("no delivery is asked for: the buyer was erased", order_id=order_id)
+                continue
             quote = QuoteDelivery(
                 order_id=order_id,
                 quote_id=basket.quote_id,
                 connection_id=shop.connection_id,
-                sale_revision=revisions[order_id].revision,
+                sale_revision=buyers[order_id].sale_revision,
                 lines=tuple(lines),
                 declared_minor=basket.goods_minor,
                 currency=basket.currency,

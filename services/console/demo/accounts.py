@@ -1,5 +1,6 @@
 """Who got the units: every unit that a sandbox sold is reserved, short, cancelled or still open. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -133,6 +134,7 @@ def settle(evidence: Evidence) -> Accounts:
     doubled = {key for key, order_ids in heard.items() if len(order_ids) > 1 or key not in placed}
     accounts.order_ids = {key: min(order_ids) for key, order_ids in heard.items()}
     by_id = {order_id: key for key, order_ids in heard.items() for order_id in order_ids}
+    shipped = Counter[tuple[str, str, str]]()
     for order_id, outcome in latest_outcomes(evidence).items():
         if order_id not in by_id:
             continue
@@ -142,8 +144,12 @@ def settle(evidence: Evidence) -> Accounts:
             line.held += told.reserved + told.shipped
             line.missing += told.short
             line.came_back += told.returned
-            # Who cancels what has left gives nothing back: it stands as held until it comes back itself.
-            line.returned -= min(line.returned, told.shipped)
+            shipped[connection_id, order, told.sku] += told.shipped
+    for key, units in shipped.items():
+        # Who cancels what has left gives nothing back: it stands as held until it comes back itself. Of a line that
+        # left in part, what stayed is what was cancelled.
+        line = accounts.lines[key]
+        line.returned -= min(line.returned, max(0, line.returned + units - line.sold))
     doubled |= {(key[0], key[1]) for key, line in accounts.lines.items() if line.held + line.missing > line.sold}
     accounts.doubled = sorted(f"{names[connection_id]} {order}" for connection_id, order in doubled)
     return accounts

@@ -154,7 +154,7 @@ class Account:
             await self.kit.absorb()
             async with self.kit.service.pool.acquire() as database:
                 free = {self.entry.connection.connection_id: 10}
-                wanted = await store.claim_fetches(database, free, self.kit.service.clock(), pull.LEASE)
+                wanted = await store.claim_fetches(database, free, self.kit.service.clock(), LEASE)
             if not wanted:
                 return
             answers = [await pull.fetch_one(self.kit.service, self.kit.intake, self.entry, one) for one in wanted]

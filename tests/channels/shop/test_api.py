@@ -182,6 +182,15 @@ async def test_another_address_forgets_the_options_of_the_first(counter: Counter
     assert [one["sale_revision"] for one in quotes] == [one["sale_revision"] for one in buyers]
 
 
+async def test_the_same_address_again_is_quoted_for_the_buyer_that_was_reported(counter: Counter) -> None:
+    basket = await counter.ready()
+    path = f"/v1/baskets/{basket['basket']}"
+    assert (await counter.ask("PUT", f"{path}/address", BUYER)).is_success
+    (buyer,) = await counter.kit.published("channels.buyers.v1")
+    quotes = await counter.kit.published("fulfillment.commands.v1")
+    assert [one["sale_revision"] for one in quotes] == [buyer["sale_revision"]] * 2, "no later one ever comes"
+
+
 async def test_a_request_to_cancel_or_return_a_paid_order(counter: Counter) -> None:
     basket = await counter.ready()
     path = f"/v1/orders/{basket['order_id']}"
