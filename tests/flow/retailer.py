@@ -50,7 +50,7 @@ class Retailer:
             told, movements = reader.told(channels), seen.heard.movements
             return judge(
                 self.collector.journeys, gateway, carrier, told, movements, self.company.plan, steps=steps,
-                cancelled=cancelled_orders(seen), invoiced=True,
+                cancelled=cancelled_orders(seen), paid=reader.paid(channels), invoiced=True,
             )  # fmt: skip
 
         def is_over(seen: Evidence) -> bool:
