@@ -45,8 +45,10 @@ async def test_two_companies_never_meet(open_company: Opener) -> None:
     refused = await one.deliver(here, body, "orders/create", x_shopify_hmac_sha256=there.sign(body))
     assert refused.status_code == 401
     assert len(await one.intake()) == before
-    # The same body and delivery id at both doors are two deliveries.
-    assert (await one.deliver(here, body, "orders/x", x_shopify_webhook_id="same")).status_code == 200
+    # The same order number and delivery id at both doors are two deliveries. Each tells of its own order: what a shop
+    # signs is believed, so that the other's body here would be a change of this shop's order.
+    own = await here.read_order(external_id)
+    assert (await one.deliver(here, own, "orders/x", x_shopify_webhook_id="same")).status_code == 200
     assert (await other.deliver(there, body, "orders/x", x_shopify_webhook_id="same")).status_code == 200
     for company in (one, other):
         await until(company.intake, lambda rows: "same" in {row["delivery_id"] for row in rows}, "the delivery")
