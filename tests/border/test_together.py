@@ -27,6 +27,20 @@ class Written:
         return [item.upper() for item in items]
 
 
+class Slow:
+    """Writes what it is given, once `goes_on` is set; `entered` says that it has begun."""
+
+    def __init__(self) -> None:
+        self.entered, self.goes_on = asyncio.Event(), asyncio.Event()
+        self.batches: list[Sequence[int]] = []
+
+    async def __call__(self, items: Sequence[int]) -> Sequence[int]:
+        self.batches.append(items)
+        self.entered.set()
+        await self.goes_on.wait()
+        return items
+
+
 async def test_all_that_come_at_once_are_one_and_each_has_its_answer() -> None:
     written = Written()
     together = Together(written)
@@ -36,23 +50,15 @@ async def test_all_that_come_at_once_are_one_and_each_has_its_answer() -> None:
 
 
 async def test_who_comes_while_others_are_written_is_not_forgotten() -> None:
-    entered, goes_on = asyncio.Event(), asyncio.Event()
-    batches: list[Sequence[int]] = []
-
-    async def slow(items: Sequence[int]) -> Sequence[int]:
-        batches.append(items)
-        entered.set()
-        await goes_on.wait()
-        return items
-
+    slow = Slow()
     together = Together(slow)
     first = asyncio.create_task(together(1))
-    await entered.wait()
+    await slow.entered.wait()
     later = [asyncio.create_task(together(number)) for number in (2, 3)]
     await asyncio.sleep(0)
-    goes_on.set()
+    slow.goes_on.set()
     assert await asyncio.gather(first, *later) == [1, 2, 3]
-    assert batches == [[1], [2, 3]]
+    assert slow.batches == [[1], [2, 3]]
 
 
 async def test_no_more_than_the_most_are_one() -> None:
@@ -91,22 +97,14 @@ async def test_one_who_goes_away_takes_nobody_elses_answer_with_him() -> None:
 
 
 async def test_who_is_cancelled_before_it_is_done_is_left_out_of_it() -> None:
-    entered, goes_on = asyncio.Event(), asyncio.Event()
-    batches: list[Sequence[int]] = []
-
-    async def slow(items: Sequence[int]) -> Sequence[int]:
-        batches.append(items)
-        entered.set()
-        await goes_on.wait()
-        return items
-
+    slow = Slow()
     together = Together(slow)
     first = asyncio.create_task(together(1))
-    await entered.wait()
+    await slow.entered.wait()
     second, third = asyncio.create_task(together(2)), asyncio.create_task(together(3))
     await asyncio.sleep(0)
     second.cancel()
-    goes_on.set()
+    slow.goes_on.set()
     assert await asyncio.gather(first, third) == [1, 3]
     await together.close()
-    assert batches == [[1], [3]]
+    assert slow.batches == [[1], [3]]
