@@ -39,13 +39,15 @@ CHARGED = {"kind": "charge", "reference": "pi_1", "captured": True, "amount_mino
 COLLECTED = {"kind": "collected", "shipment_id": "o1:s1", "tracking_code": "SD1"}
 
 
-def moved(sku: str, quantity: int) -> MovementRecorded:
+def moved(
+    sku: str, quantity: int, source: AccountState = AccountState.RESERVED, target: AccountState = AccountState.SHIPPED
+) -> MovementRecorded:
     def place(state: AccountState) -> AccountRef:
         return AccountRef(location="main", pool="shared", state=state)
 
     return MovementRecorded(
-        movement_id=f"m-{sku}", sku=sku, from_account=place(AccountState.RESERVED),
-        to_account=place(AccountState.SHIPPED), quantity=quantity, epoch=0, sku_version=2, cause="order:o1:2",
+        movement_id=f"m-{sku}-{source}-{target}", sku=sku, from_account=place(source),
+        to_account=place(target), quantity=quantity, epoch=0, sku_version=2, cause="order:o1:2",
         line="o1/1/SET", at=AT,
     )  # fmt: skip
 
@@ -89,6 +91,17 @@ def test_an_order_that_found_its_way_fails_nothing() -> None:
     assert passed.labels_ms == [3000.0]
     assert passed.journeys.parcel_counts["dispatched"] == 1
     assert passed.journeys.payment_counts["captured"] == 1
+
+
+def test_a_parcel_that_left_an_order_called_off_left_from_what_was_available() -> None:
+    reserved, available = AccountState.RESERVED, AccountState.AVAILABLE
+    called_off = [
+        *(moved(sku, units, reserved, available) for sku, units in (("CUP", 1), ("SPOON", 2))),
+        *(moved(sku, units, available) for sku, units in (("CUP", 1), ("SPOON", 2))),
+    ]
+    assert verdict(movements=called_off).failures == []
+    taken_back = moved("CUP", 1, AccountState.SHIPPED, reserved)
+    assert "the ledger shipped {'SPOON': 2}" in verdict(movements=[*called_off, taken_back]).failures[0]
 
 
 def test_a_buyer_who_pays_later_is_not_waited_for_by_us() -> None:

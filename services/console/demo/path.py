@@ -15,7 +15,8 @@ from services.console.demo.evidence import Plan
 from services.console.demo.journeys import Journey, Journeys
 from services.console.demo.propagation import summary
 
-_LEFT: Final = (AccountState.RESERVED, AccountState.SHIPPED)
+_KEPT_IN: Final = (AccountState.RESERVED, AccountState.AVAILABLE, AccountState.COUNT_DIFFERENCE)
+"""Where units that leave come from: an order called off while its parcel left has given its units back by then."""
 
 
 @dataclass(slots=True)
@@ -187,8 +188,10 @@ def _shipped_units(movements: Iterable[MovementRecorded]) -> dict[str, dict[str,
     """Units that left for a buyer by the ledger, by order id and physical SKU."""
     shipped: dict[str, dict[str, int]] = {}
     for movement in {movement.movement_id: movement for movement in movements}.values():
-        ends = movement.from_account.state, movement.to_account.state
-        sign = {_LEFT: 1, _LEFT[::-1]: -1}.get(ends, 0)
+        source, target = movement.from_account.state, movement.to_account.state
+        left = source in _KEPT_IN and target is AccountState.SHIPPED
+        taken_back = source is AccountState.SHIPPED and target is AccountState.RESERVED
+        sign = left - taken_back
         if sign:
             units = shipped.setdefault(movement.line.split("/")[0], {})
             units[movement.sku] = units.get(movement.sku, 0) + sign * movement.quantity
