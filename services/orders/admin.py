@@ -33,7 +33,8 @@ ALERTS = {
     "intercept": "a parcel left though its channel cancelled the order; have the carrier bring it back, and answer "
     "`parcel_settled` where it does not come to the dock",
     "shipping": "a parcel is not packed or not collected in time; see `saldo parcel list`",
-    "lost": "a parcel is not delivered; ask the carrier and answer `delivered` or `lost`",
+    "lost": "a parcel is not delivered; ask the carrier and answer `delivered` or `lost`; while other parcels of the "
+    "order wait to leave it takes `lost` alone",
     "compensate": "a parcel is not stopped or money not given back; it is asked for again, answer `refund` once done",
     "dispute": "the buyer's bank disputes the payment; answer it at the gateway",
     "unpaid": "goods left and their money lapsed or went back without our asking; ask the buyer for it",

@@ -58,6 +58,7 @@ from services.orders.process import (
     entered,
     hear,
     is_astray,
+    lost_units,
     overdue,
 )
 from services.orders.standing import hold, left_by_word, misfit, owed, shippable, short_lines
@@ -160,17 +161,28 @@ def _hear(order: Order | None, sale: SaleReported) -> Order:
         paid = order.paid
     word = _word(sale, order.process, paid=paid)
     heard = order.heard(sale, word, paid=paid, left=order.left or left)
-    return _proceeding(heard, order.process) if paid_by_us(sale) else heard
+    return _proceeding(heard, order.process) if paid_by_us(sale) or order.process.parcels else heard
 
 
 def _proceeding(order: Order, process: Process) -> Order:
     """This order with its process a step further, and with what that says of its money and of a cancel."""
     sale, paid = order.sale, order.paid
+    if not process.cancel and _is_lost(sale, process):
+        process = replace(process, cancel="lost")
     if paid_by_us(sale) and not process.cancel:
         paid = paid or _is_covered(order, process)
         if process.unpaid and not departed(process):
             process = replace(process, cancel="payment_failed")
     return replace(order, process=process, paid=paid, status=_word(sale, process, paid=paid))
+
+
+def _is_lost(sale: SaleReported, process: Process) -> bool:
+    """Whether all that is wanted of an order was in parcels that were written off."""
+    lost = lost_units(process)
+    if not lost or sale.status is SaleStatus.CANCELLED:
+        return False
+    wanted = {line.line_id: line.quantity - line.cancelled for line in sale.lines}
+    return any(wanted.values()) and all(lost[line_id] >= units for line_id, units in wanted.items())
 
 
 def _is_covered(order: Order, process: Process) -> bool:
@@ -299,7 +311,7 @@ def _state_of_parcels(order: Order, view: View) -> State | None:
     if not view.cancelled and any(sum(gone.get(line, {}).values()) < units for line, units in view.asked.items()):
         return None
     units = sum(quantity for parcel in sent for _, quantity in parcel.lines)
-    if sum(line.quantity for lines in came_back(process).values() for line in lines) >= units:
+    if sum(line.quantity for lines in came_back(process, missing=False).values() for line in lines) >= units:
         return Returned()
     arrived = _is_taken_for_delivered(process) or all(parcel.delivered_at for parcel in sent)
     return Delivered() if arrived else Shipped()

@@ -4,6 +4,7 @@ What is heard is joined, not replayed: facts carry their sums and versions, so a
 arrival ends the same. What was sent is remembered beside it, because every command is absolute and counts its revision.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -385,9 +386,20 @@ def _per_line(parcels: Iterable[Parcel]) -> dict[str, dict[str, int]]:
     return units
 
 
-def came_back(process: Process) -> dict[str, list[ReceivedLine]]:
-    """Per line, what came back and was looked at, of parcels that are known to have left."""
-    left = {parcel.shipment_id for parcel in process.parcels if parcel.dispatched_at}
+def lost_units(process: Process) -> Counter[str]:
+    """Per line, units in parcels that were written off."""
+    units = Counter[str]()
+    for parcel in process.parcels:
+        units.update(dict(parcel.lines) if parcel.missing else {})
+    return units
+
+
+def came_back(process: Process, *, missing: bool = True) -> dict[str, list[ReceivedLine]]:
+    """Per line, what came back and was looked at, of parcels that are known to have left; without those that were
+    written off where not `missing`."""
+    left = {
+        parcel.shipment_id for parcel in process.parcels if parcel.dispatched_at and (missing or not parcel.missing)
+    }
     lines: dict[str, list[ReceivedLine]] = {}
     for one in process.returns:
         for line in one.lines if one.shipment_id in left else ():
@@ -548,7 +560,9 @@ def answered(process: Process, answer: str, *, person: bool = True) -> Process:
         case "expire":
             return replace(noted, cancel=noted.cancel or "payment_expired")
         case "lost":
-            return replace(noted, cancel="lost", parcels=_written_off(process.parcels))
+            parcels = _written_off(process.parcels)
+            # Its other parcels go on. Where none of ours is away, what its channel sent is lost, and all of it.
+            return replace(process, parcels=parcels, cancel=process.cancel if parcels != process.parcels else "lost")
         case "refund":
             return replace(noted, payments=tuple(_by_hand(payment) for payment in process.payments))
         case _ if answer == INVOICE_CANCELLED and process.invoice:

@@ -22,6 +22,7 @@ from services.orders.process import (
     NOTHING,
     Invoice,
     came_back,
+    lost_units,
 )
 from services.orders.wanted import needs_invoice, paid_by_us
 
@@ -95,16 +96,18 @@ def owed(order: Order) -> int:
             return sale.total_minor  # The usual case.
     if cancelled and not paid_by_us(sale):
         return 0
-    received = {line_id: sum(line.quantity for line in lines) for line_id, lines in came_back(process).items()}
+    received = {line: sum(one.quantity for one in found) for line, found in came_back(process, missing=False).items()}
     if cancelled:
         # Money follows the goods: what may still leave is owed until its parcel is stopped.
         left = Counter[str]()
         for parcel in process.parcels:
-            if parcel.open or (parcel.dispatched_at and not parcel.missing):
+            if parcel.open or parcel.dispatched_at:
                 left.update(dict(parcel.lines))
         kept = {line.line_id: min(line.quantity, left[line.line_id]) for line in sale.lines}
     else:
         kept = {line.line_id: max(0, line.quantity - line.cancelled) for line in sale.lines}
+    lost = lost_units(process)
+    kept = {line_id: max(0, units - lost[line_id]) for line_id, units in kept.items()}
     freight = any(kept.values())
     for line in sale.lines:
         kept[line.line_id] -= min(kept[line.line_id], max(returned_units(sale, line), received.get(line.line_id, 0)))

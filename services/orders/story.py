@@ -54,7 +54,10 @@ def answers(order: Order) -> list[str]:
     standing = alerts(order)
     more = [INVOICE_CANCELLED] if "cancel_invoice" in standing else []
     more += [PARCEL_SETTLED] if "intercept" in standing else []
-    return [*STAGES[stage_of(order)].answers, *more]
+    usual = STAGES[stage_of(order)].answers
+    # One parcel may be lost while others of its order still wait to leave.
+    more += ["lost"] if "lost" in standing and "lost" not in usual else []
+    return [*usual, *more]
 
 
 def process(order: Order, lengths: Mapping[str, timedelta]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from contracts.channels.v1 import (
 )
 from contracts.fulfillment.v1 import CancelShipment, PrepareShipment, ShipmentLine
 from contracts.payments.v1 import AuthorizePayment, CapturePayment, PaymentMethod, RefundPayment, VoidPayment
-from services.orders.process import Parcel, Payment, Process, departed, held_back
+from services.orders.process import Parcel, Payment, Process, departed, held_back, lost_units
 
 Command: TypeAlias = (
     AuthorizePayment | CapturePayment | VoidPayment | RefundPayment | PrepareShipment | CancelShipment | OrderProgress
@@ -140,13 +140,17 @@ def _claim(view: View, process: Process, payment: Payment, *, again: bool) -> tu
     if back_minor > known_minor:
         refund = RefundPayment(
             **about, captured_total_minor=taken_minor, refunded_total_minor=max(back_minor, payment.refund_minor),
-            currency=sale.currency, reason=process.cancel or ("cancelled" if view.cancelled else "returned"),
+            currency=sale.currency, reason=process.cancel or ("cancelled" if view.cancelled else _why_less(process)),
         )  # fmt: skip
         return replace(payment, refund_minor=max(back_minor, payment.refund_minor), revision=revision), refund
     if again and payment.capture_minor > payment.captured_minor:
         capture = CapturePayment(**about, captured_total_minor=payment.capture_minor, currency=sale.currency)
         return replace(payment, revision=revision), capture
     return payment, None
+
+
+def _why_less(process: Process) -> str:
+    return "lost" if lost_units(process) and not process.returns else "returned"
 
 
 def _due(view: View, process: Process, payment: Payment) -> int:

@@ -1,5 +1,6 @@
 """The process of an order: what it asks of payments, fulfillment and channels, and what it does when time passes."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -47,6 +48,7 @@ from services.orders.order import Order
 from services.orders.process import NOTHING, DeadlineDue, PersonSaid, deadline
 from services.orders.settings import OrdersSettings
 from services.orders.standing import owed, standing
+from services.orders.story import answers
 from services.orders.wanted import US
 from tests.orders.given import NOW, answer, basket, checkout, invoice, line, payment, sale, shipment
 
@@ -762,8 +764,9 @@ def test_waiting_longer_starts_the_clock_anew() -> None:
     assert (life.now.process.rounds, life.now.process.entered_at, alerts(life.now)) == (0, NOW, frozenset())
 
 
-def two_parcels() -> tuple[Life, PrepareShipment, PrepareShipment]:
-    """A paid basket of two lines in two locations: two parcels that have left, its card captured."""
+def two_parcels(sent: int = 2) -> tuple[Life, PrepareShipment, PrepareShipment]:
+    """A paid basket of two lines in two locations: two labelled parcels of which so many have left, its card
+    captured."""
     lines = (
         line("1", unit_price_minor=5_000, quantity=1, fulfilled_by=US),
         line("2", unit_price_minor=5_000, quantity=1, fulfilled_by=US),
@@ -778,8 +781,9 @@ def two_parcels() -> tuple[Life, PrepareShipment, PrepareShipment]:
             life.hear(met.model_copy(update={"lines": (met.lines[0], apart)}))
     life.silent = False
     first, second = life.asked(PrepareShipment)
-    for asked in (first, second):
-        life.hear(shipment(LabelCreated, asked, 1), shipment(ShipmentDispatched, asked, 2))
+    life.hear(shipment(LabelCreated, first, 1), shipment(LabelCreated, second, 1))
+    for asked in (first, second)[:sent]:
+        life.hear(shipment(ShipmentDispatched, asked, 2))
     return life.hear(payment(PaymentCaptured, 2, authorized=11_000, captured=11_000)), first, second
 
 
@@ -796,6 +800,55 @@ def test_of_two_parcels_only_the_lost_one_is_given_back(person: bool) -> None:
 
     life.hear(shipment(ShipmentDelivered, second, 3))
     assert (life.state, stage_of(life.now), len(life.asked(RefundPayment))) == ("delivered", "finished", 1)
+
+
+def test_a_lost_parcel_neither_stops_nor_refunds_the_one_that_has_not_left() -> None:
+    life, first, second = two_parcels(sent=1)
+    life.hear(shipment(ShipmentFailed, first, 3, reason="lost", final=True))
+    assert (life.state, alerts(life.now)) == ("packed", {"lost"})
+    assert "lost" in answers(life.now), "what the alert asks for can be answered"
+
+    life.hear(PersonSaid("lost"))
+    [refund] = life.asked(RefundPayment)
+    assert (refund.refunded_total_minor, refund.reason, owed(life.now)) == (5_000, "lost", 6_000)
+    assert (life.state, alerts(life.now), life.asked(CancelShipment)) == ("packed", frozenset(), [])
+    assert "lost" not in answers(life.now)
+
+    life.hear(payment(PaymentRefunded, 3, captured=11_000, refunded=5_000, reason="lost"))
+    life.hear(shipment(ShipmentDispatched, second, 2), shipment(ShipmentDelivered, second, 3))
+    assert (life.state, stage_of(life.now), owed(life.now)) == ("delivered", "finished", 6_000)
+    assert [stands.shipped for stands in standing(life.now)] == [1, 1]
+
+
+@pytest.mark.parametrize("lost_first", [False, True])
+def test_an_order_of_which_all_is_lost_or_called_off_is_cancelled(lost_first: bool) -> None:
+    life, first, second = two_parcels(sent=1)
+    off = second.lines[0].line_id
+    lines = [one.model_copy(update={"cancelled": int(one.line_id == off)}) for one in life.now.sale.lines]
+    rest = basket(3, 1, CARD, lines=lines)
+    gone = [shipment(ShipmentFailed, first, 3, reason="lost", final=True), PersonSaid("lost")]
+    life.hear(*(*gone, rest) if lost_first else (rest, *gone))
+
+    [stop] = life.asked(CancelShipment)
+    life.hear(shipment(ShipmentCancelled, second, 2, revision=stop.revision))
+    assert (life.asked(RefundPayment)[-1].refunded_total_minor, owed(life.now)) == (11_000, 0)
+    life.hear(payment(PaymentRefunded, 3, captured=11_000, refunded=11_000, reason="lost"))
+    assert (life.state, stage_of(life.now)) == ("cancelled", "finished")
+
+
+def test_a_lost_parcel_that_comes_back_is_not_taken_for_goods_of_the_other() -> None:
+    """Two units of one line in two parcels: the lost one was given back, and is not given back a second time."""
+    life, first, _ = two_parcels()
+    sale = life.now.sale.model_copy(
+        update={"lines": (line("1", unit_price_minor=5_000, quantity=2, fulfilled_by=US),), "revision": 3}
+    )
+    parcels = tuple(replace(one, lines=(("1", 1),)) for one in life.now.process.parcels)
+    assert life.order
+    life.order = replace(life.order, sale=sale, process=replace(life.order.process, parcels=parcels))
+    life.hear(shipment(ShipmentFailed, first, 3, reason="lost", final=True), PersonSaid("lost"))
+    life.hear(_return(first, 4, (1, AccountState.AVAILABLE)))
+
+    assert (life.state, owed(life.now)) == ("shipped", 6_000)
 
 
 def test_money_that_went_back_behind_our_back_before_the_goods_left_cancels() -> None:

@@ -40,7 +40,7 @@ def test_5000_orders_end_once_and_everything_is_balanced() -> None:
     assert ends.total() == COMPANIES * ORDERS_EACH
     assert min(ends[kind] for kind in ("cancelled", "delivered", "returned")) > 100
     assert min(moved[kind] for kind in Kind) > 100
-    assert min(happened[what] for what in ("dispute", "refund failed", "refund returned")) > 10
+    assert min(happened[what] for what in ("dispute", "refund failed", "refund returned", "lost beside others")) > 5
 
 
 def _nothing_held_back(_: Any) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from services.inventory import domain as inventory
 from services.inventory.announce import report_message
 from services.inventory.ledger import AVAILABLE, COUNT_DIFFERENCE, COUNTED, RESERVED, SHIPPED, Location
 from services.orders import domain as orders
+from services.orders import story
 from services.orders.order import LEFT, Order
 from services.orders.process import NOTHING, STAGES, DeadlineDue, PersonSaid, deadline
 from services.orders.settings import OrdersSettings
@@ -245,6 +246,11 @@ class World:
             assert not prepared, f"{order_id} is packed with an invoice over another sum than it owes"
             if not known:
                 self._replace_invoice(after)
+        if after and "lost" in orders.alerts(after) and not (before and "lost" in orders.alerts(before)):
+            self.after(self.random.uniform(0.1, 40), lambda: self._give_up(order_id))
+        if isinstance(event, PersonSaid) and event.answer == "lost":
+            stopped = [one for one in decision.commands if isinstance(one, CancelShipment)]
+            assert not stopped, f"a lost parcel of {order_id} stopped {stopped[0].shipment_id}"
         commands = [decision.demand, *decision.commands] if decision.demand else list(decision.commands)
         for command in commands:
             about = f"{type(command).__name__} {order_id}"
@@ -283,6 +289,14 @@ class World:
             self._decide(order_id, PersonSaid(self.random.choice(answers)))
         else:
             self._decide(order_id, DeadlineDue(self.short_default))
+
+    def _give_up(self, order_id: str) -> None:
+        """A person asks the carrier about a parcel, and it is not found."""
+        order = self.orders[order_id]
+        assert order
+        if self.chance(0.7) and "lost" in story.answers(order):
+            self.happened["lost beside others"] += any(one.open for one in order.process.parcels)
+            self._decide(order_id, PersonSaid("lost"))
 
     def _look_after(self, order_id: str) -> None:
         """What the loop does about an order that has stayed where most go on."""
