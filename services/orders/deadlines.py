@@ -100,7 +100,7 @@ async def decide_locked(
     before: dict[Key, Order] = {(row["tenant"], row["order_id"]): store.read(row) for row in rows}
     now, story = dict(before), list[Sequence[object]]()
     for row in rows:
-        take(now, (row["tenant"], row["order_id"]), event, _cause(row), tx, story)
+        take(now, (row["tenant"], row["order_id"]), event, _cause(row), tx, story, settings)
     await save(tx, before, now, tx.new_id(), settings, {})
     if story:
         await store.insert_story(tx.connection, story)

@@ -5,7 +5,7 @@ once stock is there, of money, invoice and parcels, is its process (`process`, `
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, TypeAlias, final
 
 from contracts.channels.v1 import SaleReported, SaleStatus
@@ -47,6 +47,7 @@ from services.orders.order import (
 from services.orders.process import (
     NOTHING,
     STAGES,
+    WITHDRAWAL,
     DeadlineDue,
     PersonSaid,
     Process,
@@ -94,8 +95,9 @@ class Decision(NamedTuple):
     commands: tuple[Command, ...] = ()
 
 
-def decide(order: Order | None, event: Event, now: datetime) -> Decision:
+def decide(order: Order | None, event: Event, now: datetime, withdrawal: timedelta = WITHDRAWAL) -> Decision:
     """Decide what `event` does to `order`; an event that says nothing new returns the order as it was, the same object.
+    `withdrawal` is how long after its delivery an order that comes back whole has its freight given back.
 
     Nothing new are: a snapshot that is not newer than the known one, an answer to another revision than the demand's,
     and anything but a snapshot where there is no order.
@@ -115,7 +117,7 @@ def decide(order: Order | None, event: Event, now: datetime) -> Decision:
     if isinstance(event, PersonSaid):
         process = entered(order.process, stage_of(order), now)
         return _settle(order, _proceeding(order, answered(process, event.answer)), now)
-    process = hear(order.process, event)
+    process = hear(order.process, event, withdrawal)
     return Decision(order) if process is order.process else _settle(order, _proceeding(order, process), now)
 
 

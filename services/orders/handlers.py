@@ -38,7 +38,7 @@ async def advance(events: Sequence[Heard], tx: Transaction, *, settings: OrdersS
     story: list[Sequence[object]] = []
     for event in events:
         key = (event.tenant, event.message.order_id)
-        decision = take(now, key, event.message, event.cause, tx, story)
+        decision = take(now, key, event.message, event.cause, tx, story, settings)
         if key not in before and decision.order:
             begun.setdefault(key, event)
         if decision.order and isinstance(event.message, ProgressAccepted | ProgressRefused):
@@ -51,11 +51,17 @@ async def advance(events: Sequence[Heard], tx: Transaction, *, settings: OrdersS
 
 
 def take(
-    orders: dict[Key, Order], key: Key, event: Event, cause: Cause, tx: Transaction, story: list[Sequence[object]]
+    orders: dict[Key, Order],
+    key: Key,
+    event: Event,
+    cause: Cause,
+    tx: Transaction,
+    story: list[Sequence[object]],
+    settings: OrdersSettings,
 ) -> Decision:
     """Decide `event` about one of `orders`, publish what follows, and note it for the story."""
     tenant, order_id = key
-    decision = decide(orders.get(key), event, tx.now)
+    decision = decide(orders.get(key), event, tx.now, settings.lengths["withdrawal_h"])
     if decision.order:
         orders[key] = decision.order
         if isinstance(event, PersonSaid):

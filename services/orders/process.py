@@ -147,12 +147,15 @@ class Parcel:
 @final
 @dataclass(frozen=True, slots=True)
 class Return:
-    """Goods of a parcel that came back."""
+    """Goods of a parcel that came back. `withdrawal` is how long after its delivery they may come for the freight to be
+    given back, too."""
 
     shipment_id: str
     return_id: str
     version: int
     lines: tuple[ReceivedLine, ...]
+    received_at: datetime | None = None
+    withdrawal: timedelta = timedelta(0)
 
 
 @final
@@ -231,15 +234,23 @@ ProcessEvent: TypeAlias = (
 )
 
 
-def hear(process: Process, event: ProcessEvent) -> Process:
-    """The process with what `event` says; the same object where it says nothing new."""
+WITHDRAWAL: Final = timedelta(days=8)
+"""A consumer who buys at a distance may withdraw within seven days and has all back that he paid, freight included (Lei
+8.078/1990, art. 49; Decreto 7.962/2013, art. 5). The day of delivery does not count (Lei 10.406/2002, art. 132)."""
+
+
+def hear(process: Process, event: ProcessEvent, withdrawal: timedelta = WITHDRAWAL) -> Process:
+    """The process with what `event` says; the same object where it says nothing new.
+
+    `withdrawal` is how long after their delivery goods may come back for their freight to be given back, too; 0: never.
+    """
     match event:
         case PaymentFact():
             return _paid(process, event)
         case ShipmentFact():
             return _moved(process, event)
         case ReturnReceived():
-            return _received(process, event)
+            return _received(process, event, withdrawal)
         case InvoiceIssued():
             return _invoiced(process, event)
         case ProgressAccepted():
@@ -344,13 +355,13 @@ def _parcel(parcel: Parcel, fact: ShipmentFact) -> Parcel:
             return after
 
 
-def _received(process: Process, event: ReturnReceived) -> Process:
+def _received(process: Process, event: ReturnReceived, withdrawal: timedelta) -> Process:
     key = event.shipment_id, event.return_id
     known = next((one for one in process.returns if (one.shipment_id, one.return_id) == key), None)
     if known and known.version >= event.version:
         return process
     others = [one for one in process.returns if one is not known]
-    now = Return(*key, event.version, event.lines)
+    now = Return(*key, event.version, event.lines, event.received_at, withdrawal)
     return replace(process, returns=tuple(sorted([*others, now], key=lambda one: (one.shipment_id, one.return_id))))
 
 
@@ -405,6 +416,20 @@ def came_back(process: Process, *, missing: bool = True) -> dict[str, list[Recei
         for line in one.lines if one.shipment_id in left else ():
             lines.setdefault(line.line_id, []).append(line)
     return lines
+
+
+def is_withdrawn(process: Process) -> bool:
+    """Whether all that came back did so while its buyer could still withdraw; also where it never reached its buyer."""
+    parcels = {parcel.shipment_id: parcel for parcel in process.parcels}
+    return bool(process.returns) and all(_in_time(one, parcels.get(one.shipment_id)) for one in process.returns)
+
+
+def _in_time(back: Return, parcel: Parcel | None) -> bool:
+    if parcel is None or back.received_at is None or not back.withdrawal:
+        return False
+    if parcel.delivered_at is None:
+        return any(status == "returned" for status, _ in parcel.tracking)
+    return back.received_at <= parcel.delivered_at + back.withdrawal
 
 
 @final

@@ -55,6 +55,12 @@ class OrdersSettings(BaseSettings):
     lost_h: float = Field(
         default=72, gt=0, description="A person's time for a parcel that its carrier lost; then it is refunded."
     )
+    withdrawal_h: float = Field(
+        default=8 * 24,
+        ge=0,
+        description="An order of the own shop that comes back whole this soon after its delivery has its freight given "
+        "back, too; 0: never. Seven days by law, without the day of delivery.",
+    )
     compensate_s: float = Field(
         default=300, gt=0, description="A parcel is not stopped or money not given back: it is asked for again."
     )

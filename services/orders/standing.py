@@ -22,6 +22,7 @@ from services.orders.process import (
     NOTHING,
     Invoice,
     came_back,
+    is_withdrawn,
     lost_units,
 )
 from services.orders.wanted import needs_invoice, paid_by_us
@@ -111,6 +112,8 @@ def owed(order: Order) -> int:
     freight = any(kept.values())
     for line in sale.lines:
         kept[line.line_id] -= min(kept[line.line_id], max(returned_units(sale, line), received.get(line.line_id, 0)))
+    if paid_by_us(sale) and not any(kept.values()) and is_withdrawn(process):
+        freight = False  # A marketplace decides for itself.
     return due.due_minor(sale, kept, freight=freight)
 
 

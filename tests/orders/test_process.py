@@ -45,7 +45,7 @@ from contracts.payments.v1 import (
 )
 from services.orders.domain import Event, alerts, decide, stage_of
 from services.orders.order import Order
-from services.orders.process import NOTHING, DeadlineDue, PersonSaid, deadline
+from services.orders.process import NOTHING, WITHDRAWAL, DeadlineDue, PersonSaid, deadline
 from services.orders.settings import OrdersSettings
 from services.orders.standing import owed, standing
 from services.orders.story import answers
@@ -338,6 +338,57 @@ def _return(asked: PrepareShipment, version: int, *found: tuple[int, AccountStat
         order_id=asked.order_id, shipment_id=asked.shipment_id, version=version, return_id="r1", lines=lines,
         received_at=NOW,
     )  # fmt: skip
+
+
+def _came_back(life: Life, days: float, *, units: int = 2, withdrawal: timedelta = WITHDRAWAL) -> Life:
+    """The order once its parcel was delivered and so many units came back so many days later."""
+    [asked] = life.asked(PrepareShipment)
+    back = _return(asked, 9, (units, AccountState.AVAILABLE))
+    life.hear(shipment(ShipmentDelivered, asked, 8))
+    later = back.model_copy(update={"received_at": NOW + timedelta(days=days)})
+    decision = decide(life.now, later, NOW, withdrawal)
+    life.commands += decision.commands
+    life.order = decision.order
+    return life
+
+
+def test_who_gives_all_back_in_time_has_the_freight_back() -> None:
+    life = _came_back(sent_card(), 7)
+
+    assert (owed(life.now), life.asked(RefundPayment)[-1].refunded_total_minor) == (0, 11_000)
+    life.hear(payment(PaymentRefunded, 5, captured=11_000, refunded=11_000, reason="returned"))
+    assert (life.state, stage_of(life.now)) == ("returned", "finished")
+
+
+@pytest.mark.parametrize(
+    ("given", "owes"),
+    [
+        ({"days": 8.1}, 1_000),
+        ({"days": 7, "withdrawal": timedelta(0)}, 1_000),
+        ({"days": 7, "units": 1}, 6_000),
+    ],
+)
+def test_freight_stays_owed_where_goods_come_back_late_or_in_part_or_a_setting_says_so(given: Any, owes: int) -> None:
+    assert owed(_came_back(sent_card(), **given).now) == owes
+
+
+def test_freight_of_what_never_reached_its_buyer_is_given_back() -> None:
+    life = sent_card()
+    [asked] = life.asked(PrepareShipment)
+    life.hear(
+        shipment(ShipmentTracked, asked, 4, status=TrackingStatus.RETURNED, happened_at=NOW),
+        _return(asked, 5, (2, AccountState.AVAILABLE)),
+    )
+
+    assert owed(life.now) == 0
+
+
+def test_freight_of_a_marketplaces_order_is_for_the_marketplace_to_decide() -> None:
+    given = {"total_minor": 11_000, "freight_minor": 1_000}
+    life = Life().hear(sale(1, SaleStatus.PAID, line(unit_price_minor=5_000), **given), invoice())
+    life.hear(shipment(ShipmentDispatched, life.asked(PrepareShipment)[0], 3))
+
+    assert owed(_came_back(life, 1).now) == 1_000
 
 
 def test_a_channel_that_refuses_what_it_is_told_calls_a_person() -> None:
@@ -886,7 +937,7 @@ def test_what_a_person_settled_by_hand_is_not_given_back_again() -> None:
 
     life.hear(_return(asked, 6, (2, AccountState.AVAILABLE)))
 
-    assert [one.refunded_total_minor for one in life.asked(RefundPayment)] == [5_000, 5_000]
+    assert [one.refunded_total_minor for one in life.asked(RefundPayment)] == [5_000, 6_000], "with its freight"
     assert stage_of(life.now) == "refunding"
-    life.hear(payment(PaymentRefunded, 3, captured=11_000, refunded=5_000, reason="returned"))
+    life.hear(payment(PaymentRefunded, 3, captured=11_000, refunded=6_000, reason="returned"))
     assert (life.state, stage_of(life.now)) == ("returned", "finished")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.orders import demand, domain, wanted
+from services.orders import demand, domain, standing, wanted
 from services.payments.domain import Kind
 from tests.process.world import World
 
@@ -41,6 +41,7 @@ def test_5000_orders_end_once_and_everything_is_balanced() -> None:
     assert min(ends[kind] for kind in ("cancelled", "delivered", "returned")) > 100
     assert min(moved[kind] for kind in Kind) > 100
     assert min(happened[what] for what in ("dispute", "refund failed", "refund returned", "lost beside others")) > 5
+    assert min(happened[what] for what in ("freight back", "freight kept")) > 10
 
 
 def _nothing_held_back(_: Any) -> dict[str, Any]:
@@ -57,11 +58,16 @@ def _always_settled(_: Any, __: Any) -> bool:
     return True
 
 
+def _never(_: Any) -> bool:
+    return False
+
+
 GUARDS = {
     "a cancel waits for the parcel to be stopped": (demand, "held_back", _nothing_held_back),
     "only one payment of an order counts": (wanted, "_due", _every_payment_counts),
     "an order is cancelled once its money is back": (domain, "money_settled", _always_settled),
     "what left is told to inventory": (demand, "departed", _nothing_held_back),
+    "who gives all back in time has his freight back": (standing, "is_withdrawn", _never),
 }
 
 

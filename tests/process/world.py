@@ -564,7 +564,8 @@ class World:
         decision = fulfillment.decide(before, event, self.now)
         self.shipments[shipment_id] = decision.shipment
         self.say(*decision.facts)
-        self.after(self.random.choice([0, 0, 0.5, 3, 20]), lambda: self._pack(shipment_id))
+        late = decision.shipment.state == "delivered" and self.chance(0.4)
+        self.after(self.random.choice([0, 0, 0.5, 3, 20]) + 200 * late, lambda: self._pack(shipment_id))
 
     def _pack(self, shipment_id: str) -> None:
         """The next thing that somebody does about a shipment."""
@@ -649,6 +650,7 @@ class World:
         due_minor = owed(order) if self.sales[order_id].ours else 0
         if "unpaid" in orders.alerts(order):
             due_minor = 0  # Goods left before their money lapsed: a person asks the buyer for it.
+        self._check_freight(order_id, order)
         lost = sum(lost_minor(seen) for name, seen in self.gateway.seen.items() if name.startswith(f"{order_id}:"))
         # What a bank took back is the company's loss, and never gone twice.
         assert -taken <= due_minor <= lost - taken, f"{order_id} is {order.state}, owes {due_minor} and gave {-taken}"
@@ -659,6 +661,18 @@ class World:
                 assert known.captured_minor == seen.captured_minor
                 assert self.gateway.moved[payment_id, Kind.CAPTURE] <= 1
                 assert seen.status not in (Status.OPEN, Status.PENDING, Status.AUTHORIZED), f"{payment_id} hangs"
+
+    def _check_freight(self, order_id: str, order: Order) -> None:
+        """An order of ours that came back whole owes its freight only if that took longer than its buyer has."""
+        sale, left = self.sales[order_id], self._dispatched(order_id)
+        sent = sum(line.quantity for one in left if one.prepare for line in one.prepare.lines)
+        back = sum(line.quantity for one in left for came in one.returns for line in came.lines)
+        arrived = [one.delivered_at for one in left if one.delivered_at]
+        if sale.ours and sent and back == sent and len(arrived) == len(left):
+            came = [came.received_at for one in left for came in one.returns]
+            late = any(at > one + SETTINGS.lengths["withdrawal_h"] for one, at in zip(arrived, came, strict=True))
+            self.happened["freight kept" if late else "freight back"] += 1
+            assert owed(order) == (sale.freight_minor if late else 0), f"{order_id} owes {owed(order)} and came back"
 
     def _check_units(self, order_id: str) -> None:
         """What left the shelf in parcels is what inventory has as left, line by line, and no more than was ordered."""
