@@ -290,19 +290,13 @@ class MercadoLivre:
 
         Comparing the numbers ourselves is as good as the channel doing it, since its version guards what we compared.
         """
-        outcomes: dict[int, WriteOutcome] = {}
-        for item in dict.fromkeys(write.item for write in writes):
-            places = [place for place, write in enumerate(writes) if write.item == item]
-            try:
-                answers = await _write_product(session, item, [writes[place] for place in places])
-            except (Throttled, Rejected) as refused:
-                # What was accepted before it has to be known as such.
-                if not outcomes:
-                    raise
-                pause_s = refused.retry_after_s if isinstance(refused, Throttled) else 1.0
-                answers = [WriteOutcome(WriteStatus.BUSY, reason=str(refused), retry_after_s=pause_s)] * len(places)
-            outcomes.update(zip(places, answers, strict=True))
-        return [outcomes[place] for place in range(len(writes))]
+        products: dict[str, list[int]] = {}
+        for place, write in enumerate(writes):
+            products.setdefault(write.item, []).append(place)
+        groups = [[writes[place] for place in places] for places in products.values()]
+        answers = await wire.write_at_once(groups, lambda group: _write_product(session, group[0].item, group))
+        order = [place for places in products.values() for place in places]
+        return [outcome for _, outcome in sorted(zip(order, answers, strict=True), key=lambda pair: pair[0])]
 
     async def read_stock(self, session: Session, items: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], int]:
         """GET /user-products/{id}/stock, one by one; a known product is none at a warehouse that is not named."""

@@ -226,18 +226,11 @@ class Vtex:
 
     async def write_stock(self, session: Session, writes: Sequence[StockWrite]) -> Sequence[WriteOutcome]:
         """PATCH …/quantity, a call a record. PUT would set the lead time to nothing, since it replaces the record."""
-        outcomes: list[WriteOutcome] = []
-        for write in writes:
-            try:
-                outcomes.append(await self._write(session, write))
-            except (Throttled, Rejected) as refused:
-                # What was accepted before it has to be known as such; the rest is left for the next call to find out.
-                if not outcomes:
-                    raise
-                pause_s = getattr(refused, "retry_after_s", _number(session, "throttled_s"))
-                left = len(writes) - len(outcomes)
-                return outcomes + [WriteOutcome(WriteStatus.BUSY, "", str(refused), pause_s)] * left
-        return outcomes
+
+        async def one(group: Sequence[StockWrite]) -> Sequence[WriteOutcome]:
+            return [await self._write(session, write) for write in group]
+
+        return await wire.write_at_once([[write] for write in writes], one)
 
     async def _write(self, session: Session, write: StockWrite) -> WriteOutcome:
         path = f"{_sku_path(write.item)}/warehouses/{quote(write.location, safe='')}/quantity"

@@ -1,10 +1,15 @@
 """What connectors share at the border: calls with the channel's errors told apart, and reading of JSON by name."""
 
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
 import httpx
 
 from services.border import calls
+from services.border.errors import Rejected, Throttled
 from services.border.reading import count, identifier, mapping, minor, moment, objects, read_json, text, version_of
-from services.channels.connectors.connector import Session
+from services.channels.connectors.connector import Session, StockWrite, WriteOutcome, WriteStatus
 
 __all__ = [
     "count",
@@ -17,7 +22,10 @@ __all__ = [
     "send",
     "text",
     "version_of",
+    "write_at_once",
 ]
+
+_REFUSED_PAUSE_S: Final = 1.0
 
 
 async def send(
@@ -44,3 +52,30 @@ async def send(
         answers=answers,
         retry_default_s=retry_default_s,
     )
+
+
+async def write_at_once(
+    groups: Sequence[Sequence[StockWrite]],
+    write: Callable[[Sequence[StockWrite]], Awaitable[Sequence[WriteOutcome]]],
+) -> list[WriteOutcome]:
+    """Write each group by a call of its own, all at once: for a channel that takes one record, or product, a call.
+
+    Outcomes in the order of the groups' records. Where some calls were accepted and others refused, the refused are
+    `BUSY`: what was accepted has to be known as such. Raises what `write` does where every call raised, and what leaves
+    an outcome unknown where any did, once all have ended.
+    """
+    answers = await asyncio.gather(*(write(group) for group in groups), return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, Throttled | Rejected)]
+    failed = [answer for answer in answers if isinstance(answer, BaseException) and answer not in refused]
+    if failed:
+        raise failed[0]
+    if refused and len(refused) == len(answers):
+        raise refused[0]
+    outcomes: list[WriteOutcome] = []
+    for group, answer in zip(groups, answers, strict=True):
+        if isinstance(answer, BaseException):
+            pause_s = answer.retry_after_s if isinstance(answer, Throttled) else _REFUSED_PAUSE_S
+            outcomes += [WriteOutcome(WriteStatus.BUSY, reason=str(answer), retry_after_s=pause_s)] * len(group)
+        else:
+            outcomes += answer
+    return outcomes

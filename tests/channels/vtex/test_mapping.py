@@ -241,7 +241,7 @@ async def test_what_became_of_a_write_is_told_apart(answer: Any, error: type[Exc
 
 @pytest.mark.asyncio
 async def test_what_was_accepted_before_a_call_was_refused_is_known_as_such() -> None:
-    answers = iter([204, 423, 404, 429])
+    answers = iter([204, 423, 404, 429, 429])
     opened = session(lambda _: httpx.Response(next(answers)), locked_s="3")
     writes = [StockWrite(str(number), "1_1", number) for number in range(5)]
     outcomes = await VTEX.write_stock(opened, writes)
