@@ -152,12 +152,14 @@ class Company:
         account: str = "",
         host: str = "127.0.0.1",
         packs: Mapping[str, int] | None = None,
+        connection: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Shop:
         """Open a shop with every item on sale, connect it, link its adverts, and go live.
 
         `packs` gives adverts of their own, by SKU, that sell so many units at once; such an advert has the SKU text
-        `<sku>-PACK`. `host` is the name under which the connection knows the sandbox.
+        `<sku>-PACK`. `host` is the name under which the connection knows the sandbox. `connection` are settings of the
+        connection, `settings` those of the shop in its sandbox.
         """
         sandbox = self.sandboxes[marketplace]
         told = await sandbox.put_shop(name, **{**MARKETS[marketplace].shop, **settings})
@@ -172,7 +174,7 @@ class Company:
                 "account": account or name,
                 "base_url": told["base_url"].replace("127.0.0.1", host),
                 "credentials": told["credentials"],
-                "settings": dict(MARKETS[marketplace].settings(told)),
+                "settings": {**MARKETS[marketplace].settings(told), **(connection or {})},
             },
         )
         connection_id = str(added["connection_id"])

@@ -141,19 +141,25 @@ def _measure(channel: Channel, reached: Sequence[Reach], acceptances: Acceptance
     trace: list[tuple[int, str]] = []
     unchanged = 0
     for reach in reached:
-        moments = [
-            moment
-            for target in reach.targets
-            if (moment := _reached(channel.connection_id, target, reach.sold_at_ms, acceptances, truth)) is not None
-        ]
-        if not moments:
+        at_ms = reached_at_ms(channel.connection_id, reach, acceptances, truth)
+        if at_ms is None:
             unchanged += 1
             continue
-        from_sale.append(max(0, max(moments) - reach.sold_at_ms))
-        from_receipt.append(max(0, max(moments) - reach.received_at_ms))
+        from_sale.append(max(0, at_ms - reach.sold_at_ms))
+        from_receipt.append(max(0, at_ms - reach.received_at_ms))
         trace += [(reach.sold_at_ms, target.listing_sku) for target in reach.targets]
     ideal = percentile(ideal_delays_ms(trace, channel.limits), 0.99) or 0.0
     return Propagation(tuple(from_sale), tuple(from_receipt), unchanged, ideal)
+
+
+def reached_at_ms(connection_id: str, reach: Reach, acceptances: Acceptances, truth: Truth) -> int | None:
+    """When the last listing of a connection had a number that covers the sale; None where nothing had to change."""
+    moments = [
+        moment
+        for target in reach.targets
+        if (moment := _reached(connection_id, target, reach.sold_at_ms, acceptances, truth)) is not None
+    ]
+    return max(moments, default=None)
 
 
 def _reached(connection_id: str, target: Target, sold_at_ms: int, acceptances: Acceptances, truth: Truth) -> int | None:
