@@ -14,7 +14,7 @@ SOURCES = sorted(path for top in ("contracts", "services", "deploy") for path in
 SERVICES = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "__init__.py").exists())
 FUNCTION_LINES_MAX = 70
 """TigerBeetle's limit: a function is read on one screen."""
-CODE_LINES_MAX = {"services.bus": 1690, "services.runtime": 615}
+CODE_LINES_MAX = {"services.bus": 1530, "services.deadletters": 340, "services.runtime": 620}
 """Every service rests on these: whoever adds to them looks for what may go."""
 PURE = {f"services.orders.{name}" for name in ("order", "standing", "demand", "facts", "process", "wanted", "due")}
 KAFKA_CLIENTS = {"aiokafka", "faststream"}
@@ -48,9 +48,11 @@ def allowed(module: str, imported: str) -> bool:
     reach = {f"services.{own}", "services.border", "services.bus", "services.runtime", "contracts"}
     if own == "bus":
         reach = {"services.bus", "contracts"}
+    if own == "deadletters":
+        reach = {"services.deadletters", "services.bus", "contracts"}
     if own == "runtime":
         # Of the border only what is pure and knows nobody: card numbers are taken out of every line that is logged.
-        reach = {"services.runtime", "services.bus", "services.border.cards", "contracts"}
+        reach = {"services.runtime", "services.deadletters", "services.bus", "services.border.cards", "contracts"}
     if own in {"border", "sandbox"}:
         reach = {f"services.{own}"}
     if own == "console":

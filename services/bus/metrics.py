@@ -28,6 +28,12 @@ class Metrics:
         self.waits = Counter("saldo_transient_waits", "Pauses before a new try.", ["stream", "kind"], registry=registry)
         self.commit_failures = Counter("saldo_offset_commit_failures", "Redelivered.", ["stream"], registry=registry)
         self.dead_letters = Gauge("saldo_dead_letters_open", "Open dead letters.", registry=registry)
+        self.dead_letters_for_person = Gauge(
+            "saldo_dead_letters_for_person", "Of these, replayed in vain too often.", registry=registry
+        )
+        self.dead_letters_age = Gauge(
+            "saldo_dead_letters_oldest_age_seconds", "Age of the oldest open dead letter.", registry=registry
+        )
         self.parked_keys = Gauge("saldo_parked_keys", "Aggregates whose events wait.", registry=registry)
         self.outbox_records = Gauge("saldo_outbox_records", "Records not yet sent.", registry=registry)
         self.outbox_age = Gauge(

@@ -24,6 +24,7 @@ class BusSettings(BaseSettings):
     relay_shards: int = Field(default=1, ge=1, le=24, description="Of the 24 slots of the outbox.")
     relay_chunk: int = Field(default=2_000, ge=1)
     backoff_cap_s: float = Field(default=5.0, gt=0)
+    dead_letter_alert_s: float = Field(default=3600, gt=0, description="Age of an open dead letter that alerts.")
     admin_host: str = "127.0.0.1"
     admin_port: int = Field(default=0, ge=0, le=65535)
     admin_token: SecretStr = SecretStr("")

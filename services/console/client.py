@@ -103,6 +103,12 @@ def _reason(answer: httpx.Response) -> str:
     return str(detail)
 
 
+def alerts_of(address: Address) -> list[str]:
+    """Why a service is not ready, and what a person should look at in one that is."""
+    _, told = is_ready(address)
+    return [*told.get("reasons", ()), *told.get("alerts", ())] if isinstance(told, dict) else [f"no answer ({told})"]
+
+
 def is_ready(address: Address) -> tuple[bool, Any]:
     """Whether a service says that it is ready, and what it says."""
     try:

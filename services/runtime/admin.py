@@ -8,7 +8,7 @@ from typing import Annotated, Any, final
 
 import asyncpg
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -17,13 +17,22 @@ from pydantic_core import PydanticSerializationError
 from services.bus import announce
 from services.bus.announce import Announcer
 from services.bus.consumer import Consumer
-from services.bus.deadletters import DeadLetters, NotOpen, ReplayFailed
 from services.bus.settings import BusSettings
 from services.bus.work import Work
+from services.deadletters.letters import DeadLetters, NotOpen, ReplayFailed
+from services.deadletters.routes import letters_router
 
 
-def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, routers: Sequence[APIRouter]) -> FastAPI:
-    """Health and metrics are open (loopback, or TLS); everything under /admin wants the token, if one is set."""
+def create_app(
+    readiness: Callable[[], Awaitable[list[str]]],
+    work: Work,
+    routers: Sequence[APIRouter],
+    alerts: Callable[[], list[str]] = list,
+) -> FastAPI:
+    """Health and metrics are open (loopback, or TLS); everything under /admin wants the token, if one is set.
+
+    `readiness` says why the service cannot do its work, `alerts` what a person should look at though it can.
+    """
     app = FastAPI(title=f"saldo {work.service}", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/livez")
@@ -33,7 +42,8 @@ def create_app(readiness: Callable[[], Awaitable[list[str]]], work: Work, router
     @app.get("/readyz")
     async def readyz() -> JSONResponse:
         reasons = await readiness()
-        body = {"status": "not ready" if reasons else "ready", "service": work.service, "reasons": reasons}
+        status = "not ready" if reasons else "ready"
+        body = {"status": status, "service": work.service, "reasons": reasons, "alerts": alerts()}
         return JSONResponse(body, 503 if reasons else 200)
 
     @app.get("/metrics")
@@ -86,27 +96,7 @@ def bus_router(
 ) -> APIRouter:
     """What every service answers under /admin."""
     router = APIRouter()
-
-    @router.get("/deadletters")
-    async def list_dead_letters(
-        tenant: str | None = None,
-        state: str | None = None,
-        stream: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-    ) -> list[dict[str, Any]]:
-        return await letters.listed(tenant, state, stream, limit)
-
-    @router.get("/deadletters/{letter_id}")
-    async def show_dead_letter(letter_id: str, payload: int = 0) -> dict[str, Any]:
-        return await letters.shown(letter_id, payload=bool(payload))
-
-    @router.post("/deadletters/{letter_id}/replay")
-    async def replay(letter_id: str) -> dict[str, Any]:
-        return {"id": letter_id, "state": "replayed", "drained": await letters.replay(letter_id)}
-
-    @router.post("/deadletters/{letter_id}/discard")
-    async def discard(letter_id: str, reason: str) -> dict[str, Any]:
-        return {"id": letter_id, "state": "discarded", "drained": await letters.discard(letter_id, reason)}
+    router.include_router(letters_router(work, letters))
 
     @router.post("/erase")
     async def erase(correlation_id: str) -> dict[str, int]:

@@ -18,7 +18,6 @@ from fastapi import APIRouter
 from contracts.catalogue import CATALOGUE, Catalogue
 from services.bus.announce import Announcer, announce_due
 from services.bus.consumer import Consumer, Subscription
-from services.bus.deadletters import DeadLetters
 from services.bus.failures import DATABASE_ERRORS, SERVER_ERRORS, Backoff, describe, waited
 from services.bus.group import Group
 from services.bus.relay import Relay
@@ -26,6 +25,7 @@ from services.bus.settings import BusSettings
 from services.bus.tracing import Tracing
 from services.bus.transaction import Transaction
 from services.bus.work import Work
+from services.deadletters.letters import DeadLetters
 from services.runtime.admin import AdminServer, bus_router, create_app
 from services.runtime.keeper import Keeper
 from services.runtime.logs import configure_logging
@@ -113,7 +113,8 @@ class Service:
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
-        self.admin = AdminServer(create_app(self.reasons, self._work, self._routers), self.settings)
+        app = create_app(self.reasons, self._work, self._routers, lambda: self._keeper.alerts)
+        self.admin = AdminServer(app, self.settings)
         serving = asyncio.create_task(self.admin.serve())
         background: list[asyncio.Task[None]] = []
         relaying: list[asyncio.Task[None]] = []

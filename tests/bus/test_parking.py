@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 
 from services.bus import brake, inbox
-from services.bus.deadletters import NotOpen, ReplayFailed
+from services.deadletters.letters import NotOpen, ReplayFailed
+from services.deadletters.lists import LetterPage, listed, shown
 from tests.bus.model import (
     Sent,
     amounts,
@@ -60,7 +61,7 @@ async def test_poison_parks_its_key_only_and_order_survives_replay_and_drain(dat
         letter = await value(database, OPEN)
         with pytest.raises(ReplayFailed, match="KeyError"):
             await service.dead_letters.replay(letter)
-        assert (await service.dead_letters.shown(letter, payload=False))["attempts"] == 2
+        assert (await shown(service._work, letter, payload=False))["attempts"] == 2
         handler.broken = False
         assert await service.dead_letters.replay(letter) == 2
         assert await amounts(database, "a") == [1, 2, 3, 4]
@@ -86,7 +87,7 @@ async def test_everything_delivered_again_while_parked_and_after_has_no_second_e
         await service.dead_letters.replay(await value(database, OPEN + " AND key = 'acme:a'"))
         await consumer.take(whole)
         letter = await value(database, OPEN)
-        await service.dead_letters.discard(letter, "never readable")
+        await service.dead_letters.discard(letter, reason="never readable", author="ana")
         await consumer.take(whole)
         await service.dead_letters.drain_stalled()
         assert await value(database, "SELECT count(*) FROM parked_keys") == 0
@@ -102,7 +103,7 @@ async def test_a_drained_event_that_fails_is_the_new_head_and_the_rest_stays(dat
             log(streams, [record(streams, "a", n, trouble=trouble) for n, trouble in enumerate(troubles)])
         )
         head = await value(database, OPEN)
-        assert await service.dead_letters.discard(head, "a test entry") == 1
+        assert await service.dead_letters.discard(head, reason="a test entry", author="ana") == 1
         assert await amounts(database, "a") == [1]
         assert await rows(database, "SELECT error, state, reason FROM dead_letters ORDER BY id") == [
             ("KeyError: 'x'", "discarded", "a test entry"),
@@ -134,7 +135,9 @@ async def test_an_event_that_is_being_parked_while_its_key_is_freed_is_not_stran
         parking = connection.transaction()
         await parking.start()
         assert await inbox.locked_keys(connection, "bank", [late]) == {"acme:a"}
-        freeing = asyncio.create_task(service.dead_letters.discard(await value(database, OPEN), "free it"))
+        freeing = asyncio.create_task(
+            service.dead_letters.discard(await value(database, OPEN), reason="free it", author="ana")
+        )
         waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         await until(lambda: _one(database, waits))
         await inbox.park(connection, "bank", [late], service._work.seal)
@@ -173,7 +176,7 @@ async def test_an_event_that_waited_longer_than_the_inbox_lasts_is_drained(datab
             "SELECT keep_days('inbox', current_date + 57, current_date + 63), "
             "keep_days('outbox_sent', current_date + 57, current_date + 63)"
         )
-        await service.dead_letters.discard(await value(database, OPEN), "old")
+        await service.dead_letters.discard(await value(database, OPEN), reason="old", author="ana")
     assert await amounts(database, "a") == [2]
 
 
@@ -275,7 +278,9 @@ async def test_a_record_that_was_buried_and_comes_again_is_a_duplicate_and_parks
         await consumer.take(nameless)
         await consumer.take([*nameless, *log(streams, [record(streams, "a", 2)], 1)])  # again, behind itself
         assert await value(database, "SELECT count(*) FROM parked") == 2
-        assert await service.dead_letters.discard(await value(database, OPEN), "never readable") == 2
+        assert (
+            await service.dead_letters.discard(await value(database, OPEN), reason="never readable", author="ana") == 2
+        )
         await consumer.take([*nameless, *log(streams, [record(streams, "a", 3)], 2)])
         assert outcomes(service, streams) == {"dead": 1, "duplicate": 2, "parked": 2, "done": 1}
     assert await amounts(database, "a") == [2, 3]
@@ -313,7 +318,7 @@ async def test_personal_records_are_encrypted_where_they_wait_and_can_be_erased(
         assert len(kept) == 3
         assert not any(b"7770" in stored or b"acme" in stored for (stored,) in kept)
         letter = await value(database, OPEN)
-        assert "payload" not in await service.dead_letters.shown(letter, payload=True)
+        assert "payload" not in await shown(service._work, letter, payload=True)
         assert await service.dead_letters.erase("order-1") == 2
         assert await rows(database, "SELECT state, record, key FROM dead_letters") == [("discarded", None, None)]
     assert await amounts(database, "a") == [77_703]
@@ -324,11 +329,11 @@ async def test_the_payload_of_other_streams_is_shown_on_request(database):
     async with by_hand(database, streams) as (service, consumer):
         await consumer.take(log(streams, [record(streams, "a", 5, trouble="bug")]))
         letter = await value(database, OPEN)
-        assert "payload" not in await service.dead_letters.shown(letter, payload=False)
-        shown = await service.dead_letters.shown(letter, payload=True)
-        assert '"amount": 5' in shown["payload"]
-        assert (await service.dead_letters.listed("acme", "open", None, 10))[0]["id"] == letter
-        assert await service.dead_letters.listed("other", "open", None, 10) == []
+        assert "payload" not in await shown(service._work, letter, payload=False)
+        told = await shown(service._work, letter, payload=True)
+        assert '"amount": 5' in told["payload"]
+        assert (await listed(service._work, LetterPage(tenant="acme", state="open")))[0]["id"] == letter
+        assert await listed(service._work, LetterPage(tenant="other", state="open")) == []
 
 
 def outcomes(service, streams) -> dict[str, int]:

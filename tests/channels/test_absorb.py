@@ -14,6 +14,7 @@ from services.channels import handlers
 from services.channels.connectors import CONNECTORS
 from services.channels.intake import store
 from services.channels.linking import link
+from services.deadletters.lists import LetterPage, listed
 from tests.channels.conftest import START, Kit, shopify_order, skyhub_order
 from tests.outbox import waiting
 
@@ -174,16 +175,21 @@ async def test_malformed_json_is_stored_and_dead_lettered_and_the_rest_goes_on(k
     await kit.deliver(shop, shopify_order())
     await kit.absorb()
     assert await statuses(kit) == [(1, "paid")]
-    letters = await kit.service.dead_letters.listed("loja", "open", None, 10)
+    letters = await listed(kit.service._work, LetterPage(tenant="loja", state="open"))
     assert len(letters) == 3
     assert {letter["stream"] for letter in letters} == {"channels.intake"}
     told = json.dumps([dict(letter) for letter in letters], default=str)
     assert "ana@example.com" not in told
     assert "updated_at is no ISO 8601 moment" in told
-    await kit.service.dead_letters.discard(letters[0]["id"], "junk")
+    await kit.service.dead_letters.discard(letters[0]["id"], reason="junk", author="ana")
+    await kit.service.dead_letters.replay(letters[1]["id"])
     async with kit.service.pool.acquire() as database:
-        await store.follow_discards(database, "channels.intake")
+        assert await store.follow_letters(database, "channels.intake")
+    assert await kit.count("intake", "state = 'poisoned'") == 1
+    await kit.absorb()
     assert await kit.count("intake", "state = 'poisoned'") == 2
+    open_letters = await listed(kit.service._work, LetterPage(state="open"))
+    assert [(one["id"], one["attempts"]) for one in open_letters] == [(letters[1]["id"], 2), (letters[2]["id"], 1)]
 
 
 async def test_nothing_personal_is_published_but_on_the_stream_for_it(kit: Kit) -> None:

@@ -17,6 +17,7 @@ import pytest_asyncio
 from services.channels.connections.store import Connection
 from services.channels.intake import store
 from services.channels.intake.door import Door
+from services.deadletters.lists import LetterPage, listed
 from tests.channels.conftest import Kit, shopify_order
 
 pytestmark = pytest.mark.asyncio
@@ -133,7 +134,7 @@ async def test_signed_but_malformed_json_is_stored(kit: Kit, door: httpx.AsyncCl
     assert answer.status_code == 200
     await kit.absorb()
     assert await kit.count("intake", "state = 'poisoned'") == 1
-    assert len(await kit.service.dead_letters.listed("loja", "open", None, 10)) == 1
+    assert len(await listed(kit.service._work, LetterPage(tenant="loja", state="open"))) == 1
 
 
 async def test_what_cannot_be_absorbed_now_is_stored_all_the_same(

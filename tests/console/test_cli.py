@@ -43,7 +43,8 @@ def test_every_agreed_command_exists() -> None:
         "item put", "item import",
         "item list", "location add", "location list", "listing import", "listing link", "listing list", "listing show",
         "stock receive", "stock adjust", "stock count", "stock show", "stock explain", "stock takeon", "order show",
-        "trace", "deadletters list", "deadletters show", "deadletters replay", "deadletters discard", "consumer list",
+        "trace", "deadletters groups", "deadletters list",
+        "deadletters show", "deadletters replay", "deadletters edit", "deadletters discard", "consumer list",
         "consumer resume", "announce", "republish", "contracts check", "contracts asyncapi", "topics", "migrate",
         "company add", "export check", "export journal", "order invoice", "order invoices", "order answer",
         "customer list", "customer show", "customer reviews", "customer merge", "customer keep", "customer unmerge",
@@ -309,26 +310,6 @@ def test_a_file_sent_again_uses_the_same_ids(
     file.write_text("sku,location,quantity\nA,main,7\nB,main,6\n")
     saldo("stock", "takeon", str(file))
     assert [command_id in first for command_id, _ in sent] == [False, True]
-
-
-def test_dead_letters_of_all_services_and_of_no_known_company_are_listed(saldo: Saldo, listener: Listener) -> None:
-    letters = [{"id": "1", "tenant": "demo"}, {"id": "2", "tenant": None}, {"id": "3", "tenant": "other"}]
-    listener.say("GET", "deadletters", letters)
-    printed = saldo("deadletters", "list", "--json")
-    assert {(row["service"], row["id"]) for row in printed.json} == {
-        (service, letter) for service in ("inventory", "orders", "channels") for letter in ("1", "2")
-    }
-    assert all(query["state"] == "open" for _, _, query, _ in listener.asked)
-
-
-def test_a_dead_letter_is_found_wherever_it_lies(saldo: Saldo, listener: Listener) -> None:
-    printed = saldo("deadletters", "discard", "7", "--reason", "a test")
-    assert printed.code == 1
-    assert "saldo deadletters list" in printed.err
-    listener.say("POST", "deadletters/7/discard", {"id": "7", "state": "discarded", "drained": 2})
-    printed = saldo("deadletters", "discard", "7", "--reason", "a test", "--json")
-    assert printed.json["drained"] == 2
-    assert listener.asked[-1][2]["reason"] == "a test"
 
 
 def test_only_state_streams_are_announced(saldo: Saldo, listener: Listener) -> None:

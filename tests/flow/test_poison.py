@@ -164,10 +164,10 @@ async def test_poison_parks_its_own_order_and_stops_nothing_else(open_company: O
         if letter:
             assert "the replay failed" in await saldo(company, "deadletters", "replay", letter["id"], code=1)
             assert await company.order(azul, name) is None
-            await saldo(company, "deadletters", "discard", letter["id"], "--reason", "sent again as revision 2")
+            await saldo(company, "deadletters", "discard", letter["id"], "--author", "ana", "--reason", "again as 2")
             assert (await company.until_order(azul, name, state="confirmed"))["sale_revision"] == 2
     (left,) = (await letters(company)).values()
-    await saldo(company, "deadletters", "discard", left["id"], "--reason", "foreign")
+    await saldo(company, "deadletters", "discard", left["id"], "--author", "ana", "--reason", "foreign")
     # Six good ones, one by the door, one after all, four that waited, and the two that were never parked.
     await company.until_shown({"CUP": 86})
     await company.assert_conserved()

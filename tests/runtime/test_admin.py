@@ -51,7 +51,9 @@ async def test_admin_wants_its_token_and_shows_health_metrics_and_dead_letters(k
         one = (await client.get(f"/admin/deadletters/{letter['id']}", params={"payload": 1})).json()
         assert '"trouble": "bug"' in one["payload"]
         assert (await client.post(f"/admin/deadletters/{letter['id']}/replay")).status_code == 409
-        discarded = await client.post(f"/admin/deadletters/{letter['id']}/discard", params={"reason": "test"})
+        discarded = await client.post(
+            f"/admin/deadletters/{letter['id']}/discard", params={"reason": "test", "author": "ana"}
+        )
         assert discarded.json() == {"id": letter["id"], "state": "discarded", "drained": 1}
         assert (await client.post(f"/admin/deadletters/{letter['id']}/replay")).status_code == 404
         assert await amounts(database, "a") == [2]

@@ -350,12 +350,13 @@ async def keep_fetched(service: "Service", intake: Intake, answers: Sequence[Ans
 
 
 async def keep_loop(service: "Service", intake: Intake) -> None:
-    """Forget bodies and buyers whose time is over, in small transactions; follow what people discarded."""
+    """Forget bodies and buyers whose time is over, in small transactions; follow what people did with dead letters."""
     keep = timedelta(days=intake.settings.intake_keep_days)
     while True:
         now = service.clock()
         async with service.pool.acquire() as database:
-            await store.follow_discards(database, INTAKE_STREAM)
+            if await store.follow_letters(database, INTAKE_STREAM):
+                intake.arrived.set()
             bodies, buyers = await store.prune(database, now - keep, now)
         if bodies or buyers:
             _log.info("forgotten", bodies=bodies, buyers=buyers)

@@ -581,16 +581,21 @@ async def delete_bodies(connection: Database, intake_ids: Sequence[int]) -> None
     await connection.execute("DELETE FROM intake WHERE intake_id = ANY($1::text::bigint[])", array(intake_ids))
 
 
-async def follow_discards(connection: Database, stream: str) -> None:
-    """A dead letter was discarded: so is its body, and no poll waits for it any more."""
-    await connection.execute(
+async def follow_letters(connection: Database, stream: str) -> bool:
+    """A dead letter was discarded, and so is its body: no poll waits for it any more. Or it is to be read again.
+
+    True if there are bodies to be read.
+    """
+    rows = await connection.fetch(
         """
-        UPDATE intake SET state = 'discarded' FROM dead_letters d
+        UPDATE intake SET state = CASE d.state WHEN 'replayed' THEN 'new' ELSE 'discarded' END FROM dead_letters d
         WHERE intake.state = 'poisoned' AND d.consumer = 'channels' AND d.stream = $1 AND d.partition = 0
-            AND d."offset" = intake.intake_id AND d.state = 'discarded'
+            AND d."offset" = intake.intake_id AND d.state IN ('replayed', 'discarded')
+        RETURNING d.state
         """,
         stream,
     )
+    return any(row["state"] == "replayed" for row in rows)
 
 
 async def list_bodies(

@@ -20,7 +20,7 @@ from deploy.local.postgres import SUPERUSER, Postgres, create_database
 from deploy.local.supervisor import PROJECT
 from services.console import instance as instances
 from services.console import output
-from services.console.client import Admin, AdminError, is_ready
+from services.console.client import Admin, AdminError, alerts_of, is_ready
 from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Tenant
 
 
@@ -101,7 +101,9 @@ def status(tenant: Tenant = DEFAULT_TENANT, instance: Instance = None, json_want
 
 
 def _status(folder: Path, tenant: str) -> dict[str, Any]:
-    """What `status` tells: `running`, `kafka`, `databases`, `webhooks`, `sandboxes`, `connections`, `processes`."""
+    """What `status` tells: `running`, `processes`, `kafka`, `databases`, `webhooks`, `sandboxes`, `connections`,
+    `alerts`.
+    """
     state = stack.status(folder)
     told: dict[str, Any] = {
         "instance": str(folder),
@@ -110,6 +112,7 @@ def _status(folder: Path, tenant: str) -> dict[str, Any]:
         "processes": state["processes"],
         **{name: {} for name in ("kafka", "databases", "webhooks", "sandboxes", "admin")},
         "connections": [],
+        "alerts": [],
     }
     if not state["running"] or not state["endpoints"]:
         return told
@@ -139,8 +142,14 @@ def _status_elsewhere(endpoints: instances.Endpoints, tenant: str) -> dict[str, 
 
 
 def _asked(endpoints: instances.Endpoints, tenant: str) -> dict[str, Any]:
-    """What sandboxes and channels themselves have to be asked."""
-    told: dict[str, Any] = {"sandboxes": asyncio.run(_sandboxes(endpoints)), "connections": []}
+    """What sandboxes, services and channels themselves have to be asked."""
+    told: dict[str, Any] = {
+        "sandboxes": asyncio.run(_sandboxes(endpoints)),
+        "connections": [],
+        "alerts": [
+            {"service": name, "alert": alert} for name, one in endpoints.admin.items() for alert in alerts_of(one)
+        ],
+    }
     try:
         with Admin(endpoints, tenant) as client:
             told["connections"] = client.get("channels", "connections")["connections"]
@@ -198,6 +207,8 @@ def _print_status(told: Mapping[str, Any]) -> None:
     output.table(
         told["connections"], ("connection_id", "connector", "account", "environment", "state"), empty="no connections"
     )
+    for one in told["alerts"]:
+        output.console.print(f"[yellow]{one['service']}:[/] {escape(one['alert'])}", highlight=False, soft_wrap=True)
     if problem := told.get("problem"):
         output.errors.print(f"[red]{escape(problem)}[/]", highlight=False, soft_wrap=True)
     output.console.print("[dim]`--json` has passwords and tokens too[/]")
