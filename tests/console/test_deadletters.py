@@ -131,7 +131,7 @@ def test_ctrl_c_ends_a_long_replay_between_two_letters_and_says_how_far_it_came(
 def test_replay_shows_how_far_it_is_in_a_terminal(
     saldo: Saldo, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(output.errors, "is_interactive", True)
     monkeypatch.setattr(output.errors, "_force_terminal", True)
     listener.say("GET", "deadletters/groups", [{"count": 1}])
     listener.say("GET", "deadletters", [letter(1)])
