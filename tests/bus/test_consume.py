@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from services.bus.consumer import BACKLOG_RECORDS, BACKLOG_STALE_S
 from services.bus.group import BATCH_RECORDS, fetched
+from services.bus.outbox import RECORD_LIMIT_BYTES
 from services.runtime.topics import ensure_topics
 from tests.bus.model import (
+    BalanceChanged,
     Sent,
     amounts,
     by_hand,
@@ -123,6 +125,24 @@ async def test_bad_records_among_good_ones_are_dead_letters_with_their_cause(kaf
     assert letters[""].startswith("record has no key")
     assert await rows(database, "SELECT key FROM parked_keys ORDER BY 1") == [(f"acme:b{n}",) for n in (1, 2, 3, 4)]
     assert skipped == 1
+
+
+async def test_what_no_broker_would_take_fails_its_own_handler_and_nobody_else(database):
+    """Accepted into the outbox it would stand at its head for ever."""
+    streams = make_streams()
+
+    async def handler(events, tx):
+        await deposit(events, tx)
+        for event in events:
+            if event.message.amount == 2:
+                big = BalanceChanged(account="x" * RECORD_LIMIT_BYTES, balance=0, version=1)
+                tx.publish(big, tenant="acme", cause=event.cause)
+
+    async with by_hand(database, streams, handler=handler) as (_, consumer):
+        await consumer.take(log(streams, [record(streams, account, n) for n, account in enumerate("abcd")]))
+    assert await rows(database, "SELECT key FROM dead_letters") == [("acme:c",)]
+    assert await rows(database, "SELECT account FROM accounts ORDER BY 1") == [("a",), ("b",), ("d",)]
+    assert await value(database, "SELECT sum(count) FROM outbox") == 3
 
 
 async def test_too_old_and_from_the_future_are_dead_letters_without_parking(database):

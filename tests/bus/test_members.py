@@ -81,6 +81,20 @@ async def test_a_member_that_lost_its_slot_stops_and_comes_back(kafka_bootstrap,
         await until_count(database, "SELECT count(*) FROM entries", 2)
 
 
+async def test_a_member_is_known_to_its_groups_by_its_slot(kafka_bootstrap, database):
+    """Static membership: who comes back after a kill takes his own place, and no session has to run out first."""
+    streams = make_streams()
+    services = [make_service(kafka_bootstrap, database, streams, replicas=2) for _ in range(2)]
+    async with running(services[0]), running(services[1]):
+
+        def names() -> list[str]:
+            kafka = [one._consumers[streams.deposits.name].subscriber for one in services]
+            return sorted(one.consumer._group_instance_id for one in kafka if one and one.consumer)
+
+        await until(lambda: len(names()) == 2)
+        assert names() == [f"bank.{streams.deposits.name}.{slot}" for slot in (0, 1)]
+
+
 async def test_a_second_replica_takes_over_some_partitions(kafka_bootstrap, database):
     streams = make_streams()
     services = [make_service(kafka_bootstrap, database, streams, replicas=2) for _ in range(2)]

@@ -244,13 +244,16 @@ async def test_what_postgres_cannot_hold_in_a_key_is_buried_all_the_same(databas
     assert await value(database, "SELECT count(*) FROM dead_letters") == 5
 
 
-async def test_foreign_and_unkeyed_records_do_not_brake(database):
+async def test_foreign_unkeyed_and_too_old_records_do_not_brake(database):
     streams = make_streams()
     foreign = [record(streams, f"a{n}", n, type_name="saldo.stranger.spoke.v1") for n in range(brake.KEYS + 5)]
     unkeyed = [Sent(None, one.value, one.headers) for one in foreign]
+    year = timedelta(days=365)
+    old = [record(streams, f"o{n}", n, time=datetime.now(UTC) - year) for n in range(brake.KEYS + 5)]
     async with by_hand(database, streams) as (_, consumer):
-        await consumer.take(log(streams, [*foreign, *unkeyed, record(streams, "b", 1)]))
+        await consumer.take(log(streams, [*foreign, *unkeyed, *old, record(streams, "b", 1)]))
         assert not consumer.halted
+        assert not consumer.brake.reason
     assert await amounts(database, "b") == [1]
 
 

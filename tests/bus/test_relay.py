@@ -18,9 +18,11 @@ from tests.bus.model import (
     BalanceChanged,
     Deposited,
     by_hand,
+    log,
     make_service,
     make_streams,
     read_all,
+    record,
     rows,
     running,
     until,
@@ -92,6 +94,23 @@ class FakeProducer:
         else:
             future.set_result(None)
         return future
+
+
+async def test_rows_of_a_key_stand_in_the_order_of_their_commits(database):
+    """Two members write about the same accounts at once: whoever is later has the higher row, in every account."""
+    streams = make_streams()
+    async with by_hand(database, streams) as (_, first), by_hand(database, streams) as (service, second):
+        batches = [[record(streams, account, number) for account in "abc"] for number in range(40)]
+
+        async def work(consumer, mine):
+            for batch in mine:
+                await consumer.take(log(streams, batch))
+
+        await asyncio.gather(work(first, batches[::2]), work(second, batches[1::2]))
+        told = [json.loads(one.payload) for one in await waiting(service.pool)]
+    for account in "abc":
+        versions = [body["version"] for body in told if body["account"] == account]
+        assert versions == list(range(1, 41))
 
 
 async def test_two_relays_and_a_restart_leave_only_late_duplicates(kafka_bootstrap, database, monkeypatch):
@@ -239,6 +258,34 @@ async def test_only_the_holder_of_the_shard_sends_and_a_waiting_process_wakes_it
             await publish(second, "a", range(3, 6))
             await until_count(database, "SELECT count(*) FROM outbox", 0)
     assert first_copies(await read_all(kafka_bootstrap, streams.balances), "a") == list(range(6))
+
+
+@pytest.mark.parametrize("writer", ["holder", "waiting"])
+async def test_a_commit_wakes_the_relay_that_holds_the_shard(kafka_bootstrap, database, monkeypatch, writer):
+    """In this process at once, in another one by a notification; nobody looks by himself within the hour."""
+    for name in ("BUSY_POLL_S", "IDLE_POLL_S"):
+        monkeypatch.setattr(f"services.bus.relay.{name}", 3600.0)
+    streams = make_streams()
+    first, second = (make_service(kafka_bootstrap, database, streams) for _ in range(2))
+    async with running(first):
+        await until(lambda: first._relays[0].holds)
+        async with running(second):
+            await until(lambda: second._relays[0]._holder.connection)
+            service = first if writer == "holder" else second
+            for start in (0, 3):
+                await publish(service, "a", range(start, start + 3))
+                await until_count(database, "SELECT count(*) FROM outbox", 0)
+            monkeypatch.undo()
+            for service in (first, second):
+                service._relays[0].wake()  # So that they stop before the hour is over.
+
+
+async def test_a_row_that_nobody_told_of_is_found_by_looking(kafka_bootstrap, database, monkeypatch):
+    monkeypatch.setattr(Relay, "wake", lambda _relay: None)
+    service = make_service(kafka_bootstrap, database, make_streams())
+    async with running(service):
+        await publish(service, "a", range(3))
+        await until_count(database, "SELECT count(*) FROM outbox", 0)
 
 
 async def test_republish_sends_again_in_the_old_order_before_what_is_new(kafka_bootstrap, database):

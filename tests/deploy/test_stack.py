@@ -154,6 +154,14 @@ async def test_each_service_has_a_database_of_its_own_and_the_reader_only_reads(
         await running.create_databases()  # A second start finds them there.
     try:
         databases = running.endpoints()["databases"]
+        admin = await asyncpg.connect(running.postgres.admin_dsn)
+        assert await admin.fetchval("SHOW listen_addresses") == "127.0.0.1"
+        assert await admin.fetchval("SHOW unix_socket_directories") == ""
+        methods = await admin.fetch("SELECT DISTINCT auth_method FROM pg_hba_file_rules")
+        assert [row["auth_method"] for row in methods] == ["scram-sha-256"]
+        collations = await admin.fetch("SELECT DISTINCT datcollate FROM pg_database")
+        assert [row["datcollate"] for row in collations] == ["C"]
+        await admin.close()
         owner = await asyncpg.connect(databases["orders"]["dsn"])
         await owner.execute("CREATE TABLE later (x int GENERATED ALWAYS AS IDENTITY); INSERT INTO later DEFAULT VALUES")
         await owner.execute("CREATE SCHEMA bus; CREATE TABLE bus.later (x int)")

@@ -10,10 +10,11 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from fastapi import APIRouter
 from pydantic_core import PydanticSerializationError
 
+from contracts.catalogue import CATALOGUE, Stream
 from services.bus.consumer import STALL_S
 from services.runtime import command
 from services.runtime.admin import create_app
-from services.runtime.topics import ensure_topics
+from services.runtime.topics import configuration, ensure_topics
 from tests.bus.model import (
     Deposited,
     amounts,
@@ -135,6 +136,14 @@ async def test_topics_come_from_the_catalogue_and_settings_that_differ_are_put_r
         assert len(described["partitions"]) == streams.deposits.partitions
     finally:
         await admin.close()
+
+
+@pytest.mark.parametrize("stream", CATALOGUE.streams.values(), ids=lambda stream: stream.name)
+async def test_no_stream_is_compacted_and_no_segment_outlives_a_day(stream: Stream) -> None:
+    """A relay's late copy of version 7 after 9 would be what compaction keeps."""
+    wanted = configuration(stream)
+    assert wanted["cleanup.policy"] == "delete"
+    assert int(wanted["segment.ms"]) <= 24 * 3600 * 1000
 
 
 async def current(admin: AIOKafkaAdminClient, streams) -> dict[str, str]:

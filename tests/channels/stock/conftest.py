@@ -248,11 +248,18 @@ class Desk:
             await handlers.take_levels(self.wake, self.settings.low_stock, events, tx)
 
     def event(
-        self, sku: str, available: int, *causes: LevelCause, version: int, held_by: str | None = None, **more: Any
+        self,
+        sku: str,
+        available: int,
+        *causes: LevelCause,
+        version: int,
+        epoch: int = 1,
+        held_by: str | None = None,
+        **more: Any,
     ) -> Received[StockLevelChanged]:
         level = StockLevelChanged(
             sku=sku,
-            epoch=1,
+            epoch=epoch,
             version=version,
             levels=(LocationLevel(location="1", pool="shared", available=available, reserved=0, held_by=held_by),),
             available=available,

@@ -154,6 +154,24 @@ async def test_a_change_during_the_call_is_sent_again(desk: Desk) -> None:
     assert [batch[0].quantity for batch in shop.channel.batches] == [20, 15]
 
 
+async def test_a_number_that_comes_back_during_the_call_is_sent_again(desk: Desk) -> None:
+    """5, 3, 5: judged by its quantity the last one would be taken for the first, and 3 would stay."""
+    shop = desk.open(compares=False)
+    await shop.put(row("a", "A"))
+    await desk.level("A", 50)
+    await shop.push()
+    await desk.level("A", 30)
+
+    async def meanwhile() -> None:
+        await desk.level("A", 50)
+
+    shop.channel.during = meanwhile
+    await shop.push()
+    assert [batch[0].quantity for batch in shop.channel.batches] == [50, 30, 50]
+    wanted = [pushed["wanted_seq"] for pushed in await desk.published()]
+    assert wanted == sorted(set(wanted))
+
+
 async def test_one_record_is_never_in_flight_twice(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))

@@ -78,6 +78,14 @@ async def test_an_older_level_changes_nothing(desk: Desk) -> None:
     assert await desk.work.pool.fetchval("SELECT version FROM levels") == 9
 
 
+async def test_a_level_of_a_later_epoch_counts_whatever_its_version(desk: Desk) -> None:
+    """A restored backup counts its versions from where it was made, in a new epoch."""
+    await desk.level("A", 5, version=9)
+    await desk.levels(desk.event("A", 8, version=2, epoch=2), desk.event("A", 5, version=10))
+    await desk.levels(desk.event("A", 5, version=11))
+    assert tuple(await desk.work.pool.fetchrow("SELECT epoch, version FROM levels")) == (2, 2)
+
+
 async def test_a_batch_equals_its_events_one_by_one(desk: Desk) -> None:
     shop = desk.open()
     await shop.put(row("a", "A"), row("b", "B"))
