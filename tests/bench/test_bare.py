@@ -45,7 +45,7 @@ class FakeProducer:
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
 
-    async def send(self, topic: str, body: bytes, *, key: bytes, headers: Any) -> "asyncio.Future[None]":
+    async def send(self, _topic: str, body: bytes, **_: Any) -> "asyncio.Future[None]":
         self.sent.append(json.loads(body))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
@@ -107,7 +107,7 @@ class Lent:
 @pytest.mark.rule(34)
 def test_both_sides_have_the_same_batches_on_the_same_servers() -> None:
     assert bare.BATCH_RECORDS_MAX == BATCH_RECORDS
-    assert bare.RELAY_ROWS == BusSettings.model_fields["relay_chunk"].default
+    assert BusSettings.model_fields["relay_chunk"].default == bare.RELAY_ROWS
     assert (SETTINGS["fsync"], SETTINGS["synchronous_commit"]) == ("on", "on")
     assert int(SETTINGS["max_wal_size"].removesuffix("GB")) >= 4
 

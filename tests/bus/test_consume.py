@@ -69,6 +69,7 @@ async def test_a_backlog_comes_in_batches_of_a_thousand_at_most(kafka_bootstrap,
     assert max(sizes) == BATCH_RECORDS
 
 
+@pytest.mark.rule(3)
 async def test_a_redelivered_event_has_no_second_effect(kafka_bootstrap, database):
     streams = make_streams()
     async with running(make_service(kafka_bootstrap, database, streams)):
@@ -81,6 +82,7 @@ async def test_a_redelivered_event_has_no_second_effect(kafka_bootstrap, databas
     assert await value(database, "SELECT count(*) FROM dead_letters") == 0
 
 
+@pytest.mark.rule(1, 5)
 async def test_bad_records_among_good_ones_are_dead_letters_with_their_cause(kafka_bootstrap, database):
     streams = make_streams()
     owner = streams.deposits.owner
@@ -127,6 +129,7 @@ async def test_bad_records_among_good_ones_are_dead_letters_with_their_cause(kaf
     assert skipped == 1
 
 
+@pytest.mark.rule(12)
 async def test_what_no_broker_would_take_fails_its_own_handler_and_nobody_else(database):
     """Accepted into the outbox it would stand at its head for ever."""
     streams = make_streams()
@@ -145,6 +148,7 @@ async def test_what_no_broker_would_take_fails_its_own_handler_and_nobody_else(d
     assert await value(database, "SELECT sum(count) FROM outbox") == 3
 
 
+@pytest.mark.rule(3)
 async def test_too_old_and_from_the_future_are_dead_letters_without_parking(database):
     streams = make_streams()
     now = datetime.now(UTC)
@@ -163,6 +167,7 @@ async def test_too_old_and_from_the_future_are_dead_letters_without_parking(data
     assert await value(database, "SELECT count(*) FROM parked_keys") == 0
 
 
+@pytest.mark.rule(1)
 async def test_a_higher_major_stops_the_consumer_and_commits_nothing(database):
     streams = make_streams()
     async with by_hand(database, streams) as (_, consumer):
@@ -176,6 +181,7 @@ async def test_a_higher_major_stops_the_consumer_and_commits_nothing(database):
     assert await amounts(database, "a") == []
 
 
+@pytest.mark.rule(3)
 async def test_a_commit_of_unknown_outcome_is_repeated_and_the_inbox_decides(database, monkeypatch):
     streams = make_streams()
     async with by_hand(database, streams) as (service, consumer):
@@ -216,6 +222,7 @@ _STATE = (
 )
 
 
+@pytest.mark.rule(4)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given_events=events, cuts=st.lists(st.integers(1, 6), min_size=12, max_size=12))
 async def test_a_batch_equals_its_records_one_by_one(database, given_events, cuts):

@@ -10,6 +10,7 @@ from tests.bus.model import make_service, make_streams, record, running, send, u
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.rule(10)
 async def test_slots_are_taken_lowest_first_and_never_beyond_the_number_of_replicas(database):
     stop = asyncio.Event()
     holders = [Holder(database, "saldo.member.bank") for _ in range(3)]
@@ -28,6 +29,7 @@ async def test_slots_are_taken_lowest_first_and_never_beyond_the_number_of_repli
             await holder.close()
 
 
+@pytest.mark.rule(10)
 async def test_a_session_that_ends_is_noticed_and_a_stopped_wait_returns(database):
     stop = asyncio.Event()
     holder, other = Holder(database, "saldo.member.bank"), Holder(database, "saldo.member.bank")
@@ -46,6 +48,7 @@ async def test_a_session_that_ends_is_noticed_and_a_stopped_wait_returns(databas
         await other.close()
 
 
+@pytest.mark.rule(9)
 async def test_lock_connections_end_when_their_process_is_frozen(database):
     holder = Holder(database, "saldo.relay")
     await holder.open()
@@ -56,6 +59,7 @@ async def test_lock_connections_end_when_their_process_is_frozen(database):
         await holder.close()
 
 
+@pytest.mark.rule(9)
 async def test_every_connection_of_the_pool_has_its_timeouts(kafka_bootstrap, database):
     async with running(make_service(kafka_bootstrap, database, make_streams())) as service:
         shown = [
@@ -65,6 +69,7 @@ async def test_every_connection_of_the_pool_has_its_timeouts(kafka_bootstrap, da
     assert shown == ["10s", "5s", "10s"]
 
 
+@pytest.mark.rule(9)
 async def test_a_member_that_lost_its_slot_stops_and_comes_back(kafka_bootstrap, database):
     streams = make_streams()
     async with running(make_service(kafka_bootstrap, database, streams)) as service:
@@ -81,6 +86,7 @@ async def test_a_member_that_lost_its_slot_stops_and_comes_back(kafka_bootstrap,
         await until_count(database, "SELECT count(*) FROM entries", 2)
 
 
+@pytest.mark.rule(10)
 async def test_a_member_is_known_to_its_groups_by_its_slot(kafka_bootstrap, database):
     """Static membership: who comes back after a kill takes his own place, and no session has to run out first."""
     streams = make_streams()

@@ -48,6 +48,7 @@ class Fixable:
                 )  # fmt: skip
 
 
+@pytest.mark.rule(7)
 async def test_poison_parks_its_key_only_and_order_survives_replay_and_drain(database):
     streams, handler = make_streams(), Fixable()
     async with by_hand(database, streams, handler=handler) as (service, consumer):
@@ -72,6 +73,7 @@ async def test_poison_parks_its_key_only_and_order_survives_replay_and_drain(dat
     assert await amounts(database, "a") == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.rule(7)
 async def test_everything_delivered_again_while_parked_and_after_has_no_second_effect(database):
     streams, handler = make_streams(), Fixable()
     async with by_hand(database, streams, handler=handler) as (service, consumer):
@@ -95,6 +97,7 @@ async def test_everything_delivered_again_while_parked_and_after_has_no_second_e
     assert await value(database, "SELECT count(*) FROM dead_letters") == 2
 
 
+@pytest.mark.rule(7)
 async def test_a_drained_event_that_fails_is_the_new_head_and_the_rest_stays(database):
     streams, handler = make_streams(), Fixable()
     async with by_hand(database, streams, handler=handler) as (service, consumer):
@@ -116,6 +119,7 @@ async def test_a_drained_event_that_fails_is_the_new_head_and_the_rest_stays(dat
     assert await value(database, "SELECT count(*) FROM parked_keys") == 0
 
 
+@pytest.mark.rule(7)
 async def test_a_key_whose_head_is_solved_goes_on_after_a_crash(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, consumer):
@@ -125,6 +129,7 @@ async def test_a_key_whose_head_is_solved_goes_on_after_a_crash(database):
     assert await amounts(database, "a") == [2]
 
 
+@pytest.mark.rule(7)
 async def test_an_event_that_is_being_parked_while_its_key_is_freed_is_not_stranded(database):
     """With one DELETE … WHERE NOT EXISTS instead of lock, look, delete, the event would wait for ever."""
     streams = make_streams()
@@ -148,6 +153,7 @@ async def test_an_event_that_is_being_parked_while_its_key_is_freed_is_not_stran
     assert await value(database, "SELECT count(*) FROM parked_keys") == 0
 
 
+@pytest.mark.rule(6)
 async def test_parking_holds_over_all_streams_of_the_service_by_aggregate(database):
     streams, handler = make_streams(), Fixable()
     async with by_hand(database, streams, handler=handler) as (_, consumer):
@@ -166,6 +172,7 @@ async def test_parking_holds_over_all_streams_of_the_service_by_aggregate(databa
     assert await rows(database, "SELECT key FROM parked") == [("flow",)]
 
 
+@pytest.mark.rule(3)
 async def test_an_event_that_waited_longer_than_the_inbox_lasts_is_drained(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, consumer):
@@ -180,6 +187,7 @@ async def test_an_event_that_waited_longer_than_the_inbox_lasts_is_drained(datab
     assert await amounts(database, "a") == [2]
 
 
+@pytest.mark.rule(8)
 async def test_too_much_poison_stops_the_consumer_until_another_build_or_a_person(database):
     streams = make_streams()
     bad = [record(streams, f"a{n}", n, trouble="bug") for n in range(brake.KEYS + 5)]
@@ -199,6 +207,7 @@ async def test_too_much_poison_stops_the_consumer_until_another_build_or_a_perso
         assert not fixed.brake.reason
 
 
+@pytest.mark.rule(8)
 async def test_a_person_resumes_a_braked_consumer_and_it_goes_on_where_it_stood(database):
     streams, handler = make_streams(), Fixable()
     bad = [record(streams, f"a{n}", n, trouble="bug") for n in range(brake.KEYS + 5)]
@@ -214,6 +223,7 @@ async def test_a_person_resumes_a_braked_consumer_and_it_goes_on_where_it_stood(
     assert await value(database, "SELECT count(*) FROM entries") == 5
 
 
+@pytest.mark.rule(8)
 async def test_a_twentieth_of_the_last_thousand_records_brakes_too(database):
     streams = make_streams()
     async with by_hand(database, streams) as (_, consumer):
@@ -244,6 +254,7 @@ async def test_what_postgres_cannot_hold_in_a_key_is_buried_all_the_same(databas
     assert await value(database, "SELECT count(*) FROM dead_letters") == 5
 
 
+@pytest.mark.rule(3, 8)
 async def test_foreign_unkeyed_and_too_old_records_do_not_brake(database):
     streams = make_streams()
     foreign = [record(streams, f"a{n}", n, type_name="saldo.stranger.spoke.v1") for n in range(brake.KEYS + 5)]
@@ -257,6 +268,7 @@ async def test_foreign_unkeyed_and_too_old_records_do_not_brake(database):
     assert await amounts(database, "b") == [1]
 
 
+@pytest.mark.rule(5)
 async def test_a_topic_made_anew_counts_from_0_again_and_hides_no_letter(database):
     """Two incarnations of one log: their first records meet at one offset, with and without a readable event id."""
     streams = make_streams()
@@ -273,6 +285,7 @@ async def test_a_topic_made_anew_counts_from_0_again_and_hides_no_letter(databas
     assert len({event_id for _, event_id in letters}) == 6
 
 
+@pytest.mark.rule(5)
 async def test_a_record_that_was_buried_and_comes_again_is_a_duplicate_and_parks_nothing(database):
     """Its headers cannot be read, so no inbox row knows it: the letter does."""
     streams = make_streams()
@@ -291,6 +304,7 @@ async def test_a_record_that_was_buried_and_comes_again_is_a_duplicate_and_parks
     assert await value(database, "SELECT count(*) FROM parked_keys") == 0
 
 
+@pytest.mark.rule(5)
 async def test_a_failure_while_the_database_cannot_write_is_not_poison(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, consumer):
@@ -303,6 +317,7 @@ async def test_a_failure_while_the_database_cannot_write_is_not_poison(database)
     assert await value(database, "SELECT count(*) FROM dead_letters") == 1
 
 
+@pytest.mark.rule(30)
 async def test_personal_records_are_encrypted_where_they_wait_and_can_be_erased(database):
     streams = make_streams(personal=True)
     key = base64.b64encode(secrets.token_bytes(32)).decode()

@@ -45,6 +45,7 @@ def test_a_good_record_is_an_event_with_its_envelope() -> None:
     assert incoming.identity == (NOW.date(), "test", "e1")
 
 
+@pytest.mark.rule(6)
 @pytest.mark.parametrize(
     ("one", "cause"),
     [
@@ -73,6 +74,7 @@ def test_an_unreadable_record_parks_its_aggregate_and_names_the_cause(one: Sent,
     assert incoming.aggregate == incoming.key
 
 
+@pytest.mark.rule(1)
 @pytest.mark.parametrize(
     ("one", "cause"),
     [
@@ -91,12 +93,14 @@ def test_a_refused_record_parks_nothing(one: Sent, cause: str) -> None:
     assert cause in incoming.error
 
 
+@pytest.mark.rule(3)
 def test_age_is_judged_on_arrival_only() -> None:
     one = changed(time=NOW - timedelta(days=400))
     waited = READER.read(Packed(STREAMS.deposits.name, 0, 7, one.key, one.value, one.headers), None)
     assert waited.verdict is Verdict.EVENT
 
 
+@pytest.mark.rule(1)
 def test_an_unknown_type_of_the_owner_is_skipped_and_a_higher_major_stops_the_consumer() -> None:
     owner = STREAMS.deposits.owner
     assert read(changed(type_name=f"saldo.{owner}.audited.v1")).verdict is Verdict.SKIPPED
@@ -126,6 +130,7 @@ class Opened(Message):
     currency: str
 
 
+@pytest.mark.rule(2)
 def test_an_older_major_reaches_the_handler_as_the_newest() -> None:
     first = Stream("vault.opened.v1", "vault", StreamKind.FACTS, 24, "")
     second = Stream("vault.opened.v2", "vault", StreamKind.FACTS, 24, "")
@@ -148,6 +153,7 @@ def test_a_model_that_the_stream_does_not_carry_is_refused_at_once() -> None:
         Reader(STREAMS.deposits.name, (Opened,), lambda key, _: key, STREAMS.catalogue, timedelta(days=3))
 
 
+@pytest.mark.rule(6)
 def test_the_aggregate_is_named_from_key_and_headers_and_falls_back_to_the_key() -> None:
     by_header = Reader(
         STREAMS.deposits.name, (Deposited,), lambda _key, headers: headers["ce_correlationid"], STREAMS.catalogue,

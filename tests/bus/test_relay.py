@@ -96,6 +96,7 @@ class FakeProducer:
         return future
 
 
+@pytest.mark.rule(11)
 async def test_rows_of_a_key_stand_in_the_order_of_their_commits(database):
     """Two members write about the same accounts at once: whoever is later has the higher row, in every account."""
     streams = make_streams()
@@ -113,6 +114,7 @@ async def test_rows_of_a_key_stand_in_the_order_of_their_commits(database):
         assert versions == list(range(1, 41))
 
 
+@pytest.mark.rule(13)
 async def test_two_relays_and_a_restart_leave_only_late_duplicates(kafka_bootstrap, database, monkeypatch):
     """Both believe that they hold the shard, as after a lock that was lost unnoticed."""
 
@@ -143,6 +145,7 @@ async def test_two_relays_and_a_restart_leave_only_late_duplicates(kafka_bootstr
     assert first_copies(records, "b") == list(range(300))
 
 
+@pytest.mark.rule(13)
 async def test_exactly_the_acknowledged_rows_move_and_the_rest_is_sent_again(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, _):
@@ -160,6 +163,7 @@ async def test_exactly_the_acknowledged_rows_move_and_the_rest_is_sent_again(dat
     assert await value(database, "SELECT sum(count) FROM outbox_sent") == 5
 
 
+@pytest.mark.rule(13)
 async def test_a_head_row_refused_three_times_stops_the_shard_loudly(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, _):
@@ -179,6 +183,7 @@ async def test_a_head_row_refused_three_times_stops_the_shard_loudly(database):
     assert await value(database, "SELECT sum(count) FROM outbox") == 3
 
 
+@pytest.mark.rule(13)
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
 async def test_a_changed_number_of_shards_keeps_the_order_of_a_key_and_leaves_nothing_behind(database, before, after):
     """Each relay alone, the last one first: what waits from before is sent by the one that sends what is new."""
@@ -244,6 +249,7 @@ async def test_a_record_of_a_newer_build_is_not_sent_with_wrong_headers():
         unpack(packed([b"\0".join([b"key", *[b"value"] * (len(HEADERS) + 1), b"payload"])]))
 
 
+@pytest.mark.rule(13)
 async def test_only_the_holder_of_the_shard_sends_and_a_waiting_process_wakes_it(kafka_bootstrap, database):
     streams = make_streams()
     first, second = (make_service(kafka_bootstrap, database, streams) for _ in range(2))
@@ -260,6 +266,7 @@ async def test_only_the_holder_of_the_shard_sends_and_a_waiting_process_wakes_it
     assert first_copies(await read_all(kafka_bootstrap, streams.balances), "a") == list(range(6))
 
 
+@pytest.mark.rule(14)
 @pytest.mark.parametrize("writer", ["holder", "waiting"])
 async def test_a_commit_wakes_the_relay_that_holds_the_shard(kafka_bootstrap, database, monkeypatch, writer):
     """In this process at once, in another one by a notification; nobody looks by himself within the hour."""
@@ -280,6 +287,7 @@ async def test_a_commit_wakes_the_relay_that_holds_the_shard(kafka_bootstrap, da
                 service._relays[0].wake()  # So that they stop before the hour is over.
 
 
+@pytest.mark.rule(14)
 async def test_a_row_that_nobody_told_of_is_found_by_looking(kafka_bootstrap, database, monkeypatch):
     monkeypatch.setattr(Relay, "wake", lambda _relay: None)
     service = make_service(kafka_bootstrap, database, make_streams())
@@ -288,6 +296,7 @@ async def test_a_row_that_nobody_told_of_is_found_by_looking(kafka_bootstrap, da
         await until_count(database, "SELECT count(*) FROM outbox", 0)
 
 
+@pytest.mark.rule(13)
 async def test_republish_sends_again_in_the_old_order_before_what_is_new(kafka_bootstrap, database):
     streams = make_streams()
     service = make_service(kafka_bootstrap, database, streams)
@@ -303,6 +312,7 @@ async def test_republish_sends_again_in_the_old_order_before_what_is_new(kafka_b
     assert await value(database, "SELECT sum(count) FROM outbox_sent") == 5
 
 
+@pytest.mark.rule(13)
 async def test_nothing_personal_is_kept_after_it_was_sent(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, _):
@@ -317,6 +327,7 @@ async def test_nothing_personal_is_kept_after_it_was_sent(database):
     assert await value(database, "SELECT count(*) FROM outbox_sent") == 1
 
 
+@pytest.mark.rule(15)
 async def test_states_are_announced_page_by_page_on_request_and_once_a_day(database):
     streams = make_streams()
     pages = []
@@ -383,6 +394,7 @@ async def test_without_urgent_topics_or_after_a_long_wait_a_rush_holds_nothing_b
         assert [body.get("amount", body.get("version")) for body in producer.bodies] == [0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.rule(13)
 async def test_nothing_is_handed_over_behind_a_batch_that_has_failed(database):
     """A batch that failed before it was numbered leaves no gap: the next one of the partition would be accepted."""
     streams = make_streams()

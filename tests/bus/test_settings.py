@@ -54,6 +54,7 @@ def test_a_personal_stream_needs_a_key_and_two_subscriptions_of_a_stream_are_ref
         Service(settings=BusSettings(postgres_dsn=DSN), **{**given, "subscriptions": [subscription, subscription]})
 
 
+@pytest.mark.rule(12)
 def test_a_publication_that_no_broker_would_take_is_poison_at_the_insert() -> None:
     def envelope(**given: str) -> Envelope:
         base = {"id": "1", "type": "t", "source": "s", "subject": "a", "tenant": "acme", "correlation_id": "c"}

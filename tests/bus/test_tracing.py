@@ -18,6 +18,7 @@ OTHER = "00-" + "c3" * 16 + "-" + "d4" * 8 + "-01"
 UNSAMPLED = "00-" + "e5" * 16 + "-" + "f6" * 8 + "-00"
 
 
+@pytest.mark.rule(16)
 async def test_a_batch_hangs_its_publication_under_the_first_sampled_cause_and_links_the_others(database, tmp_path):
     streams, path = make_streams(), tmp_path / "spans.db"
     async with by_hand(database, streams, spans_path=path) as (_, consumer):
@@ -42,6 +43,7 @@ async def test_a_batch_hangs_its_publication_under_the_first_sampled_cause_and_l
     assert "amount" not in str(process)
 
 
+@pytest.mark.rule(16)
 async def test_an_unsampled_flow_creates_no_span_and_says_so_downstream(database, tmp_path):
     streams, path = make_streams(), tmp_path / "spans.db"
     async with by_hand(database, streams, spans_path=path, trace_ratio=0.0) as (service, consumer):
@@ -56,6 +58,7 @@ async def test_an_unsampled_flow_creates_no_span_and_says_so_downstream(database
     assert spans_of(path, "o1") == spans_of(path, "o2") == []
 
 
+@pytest.mark.rule(16)
 async def test_a_flow_starts_at_the_door_and_a_loop_takes_it_up_again(database, tmp_path):
     streams, path = make_streams(), tmp_path / "spans.db"
     async with by_hand(database, streams, spans_path=path) as (service, _):

@@ -28,6 +28,7 @@ from tests.bus.model import (
 from tests.bus.proxy import proxied
 
 
+@pytest.mark.rule(9)
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
@@ -63,6 +64,7 @@ def test_a_cause_is_one_line_without_the_body() -> None:
     assert describe(ValueError("first\nsecond")) == "ValueError: first"
 
 
+@pytest.mark.rule(9)
 @pytest.mark.asyncio(loop_scope="session")
 async def test_postgres_gone_for_a_moment_loses_nothing(kafka_bootstrap, database):
     streams, parts = make_streams(), urlsplit(database)
@@ -111,6 +113,7 @@ async def test_kafka_gone_for_a_moment_loses_nothing(kafka_bootstrap, database):
     assert broken["left"] == 0
 
 
+@pytest.mark.rule(9)
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_connection_that_the_server_ended_in_a_handler_is_waited_for(database):
     """As after a process that was frozen for longer than a transaction may be idle."""
@@ -131,6 +134,7 @@ async def test_a_connection_that_the_server_ended_in_a_handler_is_waited_for(dat
     assert await amounts(database, "a") == [1]
 
 
+@pytest.mark.rule(9)
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_record_class_failure_is_tried_five_times_then_alone_then_buried(database):
     streams, tries = make_streams(), []

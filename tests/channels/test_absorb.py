@@ -41,6 +41,7 @@ async def test_two_lines_with_one_id_are_set_aside_and_the_others_go_on(kit: Kit
     assert len(await kit.published()) == 2
 
 
+@pytest.mark.rule(24)
 async def test_the_same_webhook_five_times_is_one_order(kit: Kit) -> None:
     shop = await kit.connect()
     await kit.link(shop, "SKU-1")
@@ -55,6 +56,7 @@ async def test_the_same_webhook_five_times_is_one_order(kit: Kit) -> None:
     assert await kit.count("own_sales") == 1
 
 
+@pytest.mark.rule(24)
 async def test_an_update_heard_before_the_create_wins(kit: Kit) -> None:
     shop = await kit.connect()
     await kit.link(shop, "SKU-1")
@@ -64,6 +66,7 @@ async def test_an_update_heard_before_the_create_wins(kit: Kit) -> None:
     assert await statuses(kit) == [(1, "paid")]
 
 
+@pytest.mark.rule(24)
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
 async def test_a_cancel_before_the_payment_ends_cancelled(kit: Kit, together: bool) -> None:
     shop = await kit.connect()
@@ -83,6 +86,7 @@ async def test_a_cancel_before_the_payment_ends_cancelled(kit: Kit, together: bo
     assert (await kit.published())[-1]["lines"][0]["cancelled"] == 2
 
 
+@pytest.mark.rule(24)
 async def test_an_equal_version_with_another_body_is_fetched_again_and_what_was_fetched_is_taken(kit: Kit) -> None:
     shop = await kit.connect()
     await kit.link(shop, "SKU-1")
@@ -100,6 +104,7 @@ async def test_an_equal_version_with_another_body_is_fetched_again_and_what_was_
     assert await statuses(kit) == [(1, "awaiting_payment"), (2, "paid")]
 
 
+@pytest.mark.rule(24)
 async def test_without_versions_a_final_state_is_never_left(kit: Kit) -> None:
     hub = await kit.connect(connector="skyhub", account="casa")
     await kit.link(hub, "SKU-1")
@@ -111,6 +116,7 @@ async def test_without_versions_a_final_state_is_never_left(kit: Kit) -> None:
     assert first["payment_due"] == "2026-03-06T12:00:00Z"
 
 
+@pytest.mark.rule(24)
 async def test_a_state_that_no_mapping_covers_delays_nothing_about_stock(kit: Kit) -> None:
     hub = await kit.connect(connector="skyhub", account="casa")
     await kit.link(hub, "SKU-1")
@@ -126,6 +132,7 @@ async def test_a_state_that_no_mapping_covers_delays_nothing_about_stock(kit: Ki
     ]
 
 
+@pytest.mark.rule(24)
 async def test_a_line_with_an_unknown_sku_waits_alone_and_exactly_its_orders_follow(kit: Kit) -> None:
     shop = await kit.connect()
     await kit.link(shop, "SKU-1")
@@ -192,6 +199,7 @@ async def test_malformed_json_is_stored_and_dead_lettered_and_the_rest_goes_on(k
     assert [(one["id"], one["attempts"]) for one in open_letters] == [(letters[1]["id"], 2), (letters[2]["id"], 1)]
 
 
+@pytest.mark.rule(30)
 async def test_nothing_personal_is_published_but_on_the_stream_for_it(kit: Kit) -> None:
     shop = await kit.connect()
     hub = await kit.connect(connector="skyhub", account="casa")
@@ -258,6 +266,7 @@ async def test_what_comes_while_a_connection_is_paused_is_kept_and_absorbed_late
     assert await statuses(kit) == [(1, "paid")]
 
 
+@pytest.mark.rule(30)
 async def test_an_order_is_found_and_erased_by_its_id(kit: Kit) -> None:
     shop = await kit.connect()
     await kit.deliver(shop, shopify_order(1))
@@ -272,6 +281,7 @@ async def test_an_order_is_found_and_erased_by_its_id(kit: Kit) -> None:
     assert await kit.count("intake_orders") == 2
 
 
+@pytest.mark.rule(30)
 async def test_old_bodies_are_forgotten_and_waiting_ones_are_not(kit: Kit) -> None:
     shop = await kit.connect()
     await kit.deliver(shop, shopify_order(1))
@@ -284,6 +294,7 @@ async def test_old_bodies_are_forgotten_and_waiting_ones_are_not(kit: Kit) -> No
     assert await kit.count("intake", "state = 'new'") == 1
 
 
+@pytest.mark.rule(24)
 async def test_adding_a_connection_again_doubles_nothing(kit: Kit) -> None:
     first = await kit.connect()
     again = await kit.connect(live=False)

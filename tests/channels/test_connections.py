@@ -78,6 +78,7 @@ def test_what_cannot_be_a_connection_is_refused_with_the_field(changes: dict[str
     assert "hidden" not in str(refused.value)
 
 
+@pytest.mark.rule(24)
 def test_ids_are_derived_and_hold_companies_apart() -> None:
     first = ids.connection_id("loja", "shopify", "sandbox", "azul")
     assert first == ids.connection_id("loja", "shopify", "sandbox", "azul")

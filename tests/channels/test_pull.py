@@ -173,6 +173,7 @@ def received(message: Any, tenant: str = "loja") -> Received[Any]:
     return Received(message, Envelope("e1", "t", "s", START, "", tenant, message.order_id), "k")
 
 
+@pytest.mark.rule(22)
 async def test_an_overdue_order_is_read_again_and_a_person_alerted(kit: Kit, shopify: SandboxClient) -> None:
     entry, name = await opened(kit, shopify, "shopify")
     bought = await shopify.buy(name, {"SKU-1": 1}, pay="later")
@@ -208,6 +209,7 @@ async def test_a_refund_points_to_its_order_which_is_fetched(kit: Kit, shopify: 
     assert [(line["quantity"], line["cancelled"] + line["returned"]) for line in sale["lines"]] == [(3, 1)]
 
 
+@pytest.mark.rule(30)
 async def test_a_buyer_is_reported_again_while_kept_and_only_to_its_own_company(kit: Kit) -> None:
     shop = await kit.connect()
     await kit.deliver(shop, shopify_order())

@@ -225,6 +225,7 @@ def my_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.console.commands.items.new_command_id", lambda: "my-id")
 
 
+@pytest.mark.rule(23)
 @pytest.mark.usefixtures("my_id")
 def test_a_stock_command_is_booked_under_its_id(
     saldo: Saldo, listener: Listener, sent: list[tuple[str, Message]]
@@ -251,6 +252,7 @@ def test_a_refused_command_says_why_with_exit_code_1(
     assert "refused: only 2 units are available" in printed.err
 
 
+@pytest.mark.rule(23)
 def test_an_unknown_outcome_prints_the_id_to_try_again_with(
     saldo: Saldo, listener: Listener, sent: list[tuple[str, Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +295,7 @@ def test_a_file_with_one_bad_row_sends_nothing(
     assert [one["line"] for one in printed.json["rejected"]] == [3]
 
 
+@pytest.mark.rule(23)
 def test_a_file_sent_again_uses_the_same_ids(
     saldo: Saldo, listener: Listener, sent: list[tuple[str, Message]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Propagation is measured from book to book; resurrected units and the ideal sender follow their definitions."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ def measured(world: World) -> dict[str, Propagation]:
     return propagation.measure(evidence, settle(evidence), match(evidence))
 
 
+@pytest.mark.rule(31)
 def test_from_the_sale_to_the_first_number_that_covers_it() -> None:
     world = World()
     order = world.buy("a", 1000)
@@ -106,6 +108,7 @@ def test_a_later_level_covers_an_earlier_sale() -> None:
     assert measured(world)["b"].from_sale_ms == (101, 100)
 
 
+@pytest.mark.rule(31)
 def test_a_sale_that_changes_nothing_shown_is_unchanged() -> None:
     world = World(opening={"P1": 10, "P2": 4}, kits={"K": {"P2": 3}})
     order = world.buy("a", 1000, "P1")
@@ -127,6 +130,7 @@ def test_the_slowest_listing_counts_and_kits_follow_their_component() -> None:
     assert measured(world)["b"].from_sale_ms == (400,)
 
 
+@pytest.mark.rule(32)
 def test_resurrected_counts_only_what_this_channel_had_sold_unheard() -> None:
     world = World(opening={"P1": 5})
     world.buy("b", 1000)
@@ -161,6 +165,7 @@ def test_what_a_channel_holds_back_from_a_total_is_not_put_on_sale_by_it() -> No
     assert resurrected(world.evidence(), match(world.evidence())) == 1
 
 
+@pytest.mark.rule(32)
 def test_resurrected_leaves_decided_sales_out() -> None:
     world = World(opening={"P1": 5})
     order = world.buy("b", 1000)
@@ -171,6 +176,7 @@ def test_resurrected_leaves_decided_sales_out() -> None:
     assert resurrected(world.evidence(), match(world.evidence())) == 0
 
 
+@pytest.mark.rule(33)
 def test_an_ideal_sender_waits_only_for_the_documented_limits() -> None:
     roomy = SendLimits(requests_per_s=10, burst=10, max_batch=100)
     assert ideal_delays_ms([(0, "x"), (100, "y")], roomy) == [0, 0]
@@ -203,6 +209,7 @@ def test_waiting_changes_of_one_record_leave_in_one_write() -> None:
     assert ideal_delays_ms([(0, "x"), (100, "x"), (200, "x")], tight) == [0, 900, 800]
 
 
+@pytest.mark.rule(33)
 def test_a_channel_is_limit_bound_by_its_limits_alone() -> None:
     def bound(limits: SendLimits) -> bool:
         world = World(opening={"P1": 100}, limits=limits)

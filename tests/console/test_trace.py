@@ -40,6 +40,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.rule(16)
 def test_the_tree_follows_links_into_the_trace_of_another_sale(folder: Path) -> None:
     (root,) = tree(read_spans(folder, "mine"), "mine")
     assert names(root) == ["webhook", ["reserve", ["level", ["push"]]]]

@@ -44,6 +44,7 @@ def test_an_order_that_was_never_reported_is_lost_and_open() -> None:
     assert any("1 orders lost: b b-" in failure for failure in verdict.failures)
 
 
+@pytest.mark.rule(32)
 def test_an_order_that_was_heard_and_never_decided_is_open() -> None:
     world = World()
     order = world.buy("a", 1000)
@@ -87,6 +88,7 @@ def test_more_units_held_than_were_sold_is_doubled() -> None:
     assert "1 orders doubled" in only_failure(world)
 
 
+@pytest.mark.rule(32)
 def test_promising_what_does_not_exist_is_overselling() -> None:
     world = World(opening={"P1": 1, "P2": 5})
     world.sale("a", 1000)
@@ -102,6 +104,7 @@ def test_promising_what_does_not_exist_is_overselling() -> None:
     assert any("oversold: 1 of P1" in failure for failure in verdict.failures)
 
 
+@pytest.mark.rule(32)
 def test_a_reported_shortfall_is_no_overselling() -> None:
     world = World(opening={"P1": 1})
     world.sale("a", 1000)
@@ -118,6 +121,7 @@ def test_a_reported_shortfall_is_no_overselling() -> None:
     assert fall.learned_ms == {"a": START_MS + 1100, "b": START_MS + 1100}
 
 
+@pytest.mark.rule(32)
 def test_a_shortfall_beyond_what_was_sold_excuses_nothing() -> None:
     world = World(opening={"P1": 1})
     world.sale("a", 1000)
@@ -238,6 +242,7 @@ def test_a_kit_counts_in_units_of_its_components() -> None:
     assert world.shown["b", "K"] == 1
 
 
+@pytest.mark.rule(32)
 def test_the_sum_of_all_kinds_is_what_was_accepted_in_every_state() -> None:
     for held in range(4):
         for missing in range(4):

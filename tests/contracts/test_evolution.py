@@ -42,6 +42,7 @@ PARCELS = Catalogue(
 )
 
 
+@pytest.mark.rule(2)
 def test_a_message_is_published_in_every_major_newest_first() -> None:
     published = PARCELS.publications(Second.ParcelSent(parcel_id="p", weight_g=1500, carrier="c"))
 
@@ -51,6 +52,7 @@ def test_a_message_is_published_in_every_major_newest_first() -> None:
     ]
 
 
+@pytest.mark.rule(2)
 @given(grams=st.integers(0, 10**9))
 def test_handlers_see_only_the_newest_whichever_was_read(grams: int) -> None:
     sent = Second.ParcelSent(parcel_id="p", weight_g=grams)
@@ -142,6 +144,7 @@ def test_a_message_outside_the_catalogue_says_where_to_add_it() -> None:
         PARCELS.of(OldLeg(state=OldState.SENT))
 
 
+@pytest.mark.rule(3)
 def test_a_segment_longer_than_a_day_is_refused() -> None:
     long = Stream("parcels.parcels.v1", "parcels", StreamKind.FACTS, 24, "Parcels.", segment_h=25)
     with pytest.raises(ValueError, match="outlives"):

@@ -50,6 +50,7 @@ def personal_fields(entry: MessageType) -> set[str]:
     }
 
 
+@pytest.mark.rule(30)
 @pytest.mark.parametrize("entry", SAFE, ids=lambda entry: entry.name)
 def test_no_message_outside_the_personal_streams_can_carry_personal_data(entry: MessageType) -> None:
     assert personal_fields(entry) == set()
@@ -84,6 +85,7 @@ def test_every_field_of_a_buyer_but_the_ids_would_be_found_elsewhere() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.rule(30)
 def test_the_personal_stream_is_short_and_has_two_readers() -> None:
     [stream] = [stream for stream in CATALOGUE.streams.values() if stream.personal]
 

@@ -182,6 +182,7 @@ reports = st.lists(
 )
 
 
+@pytest.mark.rule(4)
 @pytest.mark.asyncio
 @given(given_reports=reports)
 @DATABASE

@@ -26,6 +26,7 @@ def guarded(*argv: str, grace_s: float = 10, stop: signal.Signals = signal.SIGTE
     return [sys.executable, "-I", "-S", str(GUARD), str(int(stop)), str(grace_s), "-", "-", "--", *argv]
 
 
+@pytest.mark.rule(36)
 def test_sigkill_of_the_supervisor_leaves_nothing() -> None:
     child = (sys.executable, "-c", "import time; time.sleep(3600)")
     with subprocess.Popen([sys.executable, "-c", SUPERVISOR, *guarded(*child)], stdout=subprocess.PIPE) as supervisor:

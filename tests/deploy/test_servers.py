@@ -6,6 +6,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 
+@pytest.mark.rule(35)
 @pytest.mark.asyncio
 async def test_a_record_and_a_row_come_back(kafka_bootstrap: str, database: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)

@@ -70,6 +70,7 @@ async def remember(folder: Path) -> str | None:
         await connection.close()
 
 
+@pytest.mark.rule(36)
 @pytest.mark.asyncio
 async def test_background_instance_keeps_data_and_ports_until_a_fresh_start(instance: Path) -> None:
     first = start_background(servers_only(instance))
@@ -128,6 +129,7 @@ def test_attached_instance_ends_with_its_caller(instance: Path, tmp_path: Path, 
     wait_until(lambda: not status(instance)["running"])
 
 
+@pytest.mark.rule(36)
 def test_sigkill_of_a_background_supervisor_leaves_nothing(instance: Path) -> None:
     state = start_background(servers_only(instance))
     started = pids(instance)
@@ -144,6 +146,7 @@ def test_service_that_cannot_start_is_said_with_its_log_and_leaves_nothing(insta
     assert not status(instance)["running"]
 
 
+@pytest.mark.rule(35)
 @pytest.mark.asyncio
 async def test_each_service_has_a_database_of_its_own_and_the_reader_only_reads(instance: Path) -> None:
     supervisor = Supervisor(instance)
@@ -184,6 +187,7 @@ async def test_each_service_has_a_database_of_its_own_and_the_reader_only_reads(
         await supervisor.stop()
 
 
+@pytest.mark.rule(35)
 def test_processes_learn_everything_from_their_environment(instance: Path) -> None:
     instance.mkdir(parents=True)
     stack = Stack(instance, environment={"SALDO_FAULTS": "push.sent"})
@@ -216,6 +220,7 @@ with Servers(Path(sys.argv[3])) as servers:
 """
 
 
+@pytest.mark.rule(35)
 def test_servers_run_as_a_normal_user_too() -> None:
     import pwd
 

@@ -46,6 +46,7 @@ async def test_crashed_process_is_restarted_and_recorded(tmp_path: Path) -> None
     assert state(tmp_path)["phase"] == "stopped"
 
 
+@pytest.mark.rule(36)
 async def test_child_is_ended_even_where_its_guard_was_killed(tmp_path: Path) -> None:
     supervisor = await started(tmp_path, stand_in("worker", tmp_path))
     try:
@@ -58,6 +59,7 @@ async def test_child_is_ended_even_where_its_guard_was_killed(tmp_path: Path) ->
         await supervisor.stop()
 
 
+@pytest.mark.rule(36)
 async def test_second_supervisor_of_an_instance_is_refused_naming_the_first(tmp_path: Path) -> None:
     supervisor = await started(tmp_path, stand_in("worker", tmp_path))
     try:
@@ -90,6 +92,7 @@ async def test_program_that_cannot_be_started_is_reported(tmp_path: Path) -> Non
         await started(tmp_path, ProcessSpec("nothing", ["/no/such/program"], {}, ready))
 
 
+@pytest.mark.rule(36)
 async def test_stages_start_upwards_and_stop_in_their_own_order(tmp_path: Path) -> None:
     program = """
 import os, pathlib, signal, sys, time

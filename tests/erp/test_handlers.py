@@ -105,6 +105,7 @@ PAYMENT_FACTS = [
 ]
 
 
+@pytest.mark.rule(4)
 @DATABASE
 @given(st.sampled_from([ORDER_FACTS, PAYMENT_FACTS]), st.lists(st.integers(0, 4), min_size=1, max_size=10))
 @pytest.mark.asyncio

@@ -219,6 +219,7 @@ async def check(connection: Any, tenant: str, chunks: Sequence[Chunk], told: Seq
     assert waiting == 0
 
 
+@pytest.mark.rule(4, 18)
 @pytest.mark.asyncio
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(chunks=CHUNKS)

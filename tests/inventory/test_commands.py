@@ -30,6 +30,7 @@ def count(counted: int, **fields: object) -> CountStock:
     return CountStock(**({"sku": "MUG", "location": "main", "counted": counted, "counted_at": NOW} | fields))
 
 
+@pytest.mark.rule(17)
 def test_a_receipt_fills_open_shortfalls_before_it_is_shown() -> None:
     store = Store()
     store.meet(demand("younger", line(ordered=2), minute=9))
@@ -109,6 +110,7 @@ def test_what_cannot_be_obeyed_is_refused_in_words_that_help(command: object, wo
     assert (len(store.ledger.movements), store.units("MUG")) == (before, 5)
 
 
+@pytest.mark.rule(18)
 def test_moving_stock_to_a_pool_fills_who_waits_for_it() -> None:
     store = Store(stock={"MUG": {("main", "b2b"): 2}})
     store.meet(demand("a", shortfall_policy="shared_pool"))
@@ -117,6 +119,7 @@ def test_moving_stock_to_a_pool_fills_who_waits_for_it() -> None:
     assert store.units("MUG") == 1
 
 
+@pytest.mark.rule(21)
 def test_a_count_books_the_difference_on_hand() -> None:
     store = Store(stock={"MUG": {MAIN: 10}})
     store.meet(demand("a", line(ordered=4)))
@@ -124,6 +127,7 @@ def test_a_count_books_the_difference_on_hand() -> None:
     assert (store.units("MUG"), store.units("MUG", "reserved")) == (8, 4)
 
 
+@pytest.mark.rule(21)
 def test_a_count_knows_what_was_booked_since_it_was_taken() -> None:
     # Ten were there at 10:00 and nine were counted; two were shipped since and an adjustment effective at 9:00 took the
     # missing one off the books at 11:00.
@@ -132,6 +136,7 @@ def test_a_count_knows_what_was_booked_since_it_was_taken() -> None:
     assert store.units("MUG") == 7
 
 
+@pytest.mark.rule(21)
 def test_a_count_sees_what_its_own_batch_booked_since() -> None:
     store = Store(stock={"MUG": {MAIN: 10}})
     store.do(receive(5))
@@ -144,6 +149,7 @@ def test_a_count_sees_what_its_own_batch_booked_since() -> None:
     assert store.units("MUG") == 13
 
 
+@pytest.mark.rule(21)
 def test_a_count_at_a_version_compares_with_that_version() -> None:
     store = Store(stock={"MUG": {MAIN: 10}})
     store.do(receive(5))
@@ -151,6 +157,7 @@ def test_a_count_at_a_version_compares_with_that_version() -> None:
     assert store.units("MUG") == 15
 
 
+@pytest.mark.rule(21)
 def test_a_count_older_than_the_newest_changes_nothing() -> None:
     store = Store(stock={"MUG": {MAIN: 10}})
     store.do(count(8))
@@ -158,6 +165,7 @@ def test_a_count_older_than_the_newest_changes_nothing() -> None:
     assert (older.booked, store.units("MUG")) == (False, 8)
 
 
+@pytest.mark.rule(21)
 def test_what_a_count_misses_is_taken_from_the_youngest_reservations_last() -> None:
     store = Store(stock={"MUG": {MAIN: 4, ("main", "b2b"): 1}})
     store.meet(demand("older", minute=1))

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from contracts.channels.v1 import ShortfallPolicy
 from contracts.inventory.v1 import AccountState, ReturnedQuantity, ShippedQuantity
 from services.inventory.domain import expire
@@ -20,6 +22,7 @@ def test_what_is_there_is_reserved() -> None:
     assert books.causes("MUG") == [("a", 2, "reserved")]
 
 
+@pytest.mark.rule(31)
 def test_what_is_not_there_is_short_and_the_level_says_so() -> None:
     books = Books({"MUG": {MAIN: 1}})
     assert stands(books.meet(demand("a", line(ordered=3)))) == (1, 2)
@@ -35,6 +38,7 @@ def test_an_unknown_sku_is_short() -> None:
     assert books.causes("NEVER-HEARD-OF") == [("a", 1, "short")]
 
 
+@pytest.mark.rule(17)
 def test_a_duplicate_and_an_old_revision_change_nothing() -> None:
     books = Books({"MUG": {MAIN: 5}})
     books.meet(demand("a", line(ordered=3), revision=2))
@@ -76,6 +80,7 @@ def test_a_line_left_out_is_given_back() -> None:
     assert (books.units("MUG"), books.units("TRAY")) == (4, 5)
 
 
+@pytest.mark.rule(17)
 def test_a_cancel_fills_the_oldest_shortfall_before_anything_is_shown() -> None:
     books = Books({"MUG": {MAIN: 2}})
     books.meet(demand("holder", line(ordered=2)))
@@ -89,6 +94,7 @@ def test_a_cancel_fills_the_oldest_shortfall_before_anything_is_shown() -> None:
     assert books.causes("MUG")[-2:] == [("holder", -1, "released"), ("older", 1, "filled")]
 
 
+@pytest.mark.rule(18)
 def test_a_kit_takes_its_components_and_gives_back_those_of_its_day() -> None:
     books = Books({"MUG": {MAIN: 10}, "TRAY": {MAIN: 3}}, kits=KIT)
     books.meet(demand("a", line("SET", 2)))
@@ -122,6 +128,7 @@ def test_all_or_nothing_waits_for_the_last_line() -> None:
     assert books.causes("MUG") == [("a", 1, "short"), ("a", 1, "filled")]
 
 
+@pytest.mark.rule(18, 22)
 def test_own_pool_then_shared_pool_then_other_pool_then_other_location() -> None:
     places = {("main", "b2b"): 1, MAIN: 1, ("main", "web"): 1, ("annex", "web"): 1}
     for policy, reserved in (
@@ -221,6 +228,7 @@ def test_a_shipment_that_was_none_is_reserved_again() -> None:
     assert books.units("MUG", "shipped") == 0
 
 
+@pytest.mark.rule(22)
 def test_a_hold_ends_once_and_money_that_comes_later_reserves_again_or_is_short() -> None:
     hold = NOW - timedelta(minutes=1)
     books = Books({"MUG": {MAIN: 1}}, now=hold)

@@ -4,6 +4,7 @@ import copy
 import itertools
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,6 +97,7 @@ def test_the_newest_snapshot_alone_is_enough(snapshots: list[SaleReported]) -> N
     assert ending(deliver(snapshots[-1:], [True])) == ending(deliver(snapshots, [True]))
 
 
+@pytest.mark.rule(17)
 @given(data=st.data(), snapshots=histories())
 def test_demand_revisions_only_grow_and_every_one_says_something_new(
     data: st.DataObject, snapshots: list[SaleReported]

@@ -138,6 +138,7 @@ async def test_five_copies_of_one_sale_are_one_order(connection: Connection) -> 
     assert [type(message).__name__ for message in published] == ["OrderDemand", "OrderPlaced"]
 
 
+@pytest.mark.rule(16)
 @pytest.mark.asyncio
 async def test_every_publication_names_the_event_that_caused_it(connection: Connection) -> None:
     tx = opened(connection)
@@ -196,6 +197,7 @@ def _demand(name: str) -> OrderDemand:
     return demand
 
 
+@pytest.mark.rule(4)
 @DATABASE
 @given(events=deliveries(), cut=st.integers(0, 14))
 @pytest.mark.asyncio
@@ -262,6 +264,7 @@ async def test_an_alert_goes_when_its_reason_has_gone(connection: Connection) ->
     assert await store.list_alerts(connection, "acme", 10) == []
 
 
+@pytest.mark.rule(22)
 @pytest.mark.asyncio
 async def test_an_unpaid_order_past_its_deadline_is_asked_for_and_never_released(connection: Connection) -> None:
     due = NOW - SETTINGS.payment_margin
@@ -321,6 +324,7 @@ async def test_finished_orders_are_closed_after_their_silence(connection: Connec
     assert (await known(connection)).state == Closed("cancelled")
 
 
+@pytest.mark.rule(15)
 @pytest.mark.asyncio
 async def test_the_newest_word_about_a_connection_stays(connection: Connection) -> None:
     def change(version: int, state: ConnectionState, epoch: int = 0) -> Received[Any]:

@@ -135,6 +135,7 @@ def expected(newest: SaleReported) -> dict[str, dict[str, int]]:
 DATABASE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.rule(17)
 @DATABASE
 @given(data=st.data(), snapshots=histories(), late=st.integers(1, 3))
 @pytest.mark.asyncio
@@ -153,6 +154,7 @@ async def test_with_enough_stock_the_two_end_the_same_whatever_the_sequence(
     assert sent <= 2 * len(shuffled), "a snapshot leads to a demand, and to one more where goods leave"
 
 
+@pytest.mark.rule(17)
 @DATABASE
 @given(data=st.data(), snapshots=histories(), late=st.integers(1, 3))
 @pytest.mark.asyncio

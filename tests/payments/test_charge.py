@@ -390,6 +390,7 @@ async def test_more_than_was_taken_cannot_be_given_back(connection: Connection) 
         await connection.execute("UPDATE payments SET refunded_minor = captured_minor + 1")
 
 
+@pytest.mark.rule(3)
 async def test_one_cause_cannot_be_booked_twice(connection: Connection) -> None:
     till = Till(connection)
     await till.account()

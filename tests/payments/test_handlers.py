@@ -42,6 +42,7 @@ def told(till: Till) -> list[tuple[str, Any]]:
     return [(type(one).__name__, one.model_dump()) for _, one in till.published]
 
 
+@pytest.mark.rule(4)
 @given(given_commands=commands)
 @DATABASE
 async def test_a_batch_of_commands_is_as_each(connection: Connection, given_commands: list[Any]) -> None:
@@ -88,6 +89,7 @@ def orders(draw: st.DrawFn) -> list[Any]:
     return mixed
 
 
+@pytest.mark.rule(4)
 @given(facts=orders())
 @DATABASE
 async def test_a_batch_of_orders_is_as_each(connection: Connection, facts: list[Any]) -> None:

@@ -115,6 +115,7 @@ async def test_a_consumer_that_stands_still_with_lag_is_not_ready(kafka_bootstra
     assert await amounts(database, "a") == [1, 2]
 
 
+@pytest.mark.rule(15)
 async def test_topics_come_from_the_catalogue_and_settings_that_differ_are_put_right(kafka_bootstrap):
     streams = make_streams()
     await ensure_topics(kafka_bootstrap, streams.catalogue)
@@ -138,6 +139,7 @@ async def test_topics_come_from_the_catalogue_and_settings_that_differ_are_put_r
         await admin.close()
 
 
+@pytest.mark.rule(15)
 @pytest.mark.parametrize("stream", CATALOGUE.streams.values(), ids=lambda stream: stream.name)
 async def test_no_stream_is_compacted_and_no_segment_outlives_a_day(stream: Stream) -> None:
     """A relay's late copy of version 7 after 9 would be what compaction keeps."""
@@ -151,6 +153,7 @@ async def current(admin: AIOKafkaAdminClient, streams) -> dict[str, str]:
     return {entry[0]: entry[1] for entry in answer.resources[0][4]}
 
 
+@pytest.mark.rule(23)
 async def test_a_command_sent_twice_books_once(kafka_bootstrap, database):
     streams = make_streams()
     async with running(make_service(kafka_bootstrap, database, streams)):

@@ -31,6 +31,7 @@ async def test_a_failing_loop_begins_again_and_is_cancelled_at_the_stop(kafka_bo
     assert "s3cret" not in told, "a loop is made with what it needs, keys among it"
 
 
+@pytest.mark.rule(3)
 async def test_housekeeping_drops_whole_old_days_and_makes_the_days_ahead(database):
     streams = make_streams()
     async with by_hand(database, streams) as (service, consumer):

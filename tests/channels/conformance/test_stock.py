@@ -97,6 +97,7 @@ async def impatient(account: Account) -> AsyncIterator[Session]:
     await client.aclose()
 
 
+@pytest.mark.rule(27)
 async def test_a_write_without_an_answer_may_have_happened(account: Account) -> None:
     if account.traits.local:
         pytest.skip("traits.local: a write is a transaction of our own")

@@ -35,11 +35,13 @@ def test_shown(available, factor, buffer, cap, number) -> None:
     assert domain.shown(available, factor=factor, buffer=buffer, cap=cap) == number
 
 
+@pytest.mark.rule(20)
 def test_a_kit_shows_its_scarcest_component() -> None:
     parts = (Part("a", 2, 20), Part("b", 1, 7))
     assert domain.plan(Record("r", "i", "l", parts), BLIND).number == 7
 
 
+@pytest.mark.rule(25)
 def test_a_read_below_the_last_number_is_an_unheard_sale() -> None:
     plan = domain.plan(record(Part("a", 1, 10), at(10)), COMPARES, Observed(7, {"a": Tally()}))
     assert (plan.step, plan.number) == (Step.NOTHING, 7)
@@ -48,6 +50,7 @@ def test_a_read_below_the_last_number_is_an_unheard_sale() -> None:
     assert plan.after == at(17, unheard=3)
 
 
+@pytest.mark.rule(25)
 def test_what_was_decided_since_is_not_unheard() -> None:
     seen = Observed(7, {"a": Tally(decided=2, heard=2)})
     assert domain.unheard_now(record(Part("a", 1, 10, decided=2, heard=2), at(10)), seen) == {"a": 1}
@@ -57,6 +60,7 @@ def test_units_of_a_pack_are_unheard_in_units_of_the_sku() -> None:
     assert domain.unheard_now(record(Part("a", 6, 60), at(10)), Observed(9, {"a": Tally()})) == {"a": 6}
 
 
+@pytest.mark.rule(25)
 def test_other_records_unheard_sales_are_taken_off() -> None:
     assert domain.plan(record(Part("a", 1, 10, elsewhere=4)), BLIND).number == 6
 
@@ -88,6 +92,7 @@ def test_a_blind_channel_is_read_first_when_little_is_left_or_much_is_likely_unh
     assert domain.plan(record(Part("a", 1, 90), at(99)), BLIND).step is Step.WRITE
 
 
+@pytest.mark.rule(25)
 def test_after_an_unknown_outcome_the_larger_part_counts() -> None:
     own = record(Part("a", 1, 10), at(20), at(10))
     assert domain.unheard_now(own, Observed(10, {"a": Tally()})) == {"a": 10}
@@ -107,10 +112,12 @@ def test_a_cancel_never_raises_the_estimate_for_others() -> None:
     assert domain.still_unheard((at(10, unheard=1, decided=5),), "a", 6) == 0
 
 
+@pytest.mark.rule(25)
 def test_a_total_contains_what_the_channel_reserves_itself() -> None:
     assert domain.plan(record(Part("a", 2, 10, decided=4, heard=4, held=4)), TOTAL).quantity == 7
 
 
+@pytest.mark.rule(25)
 def test_a_change_is_the_difference_of_what_was_given() -> None:
     plan = domain.plan(record(Part("a", 1, 12, decided=5, heard=5), at(10)), DELTA)
     assert (plan.number, plan.quantity, plan.after and plan.after.number) == (12, 7, 17)
@@ -118,6 +125,7 @@ def test_a_change_is_the_difference_of_what_was_given() -> None:
     assert domain.plan(record(Part("a", 1, 5), at(10), at(12)), DELTA).step is Step.WAIT
 
 
+@pytest.mark.rule(25)
 def test_healing_waits_for_every_own_order_and_for_a_read_where_one_is_due() -> None:
     assert domain.heal(record(Part("a", 1, 10, heard=1, pending=1), at(8, unheard=2))) is None
     assert domain.heal(record(Part("a", 1, 10, heard=1, decided=1), at(8, unheard=2))) is None
@@ -132,6 +140,7 @@ def test_reading_back(number, finding) -> None:
     assert domain.read_back(own, COMPARES, seen)[0] is finding
 
 
+@pytest.mark.rule(29)
 def test_a_braked_record_shows_what_was_approved_less_what_was_sold_and_never_more_than_there_is() -> None:
     approved = Baseline(50, {"a": Tally(sold=10)})
     own = record(Part("a", 1, 900, sold=13), at(50), approved=approved, other_change=True)
@@ -142,6 +151,7 @@ def test_a_braked_record_shows_what_was_approved_less_what_was_sold_and_never_mo
     assert not domain.plan(by_sales, BLIND, brake=True).braked
 
 
+@pytest.mark.rule(29)
 def test_the_brake_counts_shares_of_enough_records() -> None:
     assert domain.brake_trips(changed=60, zeroed=0, records=100, share_max=0.5)
     assert not domain.brake_trips(changed=50, zeroed=0, records=100, share_max=0.5)

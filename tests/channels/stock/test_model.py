@@ -66,6 +66,7 @@ def wanted(world: World, listing: Listing) -> int:
     )
 
 
+@pytest.mark.rule(25)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**16),
@@ -105,6 +106,7 @@ def settled(world: World) -> None:
     world.run(world.now + 60.0)
 
 
+@pytest.mark.rule(25)
 @pytest.mark.parametrize("manner", MANNERS, ids=["compare", "blind", "total", "delta"])
 def test_a_quiet_shop_follows(manner: Manner) -> None:
     world = World(1)
@@ -151,6 +153,7 @@ def run(seed: int, *, rule: bool) -> World:
     return world
 
 
+@pytest.mark.rule(25)
 def test_with_the_rule_at_most_a_quarter_comes_back_on_sale() -> None:
     without, ruled = ([run(seed, rule=rule) for seed in SEEDS] for rule in (False, True))
     assert sum(world.resurrected for world in without) > 0

@@ -68,6 +68,7 @@ async def test_low_stock_takes_the_urgent_lane(desk: Desk) -> None:
     assert [write.item for write in shop.channel.batches[0]] == ["a"]
 
 
+@pytest.mark.rule(25)
 async def test_a_stale_batch_is_read_in_one_query_and_sent_again_whole(desk: Desk) -> None:
     shop = desk.open()
     for item in "abc":
@@ -88,6 +89,7 @@ async def test_a_stale_batch_is_read_in_one_query_and_sent_again_whole(desk: Des
     assert shop.channel.numbers == {("a", "1"): 40, ("b", "1"): 38, ("c", "1"): 40}
 
 
+@pytest.mark.rule(25)
 async def test_unheard_sales_of_one_channel_lower_the_others(desk: Desk) -> None:
     azul, verde = desk.open("azul"), desk.open("verde")
     for shop in (azul, verde):
@@ -104,6 +106,7 @@ async def test_unheard_sales_of_one_channel_lower_the_others(desk: Desk) -> None
     assert verde.channel.numbers["a", "1"] == 16
 
 
+@pytest.mark.rule(25)
 async def test_an_own_sale_alone_needs_no_write(desk: Desk) -> None:
     shop = desk.open()
     shop.channel.numbers["a", "1"] = 0
@@ -141,6 +144,7 @@ async def test_more_units_than_an_integer_holds_are_a_number_like_any_other(desk
     assert shop.channel.numbers["a", "1"] == 3_000_000_000
 
 
+@pytest.mark.rule(26)
 async def test_a_change_during_the_call_is_sent_again(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))
@@ -154,6 +158,7 @@ async def test_a_change_during_the_call_is_sent_again(desk: Desk) -> None:
     assert [batch[0].quantity for batch in shop.channel.batches] == [20, 15]
 
 
+@pytest.mark.rule(26)
 async def test_a_number_that_comes_back_during_the_call_is_sent_again(desk: Desk) -> None:
     """5, 3, 5: judged by its quantity the last one would be taken for the first, and 3 would stay."""
     shop = desk.open(compares=False)
@@ -234,6 +239,7 @@ async def test_throttled_records_stay_dirty_and_nothing_is_suspect(desk: Desk) -
     assert shop.channel.numbers["a", "1"] == 20
 
 
+@pytest.mark.rule(27)
 async def test_an_unknown_outcome_is_cleared_by_a_read_after_the_deadline_alone(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))
@@ -262,6 +268,7 @@ async def test_an_unknown_outcome_is_cleared_by_a_read_after_the_deadline_alone(
     assert shop.channel.numbers["a", "1"] == 12
 
 
+@pytest.mark.rule(27)
 async def test_a_process_that_dies_in_flight_leaves_its_record_suspect(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await shop.put(row("a", "A"))
@@ -281,6 +288,7 @@ async def test_a_process_that_dies_in_flight_leaves_its_record_suspect(desk: Des
     assert shop.channel.numbers["a", "1"] == 20
 
 
+@pytest.mark.rule(27)
 async def test_compare_and_set_clears_an_unknown_outcome(desk: Desk) -> None:
     shop = desk.open()
     shop.channel.numbers["a", "1"] = 20
@@ -376,6 +384,7 @@ async def test_a_total_channel_gets_what_it_reserves_on_top(desk: Desk) -> None:
     assert shop.channel.numbers["a", "1"] == 15
 
 
+@pytest.mark.rule(31)
 async def test_each_sale_is_measured_at_every_record_but_its_own(desk: Desk) -> None:
     azul, verde, rosa = (desk.open(name, compares=False) for name in ("azul", "verde", "rosa"))
     for shop in (azul, verde, rosa):
@@ -398,6 +407,7 @@ async def test_each_sale_is_measured_at_every_record_but_its_own(desk: Desk) -> 
     assert (record, cause["order_id"], cause["version"]) == (verde.record("a"), "order-1", 2)
 
 
+@pytest.mark.rule(31)
 async def test_causes_of_a_failed_push_come_with_the_next_one(desk: Desk) -> None:
     azul, verde = desk.open("azul", compares=False), desk.open("verde", compares=False)
     for shop in (azul, verde):
@@ -416,6 +426,7 @@ async def test_causes_of_a_failed_push_come_with_the_next_one(desk: Desk) -> Non
     assert [cause["order_id"] for cause in last["causes"]] == ["order-1", "order-2"]
 
 
+@pytest.mark.rule(29)
 async def test_a_mass_change_stops_and_a_sale_still_passes(desk: Desk) -> None:
     shop = desk.open(compares=False)
     skus = [f"S{number:02}" for number in range(40)]
@@ -454,6 +465,7 @@ async def test_what_nobody_had_looked_at_when_the_brake_was_released_passes_too(
     assert set(shop.channel.numbers.values()) == {900}
 
 
+@pytest.mark.rule(29)
 async def test_a_mass_change_by_sales_is_none(desk: Desk) -> None:
     shop, other = desk.open(compares=False), desk.open("verde")
     skus = [f"S{number:02}" for number in range(40)]

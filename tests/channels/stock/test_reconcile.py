@@ -28,6 +28,7 @@ async def drifts(desk: Desk) -> list[tuple[int, int]]:
     return [(one["wanted"], one["observed"]) for one in await desk.published() if "suspected_cause" in one]
 
 
+@pytest.mark.rule(28)
 async def test_less_than_expected_is_taken_for_sales_until_a_poll_says_otherwise(desk: Desk) -> None:
     azul, verde = await quiet(desk, "azul", "verde")
     azul.channel.numbers["a", "1"] = 17
@@ -48,6 +49,7 @@ async def test_less_than_expected_is_taken_for_sales_until_a_poll_says_otherwise
     assert (azul.channel.numbers["a", "1"], verde.channel.numbers["a", "1"]) == (20, 20)
 
 
+@pytest.mark.rule(28)
 async def test_a_late_sale_explains_what_was_read(desk: Desk) -> None:
     [azul] = await quiet(desk, "azul")
     azul.channel.numbers["a", "1"] = 19
@@ -76,6 +78,7 @@ async def test_an_undecided_own_order_keeps_healing_waiting(desk: Desk) -> None:
     assert await drifts(desk) == []
 
 
+@pytest.mark.rule(28)
 async def test_a_foreign_writer_is_reported_and_lowered_at_once(desk: Desk) -> None:
     [azul] = await quiet(desk, "azul")
     azul.channel.numbers["a", "1"] = 99

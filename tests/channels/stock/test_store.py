@@ -72,12 +72,14 @@ async def test_a_level_heard_twice_counts_once(desk: Desk) -> None:
     assert await desk.work.pool.fetchval("SELECT sold FROM levels") == 1
 
 
+@pytest.mark.rule(15)
 async def test_an_older_level_changes_nothing(desk: Desk) -> None:
     await desk.level("A", 5, version=9)
     await desk.level("A", 8, version=7)
     assert await desk.work.pool.fetchval("SELECT version FROM levels") == 9
 
 
+@pytest.mark.rule(15)
 async def test_a_level_of_a_later_epoch_counts_whatever_its_version(desk: Desk) -> None:
     """A restored backup counts its versions from where it was made, in a new epoch."""
     await desk.level("A", 5, version=9)
@@ -86,6 +88,7 @@ async def test_a_level_of_a_later_epoch_counts_whatever_its_version(desk: Desk) 
     assert tuple(await desk.work.pool.fetchrow("SELECT epoch, version FROM levels")) == (2, 2)
 
 
+@pytest.mark.rule(4)
 async def test_a_batch_equals_its_events_one_by_one(desk: Desk) -> None:
     shop = desk.open()
     await shop.put(row("a", "A"), row("b", "B"))
@@ -224,6 +227,7 @@ async def test_a_record_that_changed_very_often_between_two_pushes_is_settled(de
     assert await desk.work.pool.fetchval("SELECT count(*) FROM stock_changes") == 0
 
 
+@pytest.mark.rule(20)
 async def test_a_pack_and_a_kit_take_units_of_their_skus(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await item(desk, "KIT", A=2, B=1)
@@ -237,6 +241,7 @@ async def test_a_pack_and_a_kit_take_units_of_their_skus(desk: Desk) -> None:
     assert [tuple(each) for each in rows] == [("A", 6), ("B", 3)]
 
 
+@pytest.mark.rule(20)
 async def test_a_changed_kit_takes_other_skus_and_dirties_its_records(desk: Desk) -> None:
     shop = desk.open(compares=False)
     await item(desk, "KIT", A=2)
@@ -275,6 +280,7 @@ async def test_two_companies_never_meet(desk: Desk) -> None:
     assert (shop.channel.numbers, theirs.channel.numbers) == ({("a", "1"): 20}, {})
 
 
+@pytest.mark.rule(20)
 async def test_a_level_that_comes_while_a_number_is_computed_is_not_lost(desk: Desk) -> None:
     """It waits for no lock, and brings a change of its own that the number being computed does not cover."""
     shop = desk.open(compares=False)
@@ -300,6 +306,7 @@ async def waits_or_ends(desk: Desk, task: asyncio.Task[Any]) -> None:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.rule(20)
 @pytest.mark.parametrize("first", [True, False], ids=["first level", "next level"])
 async def test_a_level_that_is_being_taken_while_a_record_is_linked_reaches_it(desk: Desk, first: bool) -> None:
     shop = desk.open(compares=False)
@@ -360,6 +367,7 @@ async def test_tallies_of_what_is_written_and_what_is_not_are_locked_in_one_go(
     assert (shop.channel.numbers[low, "1"], shop.channel.numbers[high, "1"]) == (48, 38)
 
 
+@pytest.mark.rule(19)
 async def test_levels_claims_and_own_sales_at_once_never_lock_each_other_out(desk: Desk) -> None:
     shops = [desk.open(name, compares=False) for name in ("azul", "verde", "rosa")]
     skus = "ABCDEFGH"

@@ -7,6 +7,7 @@ forgets those of handled orders at the next total that is dated after the handli
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,6 +140,7 @@ def opened(units: int) -> World:
     return world
 
 
+@pytest.mark.rule(25)
 @given(units=st.integers(0, 20), sequence=deeds)
 def test_no_total_puts_on_sale_what_somebody_has_bought(units: int, sequence: list[tuple[str, int]]) -> None:
     world = opened(units)
