@@ -80,6 +80,12 @@ class Order:
     returned: Mapping[str, Line] = field(default_factory=dict)
     left_at: datetime | None = None
 
+    @property
+    def is_unpriced(self) -> bool:
+        """Whether the sale names no price, in its sum or in any line."""
+        ended = self.cancelled or self.returned
+        return not (ended or self.due_minor or any(line.value_minor for line in self.standing.values()))
+
 
 class Sale(NamedTuple):
     """An order whose goods have left, as other systems book it. `total_minor` is what it came to, freight included."""

@@ -118,7 +118,8 @@ async def take_invoice(
 
 async def _judge(invoice: Invoice, order: Order, tx: Transaction, tenant: str) -> None:
     known = await store.tax_ids(tx.connection, tenant)
-    reasons = check(invoice, tax_ids=known, due_minor=order.due_minor, currency=order.currency, now=tx.now)
+    due_minor = None if order.is_unpriced else order.due_minor
+    reasons = check(invoice, tax_ids=known, due_minor=due_minor, currency=order.currency, now=tx.now)
     if order.cancelled:
         reasons.append("the order is cancelled")
     if reasons:

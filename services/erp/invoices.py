@@ -101,10 +101,12 @@ def check_key(text: str) -> list[str]:
     return reasons
 
 
-def check(invoice: Invoice, *, tax_ids: Collection[str], due_minor: int, currency: str, now: datetime) -> list[str]:
+def check(
+    invoice: Invoice, *, tax_ids: Collection[str], due_minor: int | None, currency: str, now: datetime
+) -> list[str]:
     """Every reason why this cannot be the invoice of an order that is due `due_minor`; none if it can.
 
-    `tax_ids` are the company's own.
+    `tax_ids` are the company's own. An order without a price (None) takes any sum: orders has a person compare them.
     """
     reasons = check_key(invoice.key)
     if not tax_ids:
@@ -113,7 +115,7 @@ def check(invoice: Invoice, *, tax_ids: Collection[str], due_minor: int, currenc
         reasons.append("the tax id in the key is not one of this company")
     if currency and currency != CURRENCY:
         reasons.append(f"the order is in {currency}: an NF-e is in {CURRENCY}")
-    elif currency and invoice.total_minor != due_minor:
+    elif currency and due_minor is not None and invoice.total_minor != due_minor:
         reasons.append(f"the invoice is over {invoice.total_minor} cents, the order over {due_minor}")
     if invoice.issued_at > now + CLOCK_TOLERANCE:
         reasons.append("the moment of issue has not come yet")

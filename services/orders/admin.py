@@ -30,6 +30,8 @@ ALERTS = {
     "`due_at`, then answer `invoice_cancelled`",
     "replace_invoice": "the order is over another sum than its invoice, and its parcels wait; cancel that NF-e at the "
     "tax authority by `due_at`, then give another with `saldo order invoice --replaces`",
+    "check_invoice": "the sale names no price to compare its invoice with, or goods left with an invoice over another "
+    "sum than the order's; compare them, have a wrong one corrected, and answer `invoice_checked`",
     "intercept": "a parcel left though its channel cancelled the order; have the carrier bring it back, and answer "
     "`parcel_settled` where it does not come to the dock",
     "shipping": "a parcel is not packed or not collected in time; see `saldo parcel list`",

@@ -62,7 +62,7 @@ from services.orders.process import (
     lost_units,
     overdue,
 )
-from services.orders.standing import hold, left_by_word, misfit, owed, shippable, short_lines
+from services.orders.standing import hold, is_doubtful, left_by_word, misfit, owed, shippable, short_lines
 from services.orders.wanted import US, Command, View, ask, money_settled, needs_invoice, paid_by_us, tell
 
 RANKS: Final = {"cancelled": 0, "shipped": 1, "delivered": 2, "returned": 3}
@@ -397,6 +397,8 @@ def alerts(order: Order) -> frozenset[str]:
             kinds.add("unpaid")
         if misfit(order):
             kinds.add("replace_invoice")
+        if is_doubtful(order):
+            kinds.add("check_invoice")
         if order.sale.status is SaleStatus.CANCELLED and not paid_by_us(order.sale) and is_astray(process):
             kinds.add("intercept")
     return frozenset(kinds | ({"short"} if short_lines(order) else set()))

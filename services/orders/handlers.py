@@ -129,7 +129,7 @@ async def save(
         # What has lasted another round is raised once more.
         again = stands if was and order.process.rounds > was.process.rounds else stands - stood
         if was and was.process.invoice != order.process.invoice:
-            again |= stands & INVOICE_ALERTS  # It has the term of the newest one.
+            again |= stands & (INVOICE_ALERTS | {"check_invoice"})  # It is about the newest one.
         raised += [(*key, kind, _due_at(order, kind, settings)) for kind in sorted(again)]
         cleared += [(*key, kind) for kind in sorted(stood - stands)]
         if was and _awaits_payment(was) and not _awaits_payment(order):

@@ -590,8 +590,8 @@ def answered(process: Process, answer: str, *, person: bool = True) -> Process:
             return replace(process, parcels=parcels, cancel=process.cancel if parcels != process.parcels else "lost")
         case "refund":
             return replace(noted, payments=tuple(_by_hand(payment) for payment in process.payments))
-        case _ if answer == INVOICE_CANCELLED and process.invoice:
-            # Noted with the invoice: another one of the order has to be cancelled by itself.
+        case _ if answer in (INVOICE_CANCELLED, INVOICE_CHECKED) and process.invoice:
+            # Noted with the invoice: another one of the order has to be seen to by itself.
             return replace(process, answers=(*process.answers, (process.invoice.document_id, answer)))
         case _ if answer == PARCEL_SETTLED:
             return replace(process, answers=(*process.answers, ("parcel", answer)))
@@ -623,6 +623,10 @@ def _reason(stage: str) -> str:
 
 INVOICE_CANCELLED: Final = "invoice_cancelled"
 """A person's answer where an order was cancelled that has an invoice: that is cancelled now as well."""
+
+
+INVOICE_CHECKED: Final = "invoice_checked"
+"""A person's answer where an invoice could not be compared with its order, or differs: it was seen to."""
 
 
 PARCEL_SETTLED: Final = "parcel_settled"

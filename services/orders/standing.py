@@ -98,17 +98,8 @@ def owed(order: Order) -> int:
     if cancelled and not paid_by_us(sale):
         return 0
     received = {line: sum(one.quantity for one in found) for line, found in came_back(process, missing=False).items()}
-    if cancelled:
-        # Money follows the goods: what may still leave is owed until its parcel is stopped.
-        left = Counter[str]()
-        for parcel in process.parcels:
-            if parcel.open or parcel.dispatched_at:
-                left.update(dict(parcel.lines))
-        kept = {line.line_id: min(line.quantity, left[line.line_id]) for line in sale.lines}
-    else:
-        kept = {line.line_id: max(0, line.quantity - line.cancelled) for line in sale.lines}
     lost = lost_units(process)
-    kept = {line_id: max(0, units - lost[line_id]) for line_id, units in kept.items()}
+    kept = {line_id: max(0, units - lost[line_id]) for line_id, units in _bought(order).items()}
     freight = any(kept.values())
     for line in sale.lines:
         kept[line.line_id] -= min(kept[line.line_id], max(returned_units(sale, line), received.get(line.line_id, 0)))
@@ -117,11 +108,36 @@ def owed(order: Order) -> int:
     return due.due_minor(sale, kept, freight=freight)
 
 
+def _bought(order: Order) -> dict[str, int]:
+    """Units by line that the buyer was sent or is to be sent, whatever became of them afterwards."""
+    if order.status is not SaleStatus.CANCELLED:
+        return {line.line_id: max(0, line.quantity - line.cancelled) for line in order.sale.lines}
+    # Money follows the goods: what may still leave is owed until its parcel is stopped.
+    left = Counter[str]()
+    for parcel in order.process.parcels:
+        left.update(dict(parcel.lines) if parcel.open or parcel.dispatched_at else {})
+    return {line.line_id: min(line.quantity, left[line.line_id]) for line in order.sale.lines}
+
+
+def is_doubtful(order: Order) -> bool:
+    """Whether a person is to compare the order with its invoice: goods left with one over another sum, as where a
+    parcel was faster than the wish to stop it, or the sale names no price, so that nothing could be compared."""
+    process, invoice = order.process, order.process.invoice
+    if invoice is None or not needs_invoice(order.sale) or process.answer(invoice.document_id):
+        return False
+    gone = any(parcel.dispatched_at for parcel in process.parcels)
+    if order.status is SaleStatus.CANCELLED and not gone:
+        return False
+    bought = _bought(order)
+    sum_minor = due.due_minor(order.sale, bought, freight=any(bought.values()))
+    return sum_minor == 0 or ((gone or order.left) and sum_minor != invoice.total_minor)
+
+
 def misfit(order: Order) -> Invoice | None:
     """The invoice that an order may not leave with, because its buyer owes another sum than it is over.
 
     What leaves, leaves with an NF-e whose total agrees; once it has left, only another NF-e that undoes it in part can
-    follow. A sale that names no price fits any.
+    follow. A sale that names no price fits any, and a person compares them.
     """
     invoice = order.process.invoice
     if invoice is None or order.status is SaleStatus.CANCELLED or not needs_invoice(order.sale):

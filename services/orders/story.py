@@ -11,7 +11,7 @@ from contracts.channels.v1 import SaleStatus
 from services.orders import store
 from services.orders.domain import alerts, stage_of
 from services.orders.order import Order
-from services.orders.process import INVOICE_CANCELLED, PARCEL_SETTLED, STAGES, invoice_to_cancel
+from services.orders.process import INVOICE_CANCELLED, INVOICE_CHECKED, PARCEL_SETTLED, STAGES, invoice_to_cancel
 from services.orders.standing import owed
 
 
@@ -53,6 +53,7 @@ def answers(order: Order) -> list[str]:
     """What a person may say to the order now."""
     standing = alerts(order)
     more = [INVOICE_CANCELLED] if "cancel_invoice" in standing else []
+    more += [INVOICE_CHECKED] if "check_invoice" in standing else []
     more += [PARCEL_SETTLED] if "intercept" in standing else []
     usual = STAGES[stage_of(order)].answers
     # One parcel may be lost while others of its order still wait to leave.

@@ -9,13 +9,13 @@ import httpx
 import pytest
 
 from contracts.erp.v1 import InvoiceIssued
-from contracts.orders.v1 import OrderCancelled
+from contracts.orders.v1 import OrderCancelled, OrderReturned
 from services.border.vault import Vault
 from services.bus import Cause, Transaction
 from services.erp import store
 from services.erp.intake import GivenInvoice, take_invoice
 from services.erp.settings import ErpSettings
-from tests.erp.given import LETTERED_TAX_ID, NOW, SECRETS_KEY, TAX_ID, fact, key, placed, received, xml
+from tests.erp.given import LETTERED_TAX_ID, NOW, SECRETS_KEY, TAX_ID, fact, key, lines, placed, received, xml
 from tests.erp.test_handlers import hear, journal
 
 ACME = {"tenant": "acme"}
@@ -85,6 +85,27 @@ async def test_the_same_key_at_the_same_moment_is_one_document(
 
     assert [answer.status_code for answer in answers] == [200] * 6
     assert len({answer.json()["document_id"] for answer in answers}) == 1
+
+
+@pytest.mark.asyncio
+async def test_an_order_without_prices_takes_an_invoice_of_any_sum(
+    connection: asyncpg.Connection, admin: httpx.AsyncClient
+) -> None:
+    free = tuple(line.model_copy(update={"unit_price_minor": 0}) for line in lines(MUG=2))
+    await known(connection, placed(due_minor=0, total_minor=0, freight_minor=0, lines=free))
+    assert (await give(admin)).status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_an_order_of_which_all_came_back_takes_no_invoice_of_another_sum(
+    connection: asyncpg.Connection, admin: httpx.AsyncClient
+) -> None:
+    back = fact(OrderReturned, 2, lines=lines(MUG=2), due_minor=0, currency="BRL")
+    await known(connection, placed(), back)
+    refused = await give(admin)
+
+    assert refused.status_code == 422
+    assert [one["msg"] for one in refused.json()["detail"]] == ["the invoice is over 5000 cents, the order over 0"]
 
 
 @pytest.mark.asyncio

@@ -128,7 +128,7 @@ async def test_an_alert_says_what_to_do(connection: asyncpg.Connection, admin: h
 async def test_an_order_tells_its_story_and_what_it_waits_for(
     connection: asyncpg.Connection, admin: httpx.AsyncClient
 ) -> None:
-    [demand, *_] = await hear(connection, sale())
+    [demand, *_] = await hear(connection, sale(total_minor=11_000))
     await hear(connection, answer(demand))
     published = await hear(connection, invoice())
     [asked] = [message for message in published if isinstance(message, PrepareShipment)]

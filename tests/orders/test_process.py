@@ -392,7 +392,7 @@ def test_freight_of_a_marketplaces_order_is_for_the_marketplace_to_decide() -> N
 
 
 def test_a_channel_that_refuses_what_it_is_told_calls_a_person() -> None:
-    life = Life().hear(sale(), invoice())
+    life = Life().hear(sale(total_minor=11_000), invoice())
     no = ProgressRefused(order_id="order-a", revision=1, step="invoice", reason="not_supported", at=NOW)
 
     life.hear(no, no)
@@ -594,12 +594,55 @@ def test_an_invoice_of_another_total_than_is_owed_packs_nothing_and_after_the_go
     assert (life.asked(PrepareShipment), stage_of(life.now), alerts(life.now)) == ([], "invoice", {"replace_invoice"})
 
     life = sent_card().hear(basket(3, 1, CARD, total_minor=10_500))
-    assert (life.state, life.asked(CancelShipment), alerts(life.now)) == ("shipped", [], frozenset())
+    assert (life.state, life.asked(CancelShipment), alerts(life.now)) == ("shipped", [], {"check_invoice"})
+
+
+def test_a_parcel_that_was_faster_than_its_stop_left_with_an_invoice_that_a_person_sees_to() -> None:
+    life = packed_card().hear(basket(3, 1, CARD, total_minor=10_500))
+    [asked] = life.asked(PrepareShipment)
+    assert alerts(life.now) == {"replace_invoice"}
+
+    life.hear(shipment(ShipmentDispatched, asked, 3))
+    assert (life.state, alerts(life.now)) == ("shipped", {"check_invoice"})
+    assert life.asked(CapturePayment)[-1].captured_total_minor == 10_500, "its buyer pays the new sum"
+    assert "invoice_checked" in answers(life.now)
+
+    life.hear(PersonSaid("invoice_checked"))
+    assert (life.state, alerts(life.now), "invoice_checked" in answers(life.now)) == ("shipped", frozenset(), False)
+    assert alerts(life.hear(invoice(2, total_minor=10_400)).now) == {"check_invoice"}, (
+        "another one is seen to by itself"
+    )
+    assert alerts(life.hear(invoice(3, total_minor=10_500)).now) == frozenset()
+
+
+def test_an_order_of_which_a_part_left_in_spite_of_its_cancel_left_with_an_invoice_over_the_whole() -> None:
+    life, _, second = two_parcels(sent=1)
+    life.hear(basket(3, 1, CARD, lines=life.now.sale.lines, status=SaleStatus.CANCELLED))
+    [stop] = life.asked(CancelShipment)
+    life.hear(shipment(ShipmentCancelled, second, 2, revision=stop.revision))
+
+    assert (owed(life.now), alerts(life.now)) == (6_000, {"check_invoice"})
+
+
+def test_what_came_back_or_was_lost_leaves_no_doubt_of_the_invoice_that_it_left_with() -> None:
+    assert alerts(_came_back(sent_card(), 1).now) == frozenset()
+    life, first, _ = two_parcels()
+    life.hear(shipment(ShipmentFailed, first, 3, reason="lost", final=True), PersonSaid("lost"))
+    assert alerts(life.now) == frozenset()
+
+
+def test_an_invoice_of_a_sale_without_prices_is_taken_and_a_person_compares_them() -> None:
+    life = Life().hear(sale(), invoice())
+    assert (life.state, len(life.asked(PrepareShipment)), alerts(life.now)) == ("invoiced", 1, {"check_invoice"})
+
+    life.hear(PersonSaid("invoice_checked"))
+    assert (life.state, alerts(life.now)) == ("invoiced", frozenset())
 
 
 def test_a_parcel_that_left_though_its_channel_cancelled_the_order_is_a_persons_until_it_is_back() -> None:
     def left() -> Life:
-        life = Life().hear(sale(), invoice(), sale(2, SaleStatus.CANCELLED))
+        priced = {"total_minor": 11_000}
+        life = Life().hear(sale(**priced), invoice(), sale(2, SaleStatus.CANCELLED, **priced))
         [asked] = life.asked(PrepareShipment)
         life.hear(shipment(ShipmentDispatched, asked, 3), shipment(ShipmentDelivered, asked, 4))
         assert (life.state, alerts(life.now)) == ("cancelled", {"intercept"})
@@ -742,7 +785,7 @@ def test_what_stays_short_is_kept_or_cancelled_as_the_setting_says(default: str,
 
 
 def test_a_parcel_that_nobody_packs_is_asked_for_again_and_told_of() -> None:
-    life = Life().hear(sale(), invoice())
+    life = Life().hear(sale(total_minor=11_000), invoice())
     assert lengthened(life) == timedelta(hours=SETTINGS.prepare_h)
 
     life.hear(DUE)
