@@ -1,4 +1,4 @@
-"""What only the clock can notice: a stage that has lasted too long, and an order that is long finished.
+"""What only the clock can notice: a stage that has lasted too long, and an order that is long finished, or forgotten.
 
 The stock of a marketplace's unpaid order is never given back here. Its hold ends by that marketplace's word, so the
 marketplace is asked, and a person is told.
@@ -26,7 +26,7 @@ async def watch(service: Service, *, settings: OrdersSettings) -> None:
     """Look at the deadlines for ever, a page a transaction, pausing when there is nothing left to do."""
     while True:
         most = 0
-        for look in (ask_again, close_finished, go_on, find_silent, find_waiting, remind):
+        for look in (ask_again, close_finished, go_on, find_silent, find_waiting, remind, forget):
             async with service.transaction() as tx:
                 most = max(most, await look(tx, settings))
         if most < settings.page:
@@ -76,6 +76,11 @@ async def find_waiting(tx: Transaction, settings: OrdersSettings) -> int:
 async def remind(tx: Transaction, settings: OrdersSettings) -> int:
     """Raise alerts once more whose term is over; returns how many."""
     return await store.repeat_overdue(tx.connection, tx.now, settings.page)
+
+
+async def forget(tx: Transaction, settings: OrdersSettings) -> int:
+    """Delete the stories of orders that were closed long ago; returns how many."""
+    return await store.forget_stories(tx.connection, tx.now - settings.story_kept, settings.page)
 
 
 async def _look_through(tx: Transaction, settings: OrdersSettings, state: str, age: timedelta) -> int:

@@ -28,6 +28,7 @@ class OrdersSettings(BaseSettings):
     close_after_h: float = Field(
         default=60 * 24, gt=0, description="A delivered, cancelled or returned order is closed after this silence."
     )
+    story_keep_days: int = Field(default=400, gt=0, description="The story of an order is kept so long once closed.")
     answer_s: float = Field(
         default=60, gt=0, description="Inventory is silent for this long: the demand is sent again."
     )
@@ -97,3 +98,8 @@ class OrdersSettings(BaseSettings):
     def close_after(self) -> timedelta:
         """`close_after_h` as a duration."""
         return timedelta(hours=self.close_after_h)
+
+    @property
+    def story_kept(self) -> timedelta:
+        """`story_keep_days` as a duration."""
+        return timedelta(days=self.story_keep_days)

@@ -140,7 +140,7 @@ async def update_orders(
             confirmed_at = coalesce(
                 orders.confirmed_at, CASE WHEN new.state IN ('confirmed', 'invoiced') THEN $17::timestamptz END
             ),
-            changed_at = $17, stamp = $18
+            changed_at = $17, stamp = $18, closed_at = CASE WHEN new.state = 'closed' THEN $17::timestamptz END
         FROM unnest(
             $1::text::text[], $2::text::text[], $3::text::text[], $4::text::int[], $5::text::int[],
             $6::text::bigint[], $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::bigint[],
@@ -319,6 +319,25 @@ async def read_story(connection: Connection, tenant: str, order_id: str) -> list
         tenant,
         order_id,
     )
+
+
+async def forget_stories(connection: Connection, before: datetime, limit: int) -> int:
+    """Delete the stories of orders that were closed before a moment, the oldest first; returns of how many orders."""
+    status = await connection.execute(
+        """
+        WITH over AS (
+            SELECT tenant, order_id FROM orders WHERE closed_at < $1
+            ORDER BY closed_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ), forgotten AS (
+            DELETE FROM story USING over WHERE story.tenant = over.tenant AND story.order_id = over.order_id
+        )
+        UPDATE orders SET closed_at = NULL FROM over
+        WHERE orders.tenant = over.tenant AND orders.order_id = over.order_id
+        """,
+        before,
+        limit,
+    )
+    return int(status.rpartition(" ")[2])
 
 
 async def put_connections(connection: Connection, changes: Mapping[Key, ConnectionChanged]) -> None:

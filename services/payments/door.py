@@ -41,6 +41,7 @@ _TIMEOUT_S: Final = 8.0
 """A gateway gives up after 10 s or later; it is told to come again before that."""
 _AT_ONCE: Final = 50
 _TIDY_EVERY_S: Final = 3600.0
+_CALLS_MAX: Final = 1_000
 _log = structlog.get_logger("saldo.payments")
 
 
@@ -71,10 +72,14 @@ class Door:
             group.create_task(self._tidy())
 
     async def _tidy(self) -> None:
+        settings = self._settings
         while True:
             async with self._service.transaction() as tx:
-                await store.forget_hints(tx.connection, tx.now - timedelta(days=self._settings.hint_keep_days))
-            await asyncio.sleep(_TIDY_EVERY_S)
+                await store.forget_hints(tx.connection, tx.now - timedelta(days=settings.hint_keep_days))
+                before = tx.now - timedelta(days=settings.call_keep_days)
+                forgotten = await store.forget_calls(tx.connection, before, _CALLS_MAX)
+            if forgotten < _CALLS_MAX:
+                await asyncio.sleep(_TIDY_EVERY_S)
 
     async def _deliver(self, request: Request, *, certified: bool = False) -> Response:
         if not _ID.fullmatch(request.path_params["account_id"]):

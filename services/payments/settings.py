@@ -51,6 +51,11 @@ class PaymentsSettings(BaseSettings):
     pix_tls_client_ca: Path | None = None
     settle_every_s: float = Field(default=3600, gt=0, description="How often gateways are asked what they paid out.")
     hint_keep_days: int = Field(default=30, gt=0, description="How long a webhook is known again.")
+    call_keep_days: int = Field(
+        default=400,
+        gt=0,
+        description="How long a call of a gateway that has ended is shown. What it moved stays booked.",
+    )
 
     @model_validator(mode="after")
     def _pix_door_is_whole(self) -> Self:

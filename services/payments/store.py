@@ -287,6 +287,24 @@ async def forget_hints(connection: Connection, before: datetime) -> None:
     await connection.execute("DELETE FROM hints WHERE received_at < $1", before)
 
 
+async def forget_calls(connection: Connection, before: datetime, limit: int) -> int:
+    """Delete calls that ended before a moment, of payments of which nothing is due; returns how many.
+
+    What they moved stays in the books.
+    """
+    status = await connection.execute(
+        """
+        DELETE FROM payment_calls WHERE (tenant, payment_id, kind, n) IN (
+            SELECT tenant, payment_id, kind, n FROM payment_calls JOIN payments USING (tenant, payment_id)
+            WHERE ended_at < $1 AND outcome IN ('done', 'refused') AND due_at IS NULL
+            ORDER BY ended_at LIMIT $2)
+        """,
+        before,
+        limit,
+    )
+    return int(status.rpartition(" ")[2])
+
+
 async def all_accounts(connection: Pool) -> list[Key]:
     """Tenant and id of every account: what went through one that is paused now is paid out, too."""
     rows = await connection.fetch("SELECT tenant, account_id FROM gateway_accounts ORDER BY tenant, account_id")

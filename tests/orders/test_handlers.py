@@ -33,7 +33,16 @@ from contracts.payments.v1 import AuthorizePayment, PaymentCaptured, PaymentMeth
 from services.bus import Received, Transaction
 from services.bus.work import SESSION
 from services.orders import store, story
-from services.orders.deadlines import ask_again, close_finished, decide_locked, find_silent, find_waiting, go_on, remind
+from services.orders.deadlines import (
+    ask_again,
+    close_finished,
+    decide_locked,
+    find_silent,
+    find_waiting,
+    forget,
+    go_on,
+    remind,
+)
 from services.orders.handlers import advance, know_connections
 from services.orders.order import Cancelled, Closed, Confirmed, Shipped
 from services.orders.process import NOTHING, PersonSaid
@@ -325,6 +334,30 @@ async def test_finished_orders_are_closed_after_their_silence(connection: Connec
 
 
 @pytest.mark.rule(15)
+@pytest.mark.asyncio
+async def test_a_story_is_forgotten_long_after_its_order_was_closed(connection: Connection) -> None:
+    await hear(connection, sale(), sale(order_id="order-b", external_id="1002"))
+    await hear(connection, sale(2, SaleStatus.CANCELLED))
+    for order_id in ("order-a", "order-b"):
+        row = ("acme", order_id, 9, "PersonSaid wait", NOW - timedelta(days=900), "{}", "")
+        await store.insert_story(connection, [row])
+
+    async def told() -> set[str]:
+        return {row["order_id"] for row in await connection.fetch("SELECT order_id FROM story")}
+
+    late = NOW + timedelta(days=9_000)
+    await look(connection, forget, late)
+    assert await told() == {"order-a", "order-b"}, "neither order is closed"
+    closed = NOW + SETTINGS.close_after + timedelta(seconds=1)
+    await look(connection, close_finished, closed)
+    await look(connection, forget, closed + SETTINGS.story_kept)
+    assert await told() == {"order-a", "order-b"}
+    await look(connection, forget, closed + SETTINGS.story_kept + timedelta(seconds=1))
+    assert await told() == {"order-b"}
+    assert (await known(connection)).state == Closed("cancelled")
+    assert await connection.fetchval("SELECT count(*) FROM orders WHERE closed_at IS NOT NULL") == 0
+
+
 @pytest.mark.asyncio
 async def test_the_newest_word_about_a_connection_stays(connection: Connection) -> None:
     def change(version: int, state: ConnectionState, epoch: int = 0) -> Received[Any]:

@@ -19,6 +19,7 @@ from services.border.limiter import Limiter
 from services.border.tokens import seal_token
 from services.border.vault import SealBroken
 from services.bus import Received, Transaction
+from services.payments import store
 from services.payments.domain import REST_MAX, Command, Kind, Part, Portion, Seen, Status
 from services.payments.handlers import obey
 from tests.payments.given import AMOUNT, NOW, PAYMENT, ModelGateway, authorize, capture, refund, void
@@ -77,6 +78,25 @@ async def test_a_timeout_after_the_charge_is_one_charge(connection: Connection) 
     assert len(till.asked.tokens) == 1
     charge = (await till.rows("payment_calls", "kind, n, outcome, tries"))[0]
     assert charge == {"kind": "charge", "n": 1, "outcome": "done", "tries": 1}
+
+
+async def test_calls_are_forgotten_after_their_time_but_for_those_that_may_matter(connection: Connection) -> None:
+    till = Till(connection)
+    await till.account()
+    await whole_path(till)
+    calls, moved = await till.rows("payment_calls"), await till.rows("money_movements")
+    assert len(calls) > 2
+    await connection.execute("UPDATE payment_calls SET outcome = 'unknown' WHERE kind = 'capture'")
+
+    assert await store.forget_calls(connection, till.now - timedelta(days=1), 100) == 0
+    late = till.now + timedelta(days=1)
+    await connection.execute("UPDATE payments SET due_at = $1", till.now)
+    assert await store.forget_calls(connection, late, 100) == 0, "something is due"
+    await connection.execute("UPDATE payments SET due_at = NULL")
+    assert await store.forget_calls(connection, late, 1) == 1
+    assert await store.forget_calls(connection, late, 100) == len(calls) - 2
+    assert [row["kind"] for row in await till.rows("payment_calls")] == ["capture"]
+    assert await till.rows("money_movements") == moved
 
 
 async def test_a_process_killed_between_any_two_steps_ends_the_same(connection: Connection) -> None:

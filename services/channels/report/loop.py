@@ -54,7 +54,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The step to tell next; `begun`: it was told before, and nobody knows what became of it."""
+    """The step to tell next; `begun`: it may have been told before, and nobody knows what became of it."""
 
     step: Step
     begun: bool
@@ -232,7 +232,7 @@ class Teller:
             known = done[claimed.order_id]
             step = next_step(_in_words(claimed.wanted, claimed.words), known, reports)
             if step and step.kind in reports:
-                nexts[claimed.order_id] = Next(step, known.get(step.name) is State.GOING)
+                nexts[claimed.order_id] = Next(step, claimed.told_before or known.get(step.name) is State.GOING)
                 # The fence is moved for good with the commit, and not before.
                 untils[claimed.order_id] = until = tx.now + claimed.lease
                 tx.after_commit(partial(setattr, claimed, "until", until))
@@ -246,7 +246,7 @@ class Teller:
         begun = [
             Noted(order_id, one.step.name, State.GOING, invoice_id=one.step.invoice_id)
             for order_id, one in nexts.items()
-            if not one.begun
+            if done[order_id].get(one.step.name) is not State.GOING
         ]
         await store.put_steps(tx.connection, begun, tx.now)
         await store.renew(tx.connection, sorted(untils.items()))

@@ -74,7 +74,7 @@ class Claim:
     """An order whose channel is told by this process alone until `until`, also its fence.
 
     `wanted` is as orders said it, `words` are the channel's own by (kind, our code), `tried` is the span of the last
-    try, if that one failed.
+    try, if that one failed. `told_before`: what the channel was told of the order once is forgotten here.
     """
 
     order_id: str
@@ -89,6 +89,7 @@ class Claim:
     until: datetime
     lease: timedelta
     tried: str = ""
+    told_before: bool = False
 
 
 async def claim(connection: Database, connections: Mapping[str, int], lease: timedelta, now: datetime) -> list[Claim]:
@@ -106,7 +107,7 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
         WHERE progress.order_id = due.order_id
         RETURNING progress.order_id, progress.connection_id, progress.tenant, o.external_id,
             coalesce(o.snapshot->>'reference', '') AS reference, progress.wanted, progress.tries, progress.event_id,
-            progress.correlation_id, progress.traceparent, progress.tried
+            progress.correlation_id, progress.traceparent, progress.tried, o.told_before
         """,
         array(list(connections)),
         array(list(connections.values())),
@@ -128,6 +129,7 @@ async def claim(connection: Database, connections: Mapping[str, int], lease: tim
             now + lease,
             lease,
             row["tried"],
+            row["told_before"],
         )
         for row in rows
     ]
@@ -170,7 +172,7 @@ async def release(connection: Database, given: Sequence[tuple[Claim, datetime | 
                 USING (order_id)
             WHERE claimed_until = c.until ORDER BY progress.order_id FOR UPDATE OF progress
         )
-        UPDATE progress SET claimed_until = NULL, tried = held.tried,
+        UPDATE progress SET claimed_until = NULL, tried = held.tried, told_at = $7,
             tries = CASE WHEN progress.revision = held.revision THEN held.tries ELSE progress.tries END,
             due_at = CASE WHEN progress.revision = held.revision THEN held.due_at ELSE progress.due_at END
         FROM held WHERE progress.order_id = held.order_id
@@ -183,6 +185,7 @@ async def release(connection: Database, given: Sequence[tuple[Claim, datetime | 
             ],
             6,
         ),
+        now,
     )
     return any(row["due_at"] and row["due_at"] <= now for row in rows)
 
@@ -288,6 +291,27 @@ async def shown(connection: Database, tenant: str | None, order_id: str) -> dict
         tenant,
     )
     return {**row, "steps": json.loads(row["steps"])} if row else None
+
+
+async def forget(connection: Database, before: datetime, limit: int) -> int:
+    """Delete what channels were told of orders of which nothing has been due since; returns of how many orders.
+
+    The order itself keeps that its channel was told, so that it is looked at before it is ever told more.
+    """
+    status = await connection.execute(
+        """
+        WITH old AS (
+            SELECT order_id FROM progress WHERE due_at IS NULL AND told_at < $1 AND claimed_until IS NULL
+            ORDER BY told_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        ), marked AS (
+            UPDATE intake_orders SET told_before = true FROM old WHERE intake_orders.order_id = old.order_id
+        )
+        DELETE FROM progress USING old WHERE progress.order_id = old.order_id
+        """,
+        before,
+        limit,
+    )
+    return int(status.rpartition(" ")[2])
 
 
 async def put_mapping(connection: Database, connection_id: str, kind: str, ours: str, theirs: str) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from services.border import door
-from services.channels.shop import numbers
+from services.channels.shop import numbers, store
 from services.channels.shop.api import Api
 from services.channels.shop.desk import Desk
 from services.channels.shop.shop import Shop
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _KEPT: Final = timedelta(days=7)
 """How long a key keeps a deed from being done again, and how far back changes of numbers can be read."""
 _PRUNE_EVERY_S: Final = 600.0
+_BASKETS_MAX: Final = 5_000
 
 
 async def shop_loop(service: "Service", shop: Shop) -> None:
@@ -29,7 +30,7 @@ async def shop_loop(service: "Service", shop: Shop) -> None:
     )
     others = [
         asyncio.create_task(desk.run(), name="shop desk"),
-        asyncio.create_task(_prune(service), name="shop prune"),
+        asyncio.create_task(_prune(service, timedelta(days=settings.basket_keep_days)), name="shop prune"),
     ]
     try:
         done, _ = await asyncio.wait({listener, *others}, return_when=asyncio.FIRST_COMPLETED)
@@ -43,8 +44,10 @@ async def shop_loop(service: "Service", shop: Shop) -> None:
         await asyncio.gather(*others, return_exceptions=True)
 
 
-async def _prune(service: "Service") -> None:
+async def _prune(service: "Service", keep_baskets: timedelta) -> None:
     while True:
+        now = service.clock()
         async with service.pool.acquire() as connection:
-            await numbers.prune(connection, service.clock() - _KEPT)
+            await numbers.prune(connection, now - _KEPT)
+            await store.forget(connection, now - keep_baskets, _BASKETS_MAX)
         await asyncio.sleep(_PRUNE_EVERY_S)

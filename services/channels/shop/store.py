@@ -66,20 +66,33 @@ async def save(connection: Database, rows: Sequence[Kept], now: datetime) -> Non
     await connection.executemany(
         """
         INSERT INTO shop_baskets (order_id, tenant, connection_id, basket_id, external_id, state, change, basket, token,
-            created_at, changed_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11)
+            created_at, changed_at, ended_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10, $11, $12)
         ON CONFLICT (order_id) DO UPDATE SET state = excluded.state, change = excluded.change,
-            basket = excluded.basket, token = excluded.token, changed_at = excluded.changed_at
+            basket = excluded.basket, token = excluded.token, changed_at = excluded.changed_at,
+            ended_at = excluded.ended_at
         """,
         [
             (
                 one.basket.order_id, one.basket.tenant, one.basket.connection_id, one.basket.basket_id,
                 one.basket.external_id, one.basket.state.value, one.basket.change,
                 _basket.dump_json(one.basket).decode(), one.token, one.basket.created_at, now,
+                one.basket.ended_at,
             )
             for one in rows
         ],
     )  # fmt: skip
+
+
+async def forget(connection: Database, before: datetime, limit: int) -> int:
+    """Delete baskets whose orders ended before a moment, the oldest first; returns how many."""
+    status = await connection.execute(
+        "DELETE FROM shop_baskets WHERE order_id IN (SELECT order_id FROM shop_baskets WHERE ended_at < $1"
+        " ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        before,
+        limit,
+    )
+    return int(status.rpartition(" ")[2])
 
 
 @final

@@ -143,6 +143,31 @@ async def test_each_step_is_told_once_in_order_and_answered(order: Told) -> None
     assert await order.kit.count("progress", "due_at IS NULL AND claimed_until IS NULL") == 1
 
 
+async def test_what_a_channel_was_told_before_it_was_forgotten_is_not_told_again(order: Told) -> None:
+    pool, now = order.kit.service.pool, order.kit.service.clock()
+
+    async def forget(days: int) -> int:
+        async with pool.acquire() as database:
+            return await store.forget(database, now - timedelta(days=days), 10)
+
+    await order.progress(invoice=order.invoice(), parcels=(order.parcel(),))
+    await pool.execute("UPDATE progress SET told_at = now() - interval '500 days'")
+    assert await forget(400) == 0  # Something is due.
+    await order.tell()
+    assert await forget(400) == 0
+    await pool.execute("UPDATE progress SET told_at = now() - interval '401 days'")
+    assert await forget(402) == 0
+    assert await forget(400) == 1
+    assert [await order.kit.count(table) for table in ("progress", "progress_steps")] == [0, 0]
+
+    parcel = order.parcel(delivered_at=now)
+    await order.progress(invoice=order.invoice(), parcels=(parcel,))
+    await order.tell()
+    assert await order.books() == ["invoice", "shipment", "delivery"]
+    assert (await order.answers())[-1] == ("delivery:s1", None)
+    assert await order.kit.count("progress", "due_at IS NULL AND claimed_until IS NULL") == 1
+
+
 @pytest.mark.parametrize("dies", [False, True])
 async def test_a_step_whose_answer_was_lost_is_looked_up_and_told_once(
     order: Told, monkeypatch: pytest.MonkeyPatch, dies: bool
