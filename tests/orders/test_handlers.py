@@ -333,7 +333,6 @@ async def test_finished_orders_are_closed_after_their_silence(connection: Connec
     assert (await known(connection)).state == Closed("cancelled")
 
 
-@pytest.mark.rule(15)
 @pytest.mark.asyncio
 async def test_a_story_is_forgotten_long_after_its_order_was_closed(connection: Connection) -> None:
     await hear(connection, sale(), sale(order_id="order-b", external_id="1002"))
@@ -358,6 +357,7 @@ async def test_a_story_is_forgotten_long_after_its_order_was_closed(connection: 
     assert await connection.fetchval("SELECT count(*) FROM orders WHERE closed_at IS NOT NULL") == 0
 
 
+@pytest.mark.rule(15)
 @pytest.mark.asyncio
 async def test_the_newest_word_about_a_connection_stays(connection: Connection) -> None:
     def change(version: int, state: ConnectionState, epoch: int = 0) -> Received[Any]:
