@@ -100,7 +100,8 @@ class Portion:
 class Seen:
     """A payment as its gateway shows it. An answer may show a part of it: what is left out was seen before.
 
-    `currency` is empty where the answer names none.
+    `currency` is empty where the answer names none. `dispute_fees` are by the gateway's id of what it took, less than
+    zero where it gave a fee back.
     """
 
     reference: str
@@ -114,6 +115,7 @@ class Seen:
     pix_text: str | None = None
     next_url: str | None = None
     currency: str = ""
+    dispute_fees: Mapping[str, int] = field(default_factory=dict)
 
 
 @final
@@ -184,12 +186,13 @@ class Pay:
         """What was done in all."""
         if self.seen is None:
             return Sums()
-        seen, disputes = self.seen, self.seen.disputes.values()
+        seen, disputes, fees = self.seen, self.seen.disputes.values(), self.seen.dispute_fees.values()
         return Sums(
             captured_minor=seen.captured_minor,
             refunded_minor=_total(seen.refunds.values(), Part.DONE, Part.RETURNED),
             refund_failed_minor=_total(seen.refunds.values(), Part.RETURNED),
-            fee_minor=seen.fee_minor,
+            fee_minor=seen.fee_minor + sum(fee for fee in fees if fee > 0),
+            fee_returned_minor=-sum(fee for fee in fees if fee < 0),
             disputed_minor=_total(disputes, *Part),
             won_minor=_total(disputes, Part.WON),
             lost_minor=_total(disputes, Part.LOST),
@@ -448,6 +451,7 @@ def _joined(before: Seen | None, seen: Seen) -> Seen:
         reason=(seen.reason or before.reason) if newer else before.reason,
         pix_text=before.pix_text or seen.pix_text,
         next_url=before.next_url or seen.next_url,
+        dispute_fees={**before.dispute_fees, **seen.dispute_fees},
     )
 
 

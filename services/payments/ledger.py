@@ -17,6 +17,7 @@ class Sums:
     """What was done about one payment in all, in minor units. Each sum only grows, as each growth is booked once.
 
     So a refund that fails after it was done stays in `refunded_minor` and is counted in `refund_failed_minor`, too.
+    `fee_minor` is of charges and disputes, `fee_returned_minor` what of it was given back, as where a dispute is won.
     `disputed_minor` counts every dispute that was ever opened, `won_minor` and `lost_minor` those that ended.
     """
 
@@ -24,6 +25,7 @@ class Sums:
     refunded_minor: int = 0
     refund_failed_minor: int = 0
     fee_minor: int = 0
+    fee_returned_minor: int = 0
     disputed_minor: int = 0
     won_minor: int = 0
     lost_minor: int = 0
@@ -69,6 +71,7 @@ def movements(payment_id: str, books: Books, currency: str, before: Sums, after:
         ("refunded", books.gateway, books.customer, before.refunded_minor, after.refunded_minor),
         ("refund_failed", books.customer, books.gateway, before.refund_failed_minor, after.refund_failed_minor),
         ("fee", books.gateway, books.fees, before.fee_minor, after.fee_minor),
+        ("fee_returned", books.fees, books.gateway, before.fee_returned_minor, after.fee_returned_minor),
         ("disputed", books.gateway, books.disputed, before.disputed_minor, after.disputed_minor),
         ("won", books.disputed, books.gateway, before.won_minor, after.won_minor),
         ("lost", books.disputed, books.customer, before.lost_minor, after.lost_minor),

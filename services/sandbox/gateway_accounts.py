@@ -11,7 +11,7 @@ charge_refused   reason (card_declined, insufficient_funds, authentication_faile
 capture          reserved money taken; amount_minor is what was taken: charge_id
 void             reserved money released: by (client, gateway), charge_id or null where nothing was reserved
 refund           refund_id, merchant_refund_id, status (pending, succeeded, failed): one row a status reached
-dispute          dispute_id, status (needs_response, won, lost), reason
+dispute          dispute_id, status (needs_response, won, lost), reason, fee_minor
 payout           paid to the merchant's bank: reference is the payout's id, key null
 webhook          delivery_id, event_id, topic, attempt, status (an HTTP status, or timeout, error, dropped, given_up);
                  amount_minor and key are null
@@ -73,7 +73,7 @@ class AccountSettings(BaseModel):
     """One merchant's account. What is left out at creation is drawn once and then kept.
 
     Credentials: `secret_key`, `publishable_key` (Stripe), `client_id`, `client_secret` (Pix). `pix_key` is the
-    merchant's key in the Pix directory, `tax_id` its CNPJ. Fees are taken of every capture by card.
+    merchant's key in the Pix directory, `tax_id` its CNPJ. Fees are taken of every capture by card and every dispute.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,6 +88,7 @@ class AccountSettings(BaseModel):
     search_delay_ms: Annotated[int, Field(ge=0)] = 0
     fee_per_mille: Annotated[int, Field(ge=0)] = 39
     fee_fixed_minor: Annotated[int, Field(ge=0)] = 39
+    dispute_fee_minor: Annotated[int, Field(ge=0)] = 1_500
     requests_per_s: Annotated[int, Field(gt=0)] = 100
     webhook_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     webhook_retry_s: Annotated[list[float], Field(max_length=30)] = [10, 60, 300, 1800, 3600, 7200, 14400, 28800]

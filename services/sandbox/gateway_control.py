@@ -209,5 +209,5 @@ def _sums(payment: Payment) -> dict[str, Any]:
         "refunded_minor": refunded,
         "refunds_pending_minor": payment.refunded_minor - refunded,
         "disputed_minor": 0 if dispute is None or dispute["status"] == "won" else dispute["amount_minor"],
-        "fee_minor": payment.fee_minor,
+        "fee_minor": payment.fee_minor + (dispute["fee_minor"] if dispute else 0),
     }

@@ -284,6 +284,7 @@ class Intents:
         payment.dispute = {"id": dispute_id, "reason": reason, "status": "needs_response"} | {
             "amount_minor": amount_minor,
             "at_ms": now_ms(),
+            "fee_minor": account.settings.dispute_fee_minor,
         }
         self._disputed(account, payment, "created")
         return dispute_id
@@ -299,7 +300,7 @@ class Intents:
         assert payment.dispute is not None
         kept = payment.dispute
         row = payment.row(kept["amount_minor"], None, dispute_id=kept["id"], status=kept["status"])
-        facts: list[Fact] = [("dispute", row | {"reason": kept["reason"]})]
+        facts: list[Fact] = [("dispute", row | {"reason": kept["reason"], "fee_minor": kept["fee_minor"]})]
         announcements = [(f"charge.dispute.{topic}", objects.dispute(payment))]
         self._gateway.changed(account, payment, facts, now_ms(), announcements)
 

@@ -1,7 +1,8 @@
 """Payouts of the gateway sandbox: what was captured and given back since the last one goes to the merchant's bank.
 
 A payout is paid when a person or a test says so. Its balance transactions are as Stripe's API reference shows them: one
-for a charge with its fee, one for a refund or a lost dispute, which take money back and no fee.
+for a charge with its fee, one for a refund, which takes money back and no fee, one for a dispute, which takes both, and
+one for a dispute that was won.
 """
 
 from collections import defaultdict
@@ -9,6 +10,7 @@ from typing import Any
 
 from services.sandbox.books import Documents, now_ms
 from services.sandbox.gateway_accounts import Account, Gateway, Payment, drawn_id
+from services.sandbox.gateway_stripe_objects import dispute_movements
 
 
 def pay_out(gateway: Gateway, account: Account) -> list[dict[str, Any]]:
@@ -51,9 +53,11 @@ def _transactions(payment: Payment) -> list[dict[str, Any]]:
         for one in payment.refunds
         if one.status == "succeeded"
     ]
-    lost = payment.dispute
-    if lost is not None and lost["status"] == "lost":
-        moved.append(("adjustment", lost["id"], f"txn_{lost['id'][3:]}", -lost["amount_minor"], 0))
+    moved += [
+        ("adjustment", payment.dispute["id"], name, amount, fee)
+        for name, amount, fee in dispute_movements(payment)
+        if payment.dispute
+    ]
     return [
         {"id": name, "type": kind, "source": source, "payment_intent": payment.reference, "amount": amount, "fee": fee}
         for kind, source, name, amount, fee in moved

@@ -57,6 +57,19 @@ def dispute(payment: Payment) -> dict[str, Any]:
         "id": kept["id"],
         "object": "dispute",
         "amount": kept["amount_minor"],
+        "balance_transactions": [
+            {
+                "id": name,
+                "object": "balance_transaction",
+                "amount": amount,
+                "currency": payment.currency,
+                "fee": fee,
+                "net": amount - fee,
+                "source": kept["id"],
+                "type": "adjustment",
+            }
+            for name, amount, fee in dispute_movements(payment)
+        ],
         "charge": payment.charge_id,
         "created": _seconds(kept["at_ms"]),
         "currency": payment.currency,
@@ -66,6 +79,16 @@ def dispute(payment: Payment) -> dict[str, Any]:
         "reason": kept["reason"],
         "status": kept["status"],
     }
+
+
+def dispute_movements(payment: Payment) -> list[tuple[str, int, int]]:
+    """What a dispute moved of the balance: id, amount and fee. The fee is kept where the case is won, too."""
+    kept = payment.dispute
+    if kept is None:
+        return []
+    name = f"txn_{kept['id'][3:]}"
+    taken = [(name, -kept["amount_minor"], kept["fee_minor"])]
+    return taken + ([(f"{name}w", kept["amount_minor"], 0)] if kept["status"] == "won" else [])
 
 
 def balance_transaction(payment: Payment) -> dict[str, Any]:

@@ -412,6 +412,22 @@ def test_a_lost_dispute_takes_the_money_out_of_the_order() -> None:
     }
 
 
+def test_the_fee_of_a_dispute_is_booked_once_and_back_where_it_is_given_back() -> None:
+    world = World()
+    world.hear(authorize(), capture())
+    world.finish()
+    charged = replace(world.gateway.seen[PAYMENT], fee_minor=200, disputes={"d": Portion(3_000, Part.OPEN)})
+    opened = replace(charged, dispute_fees={"t1": 1_500})
+    won = replace(charged, disputes={"d": Portion(3_000, Part.WON)}, dispute_fees={"t1": 1_500, "t2": -1_500})
+    for seen, fees_minor in ((charged, 200), (opened, 1_700), (opened, 1_700), (won, 200), (opened, 200)):
+        assert world.pay
+        world._take(saw(world.pay, seen, NOW))
+        booked = balances(world.booked)
+        assert (booked["fees:model", "BRL"], sum(booked.values())) == (fees_minor, 0)
+    causes = [one.cause for one in world.booked]
+    assert len(causes) == len(set(causes))
+
+
 @pytest.mark.parametrize("part", [Part.OPEN, Part.LOST])
 def test_what_a_bank_holds_or_took_back_is_not_given_back_as_well(part: Part) -> None:
     world = World()

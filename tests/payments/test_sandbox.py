@@ -84,7 +84,7 @@ async def test_the_bank_s_question_is_a_page_that_the_buyer_is_sent_to(payments:
 
 
 async def test_a_dispute_is_heard_of_by_webhook_and_is_a_concern_until_it_ends(payments: Running) -> None:
-    shop = await payments.merchant("stripe", dispute_after_ms=3_600_000)
+    shop = await payments.merchant("stripe", dispute_after_ms=3_600_000, dispute_fee_minor=1_500)
     payment_id = await shop.pays("order-a", "stripe", token=await card(shop))
     await shop.say(capture(payment_id, 2))
     captured = await shop.until_told("Authorized", "Captured")
@@ -98,7 +98,14 @@ async def test_a_dispute_is_heard_of_by_webhook_and_is_a_concern_until_it_ends(p
     lost = await shop.until_told("Authorized", "Captured", "Disputed", "Disputed")
     assert (lost.reason, lost.lost_minor) == ("lost", AMOUNT)
     assert (await payments.admin.get("payments", params=query)).json()["payments"] == []
-    assert sum((await shop.balances()).values()) == 0
+    booked = await shop.balances()
+    fee_minor = (await payments.control.payments(shop.tenant)).popitem()[1]["fee_minor"]
+    assert fee_minor > 1_500
+    assert (booked["fees:stripe"], sum(booked.values())) == (fee_minor, 0)
+    await payments.control.pay_out(shop.tenant)
+    settled = await until(shop.balances, lambda seen: "bank:BRL" in str(seen))
+    assert settled["bank:BRL"] == -fee_minor
+    assert settled.get(f"gateway:stripe:{shop.accounts['stripe']}", 0) == 0
 
 
 async def test_a_pix_is_paid_over_mutual_tls_and_refunded(payments: Running) -> None:

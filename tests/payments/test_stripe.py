@@ -95,12 +95,19 @@ async def test_a_look_reads_charge_refunds_fee_and_dispute() -> None:
     charge = {
         "id": "ch_1", "refunds": {"object": "list", "data": [REFUND, REFUND | {"id": "re_2", "metadata": {}}]},
         "balance_transaction": {"id": "txn_1", "fee": 229, "currency": "brl"},
-        "dispute": {"id": "dp_1", "amount": 900, "status": "lost"},
+        "dispute": {
+            "id": "dp_1", "amount": 900, "status": "lost", "balance_transactions": [
+                {"id": "txn_2", "amount": -900, "fee": 1_500, "currency": "brl"},
+                {"id": "txn_3", "amount": 900, "fee": -1_500, "currency": "brl"},
+                {"id": "txn_4", "amount": 900, "fee": 200, "currency": "usd"},
+            ],
+        },
     }  # fmt: skip
     server = StripeServer((200, INTENT | {"status": "succeeded", "amount_received": AMOUNT, "latest_charge": charge}))
     seen = await Stripe().look(server.account, "pi_3MtwBw", PAYMENT)
     assert seen
     assert (seen.fee_minor, seen.disputes) == (229, {"dp_1": Portion(900, Part.LOST)})
+    assert seen.dispute_fees == {"txn_2": 1_500, "txn_3": -1_500}
     assert set(seen.refunds) == {f"{PAYMENT}:refund:1", "re_2"}
     assert "latest_charge.refunds" in server.requests[0].url.params.get_list("expand[]")
 

@@ -209,6 +209,7 @@ def intent(value: Any) -> Seen:
         refunds=_refunds(objects(listed.get("data"), "refunds.data")) if isinstance(listed, dict) else {},
         disputes=_dispute(dispute) if isinstance(dispute, dict) else {},
         fee_minor=_fee(transaction, text(given.get("currency"))) if isinstance(transaction, dict) else 0,
+        dispute_fees=_dispute_fees(dispute, text(given.get("currency"))) if isinstance(dispute, dict) else {},
         reason=reason,
         next_url=_next_url(given.get("next_action")),
         currency=text(given.get("currency")).upper(),
@@ -269,6 +270,17 @@ def _dispute(dispute: Mapping[str, Any]) -> dict[str, Portion]:
         return {}  # An inquiry withholds no money.
     part = _DISPUTES.get(status, Part.OPEN)
     return {identifier(dispute.get("id"), "dispute.id"): Portion(count(dispute.get("amount"), "dispute.amount"), part)}
+
+
+def _dispute_fees(dispute: Mapping[str, Any], currency: str) -> dict[str, int]:
+    """What a dispute cost, by its balance transactions (API reference, "The Dispute object", `balance_transactions`):
+    the first takes the money with a fee, a second one gives it back, and in some countries the fee, too."""
+    moved = objects(dispute.get("balance_transactions") or [], "dispute.balance_transactions")
+    return {
+        identifier(one.get("id"), "balance_transaction.id"): fee
+        for one in moved
+        if text(one.get("currency")) == currency and (fee := _signed(one.get("fee", 0), "fee"))
+    }
 
 
 def _declined(error: Mapping[str, Any]) -> str:
