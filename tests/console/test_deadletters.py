@@ -27,14 +27,17 @@ def replayed(listener: Listener) -> list[str]:
 def test_letters_of_all_services_are_listed_and_the_filter_is_the_services_own(
     saldo: Saldo, listener: Listener
 ) -> None:
-    listener.say("GET", "deadletters", [letter(1), letter(2, tenant=None)])
+    letters = [letter(1), letter(2, tenant=None)]
+    listener.say_each("GET", "deadletters", [letters, []] * 3)
     printed = saldo("deadletters", "list", "--json")
     assert {(row["service"], row["id"]) for row in printed.json} == {(name, one) for name in SERVICES for one in "12"}
     assert all((query["state"], query["tenant"]) == ("open", "demo") for _, _, query, _ in listener.asked)
     listener.asked.clear()
+    listener.say_each("GET", "deadletters", [letters, []])
     chosen = ("--consumer", "orders", "--stream", "s.v1", "--type", "t.v1", "--cause", "KeyError", "--key", "o-1")
     assert "2 h" in saldo("deadletters", "list", "--all", *chosen, "--older-than", "90m", "--tenant", "acme").out
-    [(_, _, query, _)] = listener.asked
+    [(_, _, query, _), (_, _, rest, _)] = listener.asked
+    assert rest == {**query, "past": "2"}
     assert query == {"tenant": "acme", "stream": "s.v1", "type": "t.v1", "cause": "KeyError", "key": "o-1",
                      "older_than_s": "5400.0", "order": "newest", "limit": "1000"}  # fmt: skip
     refused = saldo("deadletters", "list", "--older-than", "yesterday")
@@ -71,7 +74,7 @@ def test_replay_of_many_goes_from_the_oldest_on_and_leaves_a_key_alone_after_its
 ) -> None:
     listener.say("GET", "deadletters/groups", [{"count": 4}])
     letters = [letter(1, "demo:a"), letter(2, "demo:b"), letter(3, "demo:a"), letter(4)]
-    listener.say("GET", "deadletters", letters)
+    listener.say_each("GET", "deadletters", [letters, []])
     listener.say("POST", "deadletters/1/replay", {"detail": "the replay failed: KeyError"}, 409)
     for number in (2, 4):
         listener.say("POST", f"deadletters/{number}/replay", {"state": "replayed", "drained": 5})
@@ -83,18 +86,29 @@ def test_replay_of_many_goes_from_the_oldest_on_and_leaves_a_key_alone_after_its
     assert [(one["id"], one["error"]) for one in told["failed"]] == [("1", "orders: the replay failed: KeyError")]
     query = next(query for _, path, query, _ in listener.asked if path == "deadletters")
     assert (query["order"], query["state"], query["for_person"]) == ("oldest", "open", "false")
+    listener.say_each("GET", "deadletters", [letters, []])
     assert "2 replayed, 10 events followed, 1 failed, 1 skipped" in many(saldo).out
+
+
+def test_what_a_replay_uncovers_behind_a_letter_is_replayed_too(saldo: Saldo, listener: Listener) -> None:
+    listener.say("GET", "deadletters/groups", [{"count": 1}])
+    listener.say_each("GET", "deadletters", [[letter(1, "demo:a")], [letter(2, "demo:a")], []])
+    for number in (1, 2):
+        listener.say("POST", f"deadletters/{number}/replay", {"state": "replayed", "drained": 1})
+    assert "2 replayed, 2 events followed" in many(saldo, "--key", "a").out
+    assert [query.get("past") for _, path, query, _ in listener.asked if path == "deadletters"] == [None, "1", "2"]
 
 
 def test_replay_again_takes_those_that_wait_for_a_person_and_a_dry_run_changes_nothing(
     saldo: Saldo, listener: Listener
 ) -> None:
     listener.say("GET", "deadletters/groups", [{"count": 1}])
-    listener.say("GET", "deadletters", [letter(1)])
+    listener.say_each("GET", "deadletters", [[letter(1)], []])
     listener.say("POST", "deadletters/1/replay", {"state": "open", "waiting": 3})
     printed = many(saldo, "--again", "--dry-run", "--cause", "KeyError")
     assert (printed.code, "1 would succeed, 3 events would follow, 0 failed" in printed.out) == (0, True)
-    assert listener.asked[-1][2] == {"tenant": "demo", "dry_run": "true", "again": "true"}
+    [asked] = [query for method, _, query, _ in listener.asked if method == "POST"]
+    assert asked == {"tenant": "demo", "dry_run": "true", "again": "true"}
     assert "for_person" not in next(query for _, path, query, _ in listener.asked if path == "deadletters")
 
 
@@ -105,7 +119,7 @@ def test_replay_keeps_to_its_rate_and_what_another_person_closed_is_passed_by(
     monkeypatch.setattr(deadletters.time, "sleep", pauses.append)
     monkeypatch.setattr(deadletters.time, "monotonic", lambda: 100.0)
     listener.say("GET", "deadletters/groups", [{"count": 2}])
-    listener.say("GET", "deadletters", [letter(1), letter(2)])
+    listener.say_each("GET", "deadletters", [[letter(1), letter(2)], []])
     listener.say("POST", "deadletters/2/replay", {"state": "replayed", "drained": 0})
     printed = many(saldo, "--per-second", "4", "--json")
     assert pauses == [0.25, 0.25]
@@ -120,7 +134,7 @@ def test_ctrl_c_ends_a_long_replay_between_two_letters_and_says_how_far_it_came(
 
     monkeypatch.setattr(deadletters.time, "sleep", interrupt)
     listener.say("GET", "deadletters/groups", [{"count": 2}])
-    listener.say("GET", "deadletters", [letter(1), letter(2)])
+    listener.say_each("GET", "deadletters", [[letter(1), letter(2)], []])
     listener.say("POST", "deadletters/1/replay", {"state": "replayed", "drained": 0})
     printed = many(saldo, "--per-second", "1")
     assert (printed.code, replayed(listener)) == (130, ["1"])
@@ -131,10 +145,11 @@ def test_ctrl_c_ends_a_long_replay_between_two_letters_and_says_how_far_it_came(
 def test_replay_shows_how_far_it_is_in_a_terminal(
     saldo: Saldo, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(output.errors, "is_interactive", True)
     monkeypatch.setattr(output.errors, "_force_terminal", True)
     listener.say("GET", "deadletters/groups", [{"count": 1}])
-    listener.say("GET", "deadletters", [letter(1)])
+    listener.say_each("GET", "deadletters", [[letter(1)], []])
     listener.say("POST", "deadletters/1/replay", {"state": "replayed", "drained": 0})
     assert "replaying" in many(saldo).err
 

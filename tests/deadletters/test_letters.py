@@ -140,6 +140,30 @@ async def test_a_letter_that_was_replayed_in_vain_too_often_waits_for_a_person(d
     assert await amounts(database, "a") == [1]
 
 
+async def test_what_fails_behind_a_replayed_letter_is_the_next_of_its_key(database):
+    streams, fixed = make_streams(), set()
+
+    async def handler(events, tx) -> None:
+        if troubles := {event.message.trouble for event in events} - {"", *fixed}:
+            raise KeyError(*troubles)
+        await deposit(
+            [event._replace(message=event.message.model_copy(update={"trouble": ""})) for event in events], tx
+        )
+
+    async with by_hand(database, streams, handler=handler) as (service, consumer):
+        await consumer.take(
+            log(streams, [record(streams, "a", n, trouble=trouble) for n, trouble in enumerate(["x", "", "y", ""])])
+        )
+        fixed.add("x")
+        past = None
+        for _ in range(2):
+            [head] = await listed(service._work, LetterPage(key="a", state="open", order="oldest", past=past))
+            await service.dead_letters.replay(head["id"])
+            past = head["id"]
+            fixed.add("y")
+    assert await amounts(database, "a") == [0, 1, 2, 3]
+
+
 async def test_waiting_for_a_server_counts_as_no_replay(database):
     streams = make_streams()
     asked = []

@@ -72,12 +72,10 @@ def all_letters(
 
 
 def _pages(client: Admin, service: str, **query: Any) -> Iterator[dict[str, Any]]:
-    """Letters of one service, page by page, in the order asked for; those that come meanwhile are met too."""
+    """Letters of one service, page by page, until none is left: of the oldest first, those too that come meanwhile."""
     past = None
     while letters := client.get(service, "deadletters", past=past, limit=PAGE, **query):
         yield from ({"service": service, **letter} for letter in letters)
-        if len(letters) < PAGE:
-            return
         past = letters[-1]["id"]
 
 
