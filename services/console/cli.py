@@ -27,6 +27,7 @@ from services.console.commands import (
     shops,
     stock,
     streams,
+    verify,
 )
 from services.console.instance import CannotKeep, NotRunning
 from services.console.options import Failed
@@ -40,6 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 running.register(app)
+verify.register(app)
 doctor.register(app)
 orders.register(app)
 invoices.register(orders.app)

@@ -1,4 +1,4 @@
-"""`saldo up`, `down`, `status`, `demo`, `verify`, `bench`: the system as a whole."""
+"""`saldo up`, `down`, `status`, `demo`, `bench`: the system as a whole."""
 
 import asyncio
 import os
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import typer
 from rich.markup import escape
 
@@ -26,7 +25,7 @@ from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Ten
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the root."""
-    for command in (up, down, status, demo, database, verify, bench):
+    for command in (up, down, status, demo, database, bench):
         root.command()(command)
 
 
@@ -265,53 +264,6 @@ def database(
     postgres = Postgres(folder / "postgres", port or 0, admin_password)
     asyncio.run(create_database(postgres.admin_dsn, name, name, password))
     print(postgres.dsn(name, name, password))  # Bare, for POSTGRES_DSN=$(saldo database NAME).
-
-
-def verify(
-    every: Annotated[bool, typer.Option("--all-tenants", help="Of every company.")] = False,
-    tenant: Tenant = DEFAULT_TENANT,
-    instance: Instance = None,
-    json_wanted: Json = False,
-) -> None:
-    """Prove that the books add up, in the databases themselves, by a role that can only read. Exit code 1 if not."""
-    from services.console import verification
-
-    dsns = instances.find(instance).verify_dsns
-    if missing := {check.service for check in verification.CHECKS} - dsns.keys():
-        name = min(missing)
-        raise Failed(
-            f"the database of {name} is not known: set SALDO_VERIFY_{name.upper()}_DSN to a read-only role's DSN"
-        )
-    try:
-        outcomes = asyncio.run(verification.verify(dsns, None if every else tenant))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Failed(f"a database cannot be read ({error}): see `saldo status`") from error
-    proved = not any(outcome.contradictions for outcome in outcomes)
-    if json_wanted:
-        output.as_json(
-            {
-                "conserved": proved,
-                "checks": [
-                    {
-                        "service": outcome.check.service,
-                        "what": outcome.check.what,
-                        "examined": outcome.examined,
-                        "contradictions": outcome.contradictions,
-                    }
-                    for outcome in outcomes
-                ],
-            }
-        )
-    else:
-        for outcome in outcomes:
-            mark = "[red]wrong[/]" if outcome.contradictions else "[green]holds[/]"
-            output.console.print(
-                f"{mark} {outcome.check.what} [dim]({outcome.examined} rows behind it)[/]", highlight=False
-            )
-            for contradiction in outcome.contradictions:
-                output.console.print(f"      {escape(contradiction)}", highlight=False, soft_wrap=True)
-    if not proved:
-        raise typer.Exit(1)
 
 
 def bench(
