@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from contracts.catalogue import CATALOGUE
+from services.runtime.migrate import load
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for top in ("contracts", "services", "deploy") for path in (ROOT / top).rglob("*.py"))
@@ -150,6 +151,11 @@ def code_lines(path: Path) -> int:
 def test_what_every_service_rests_on_stays_small(package: str) -> None:
     lines = sum(code_lines(path) for path in SOURCES if module_of(path).startswith(package))
     assert lines <= CODE_LINES_MAX[package], f"{package} has {lines} lines of code"
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "services").glob("*/migrations")), ids=lambda path: path.parent.name)
+def test_migrations_are_numbered_without_a_gap_or_a_double(folder: Path) -> None:
+    assert load(folder.parent.name, folder)
 
 
 def test_the_document_tells_every_stream_with_those_who_read_it_and_every_service_is_in_its_picture() -> None:
