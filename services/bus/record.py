@@ -5,6 +5,7 @@ FastStream's own parser loses a whole batch over one null header, so it only pas
 
 import base64
 import enum
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -22,6 +23,8 @@ Aggregate = Callable[[str, Mapping[str, str]], str]
 
 KEY_LIMIT: Final = 500
 """Characters. PostgreSQL indexes at most 2,704 bytes, and a record that cannot even be buried would stop its stream."""
+
+_TRACEPARENT: Final = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 AHEAD: Final = -timedelta(days=1)
 """The youngest an event may be: its clock may be ahead of ours by so much."""
@@ -148,6 +151,9 @@ class Reader:
             envelope = Envelope.from_headers(headers)
         except EnvelopeInvalid as invalid:
             return incoming.judged(Verdict.UNREADABLE, str(invalid))
+        if envelope.traceparent and not _TRACEPARENT.fullmatch(envelope.traceparent):
+            # W3C Trace Context, 3.2.2.3: a header that cannot be read is as none; handed on, it would break others.
+            envelope = envelope._replace(traceparent="")
         if len(envelope.id) + len(envelope.source) > KEY_LIMIT or "\x00" in envelope.id + envelope.source:
             return incoming.judged(Verdict.UNREADABLE, "ce_id or ce_source holds NUL or is too long")
         incoming.identity = (envelope.time.date(), envelope.source, envelope.id)

@@ -47,6 +47,16 @@ def test_a_good_record_is_an_event_with_its_envelope() -> None:
 
 @pytest.mark.rule(6)
 @pytest.mark.parametrize(
+    "broken",
+    ["not a trace", "00-" + "z" * 32 + "-" + "y" * 16 + "-01", f"00-{'0' * 32}-{'0' * 16}-01", "00-" + "a" * 3997],
+)
+def test_a_broken_trace_is_none_and_is_not_handed_on(broken: str) -> None:
+    incoming = read(changed(traceparent=broken))
+    assert incoming.verdict is Verdict.EVENT
+    assert incoming.received.cause.traceparent == ""
+
+
+@pytest.mark.parametrize(
     ("one", "cause"),
     [
         (with_header("x-proxy", None), "header x-proxy is null"),

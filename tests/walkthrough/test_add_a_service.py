@@ -1,6 +1,7 @@
 """README's walkthrough, executed: the service in it runs outside the repository against the built wheel."""
 
 import asyncio
+import json
 import os
 import re
 import socket
@@ -22,6 +23,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from contracts.catalogue import CATALOGUE
 from contracts.envelope import Envelope
 from contracts.inventory.v1 import LocationLevel, StockLevelChanged
+from services.runtime.topics import ensure_topics
+from tests.conformance.outsider import empty
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -157,3 +160,45 @@ async def test_the_walkthroughs_service_runs_against_the_wheel(
     finally:
         await consumer.stop()
         await producer.stop()
+
+
+@pytest.mark.asyncio
+async def test_the_contract_kit_passes_the_walkthroughs_service(
+    wheel: Path, tmp_path: Path, kafka_bootstrap: str, database: str
+) -> None:
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "reorder.py").write_text(block("python").replace("reorder", "reorder-kit"), "utf-8")
+    (tmp_path / "migrations" / "0001_low.sql").write_text(block("sql"), "utf-8")
+    env = {
+        "KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap, "POSTGRES_DSN": database,
+        "SALDO_ADMIN_PORT": str(free_port()), "SALDO_ADMIN_TOKEN": "walkthrough",
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "services.console.cli", "contracts", "conformance", "--bootstrap", kafka_bootstrap,
+        "--service", "reorder-kit", "--yes-this-is-a-test-broker", "--json",
+    ]  # fmt: skip
+    await ensure_topics(kafka_bootstrap, CATALOGUE)
+    await empty(kafka_bootstrap, "inventory.levels.v1")
+    async with running(tmp_path, wheel, env):
+        kit = await asyncio.create_subprocess_exec(
+            *command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(wheel)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        printed, errors = await kit.communicate()
+    await empty(kafka_bootstrap, "inventory.levels.v1")
+    assert printed, errors.decode()
+    report = json.loads(printed)
+    assert [finding for finding in report["findings"] if finding["result"] == "fail"] == []
+    assert kit.returncode == 0, errors.decode()
+    assert report["reads"] == ["inventory.levels.v1"]
+    assert report["writes"] == ["reorder-kit.suggestions.v1"]
+    passed = {finding["check"] for finding in report["findings"] if finding["result"] == "pass"}
+    assert {
+        "duplicates",
+        "reordering",
+        "poison",
+        "beside poison",
+        "broken traces",
+        "traces",
+        "order in a key",
+    } <= passed
