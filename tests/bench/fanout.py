@@ -1,0 +1,134 @@
+"""Fan-out bench: ten thousand sales of one product within ten seconds, and ten shops that have to follow.
+
+The sales are put on Kafka as channels reports them, a thousand a second, as of a shop that stands beside the ten (its
+connection is not live, so that its own numbers are nobody's business). The first number leaves at once; after that a
+listing is written once in 200 ms at most, with what is newest by then: some 51 writes a shop, whatever is sold. Counted
+are the sandboxes' own books.
+
+Run by `saldo bench fanout`. Writes `var/bench/fanout.json`. Exit code 1 where a shop does not show what is left, or
+more than 520 writes were needed.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from uuid_utils import uuid7
+
+from contracts.catalogue import CATALOGUE, SALES
+from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
+from contracts.envelope import Envelope
+from deploy.local import stack
+from services.console import instance
+from services.console.client import Admin
+from services.console.demo.collector import BookReader
+from services.console.demo.evidence import Heard
+from services.sandbox.client import SandboxClient
+from tests.bench.propagation import SERVICES, SHOPS, open_shops
+from tests.flow.company import Company, System, plan
+
+SKU, UNITS = "P", 1_000_000
+TENANT = "bench"
+WRITES_MAX = 520
+TICK_S = 0.05
+
+
+async def sell(bootstrap: str, sales: int, seconds: float) -> float:
+    """Put the sales on Kafka evenly; returns the moment of the first, milliseconds."""
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=5)
+    await producer.start()
+    try:
+        begun, begun_ms, sent = time.perf_counter(), time.time() * 1000, 0
+        while sent < sales:
+            due = min(sales, int((time.perf_counter() - begun + TICK_S) / seconds * sales))
+            for _ in range(due - sent):
+                await _report(producer)
+            sent = due
+            await asyncio.sleep(TICK_S)
+        await producer.flush()
+        return begun_ms
+    finally:
+        await producer.stop()
+
+
+async def _report(producer: AIOKafkaProducer) -> None:
+    order_id, at = str(uuid7()), datetime.now(UTC)
+    line = SaleLine(line_id="1", sku=SKU, quantity=1, unit_price_minor=1_990, listing=SKU, stock_record=SKU)
+    message = SaleReported(
+        connection_id="elsewhere", external_id=order_id, order_id=order_id, revision=1, status=SaleStatus.PAID,
+        sold_at=at, received_at=at, customer_ref="c", currency="BRL", lines=(line,), total_minor=1_990,
+    )  # fmt: skip
+    envelope = Envelope(
+        id=order_id, type=CATALOGUE.of(message).name, source="bench", time=at, subject=order_id, tenant=TENANT,
+        correlation_id=order_id,
+    )  # fmt: skip
+    key, body = f"{TENANT}:{order_id}".encode(), message.model_dump_json().encode()
+    await producer.send(SALES.name, body, key=key, headers=envelope.to_headers())
+
+
+async def run(folder: Path, endpoints: dict[str, Any], sales: int, seconds: float) -> dict[str, Any]:
+    """Open the shops, sell, wait until every shop shows what is left, and read their books."""
+    known = instance.read_endpoints(endpoints, folder)
+    async with AsyncExitStack() as opened:
+        sandboxes = {
+            name: await opened.enter_async_context(
+                SandboxClient(known.sandboxes[name].base_url, known.sandboxes[name].token)
+            )
+            for name in SHOPS
+        }
+        admin = opened.enter_context(Admin(known, TENANT))
+        company = Company(System(folder, known), TENANT, plan(**{SKU: UNITS}), admin, sandboxes)
+        await company.put_stock()
+        await open_shops(company)
+        begun_ms = await sell(known.kafka, sales, seconds)
+        await company.until_shown({SKU: UNITS - sales})
+        reader = BookReader(sandboxes)
+        await reader.read()
+        books = reader.evidence(company.plan, [shop.channel for shop in company.shops], Heard()).books
+        writes = {
+            shop.channel.name: [one.at_ms for one in books[shop.connection_id].written if one.at_ms >= begun_ms]
+            for shop in company.shops
+        }
+    return {
+        "sales": sales,
+        "seconds": seconds,
+        "writes": {name: len(moments) for name, moments in writes.items()},
+        "first_ms": {name: round(min(moments) - begun_ms) for name, moments in writes.items()},
+        "last_ms": {name: round(max(moments) - begun_ms) for name, moments in writes.items()},
+        "writes_in_all": sum(map(len, writes.values())),
+    }
+
+
+def main() -> int:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(prog="saldo bench fanout", description=__doc__)
+    parser.add_argument("--sales", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="saldo-bench-fanout-"))
+    folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
+    try:
+        with stack.start_attached(stack.Stack(folder, services=SERVICES, sandboxes=tuple(SHOPS))) as running:
+            report = asyncio.run(run(folder, running.endpoints, given.sales, given.seconds))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    path = Path(__file__).parents[2] / "var" / "bench" / "fanout.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    for name, writes in report["writes"].items():
+        print(f"{name:<28}{writes:>5} writes, {report['first_ms'][name]:>6} to {report['last_ms'][name]:>6} ms")
+    print(f"{report['writes_in_all']} writes in all, at most {WRITES_MAX}; every shop shows what is left")
+    return 0 if report["writes_in_all"] <= WRITES_MAX else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
