@@ -34,7 +34,7 @@ from services.console.client import Admin
 from services.console.demo.acceptance import Truth, match
 from services.console.demo.accounts import settle
 from services.console.demo.evidence import Evidence
-from services.console.demo.propagation import reached_at_ms, reaches, summary
+from services.console.demo.propagation import percentile, reached_at_ms, reaches, summary
 from services.sandbox.client import SandboxClient
 from services.sandbox.settings import ShopLimits
 from tests.bench import bare_path
@@ -66,7 +66,8 @@ class Load:
     @property
     def figures(self) -> dict[str, Any]:
         """Summaries over all shops and by marketplace."""
-        whole = summary([value for values in self.from_sale_ms.values() for value in values])
+        values = sorted(value for of in self.from_sale_ms.values() for value in of)
+        whole = summary(values)
         return {
             "rate_per_s": self.rate,
             "sold": self.sold,
@@ -74,6 +75,7 @@ class Load:
             "late": self.late,
             **whole,
             "carried": not self.late and (whole["p99"] or 0) < CARRIED_P99_MS,
+            "percentiles_ms": [percentile(values, share / 100) for share in range(1, 101)],
             "by_marketplace": {name: summary(values) for name, values in self.from_sale_ms.items()},
         }
 
