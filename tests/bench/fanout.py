@@ -11,12 +11,8 @@ more than 520 writes were needed.
 
 import argparse
 import asyncio
-import json
-import shutil
 import sys
-import tempfile
 import time
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,17 +23,12 @@ from uuid_utils import uuid7
 from contracts.catalogue import CATALOGUE, SALES
 from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
 from contracts.envelope import Envelope
-from deploy.local import stack
-from services.console import instance
-from services.console.client import Admin
 from services.console.demo.collector import BookReader
 from services.console.demo.evidence import Heard
-from services.sandbox.client import SandboxClient
-from tests.bench.propagation import SERVICES, SHOPS, open_shops
-from tests.flow.company import Company, System, plan
+from tests.bench.propagation import TENANT, open_company, running, write_report
+from tests.flow.company import plan
 
 SKU, UNITS = "P", 1_000_000
-TENANT = "bench"
 WRITES_MAX = 520
 TICK_S = 0.05
 
@@ -77,21 +68,10 @@ async def _report(producer: AIOKafkaProducer) -> None:
 
 async def run(folder: Path, endpoints: dict[str, Any], sales: int, seconds: float) -> dict[str, Any]:
     """Open the shops, sell, wait until every shop shows what is left, and read their books."""
-    known = instance.read_endpoints(endpoints, folder)
-    async with AsyncExitStack() as opened:
-        sandboxes = {
-            name: await opened.enter_async_context(
-                SandboxClient(known.sandboxes[name].base_url, known.sandboxes[name].token)
-            )
-            for name in SHOPS
-        }
-        admin = opened.enter_context(Admin(known, TENANT))
-        company = Company(System(folder, known), TENANT, plan(**{SKU: UNITS}), admin, sandboxes)
-        await company.put_stock()
-        await open_shops(company)
-        begun_ms = await sell(known.kafka, sales, seconds)
+    async with open_company(folder, endpoints, plan(**{SKU: UNITS})) as company:
+        begun_ms = await sell(company.system.endpoints.kafka, sales, seconds)
         await company.until_shown({SKU: UNITS - sales})
-        reader = BookReader(sandboxes)
+        reader = BookReader(company.sandboxes)
         await reader.read()
         books = reader.evidence(company.plan, [shop.channel for shop in company.shops], Heard()).books
         writes = {
@@ -114,16 +94,9 @@ def main() -> int:
     parser.add_argument("--sales", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=10.0)
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="saldo-bench-fanout-"))
-    folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
-    try:
-        with stack.start_attached(stack.Stack(folder, services=SERVICES, sandboxes=tuple(SHOPS))) as running:
-            report = asyncio.run(run(folder, running.endpoints, given.sales, given.seconds))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    path = Path(__file__).parents[2] / "var" / "bench" / "fanout.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    with running("fanout") as (folder, endpoints):
+        report = asyncio.run(run(folder, endpoints, given.sales, given.seconds))
+    write_report("fanout", report)
     for name, writes in report["writes"].items():
         print(f"{name:<28}{writes:>5} writes, {report['first_ms'][name]:>6} to {report['last_ms'][name]:>6} ms")
     print(f"{report['writes_in_all']} writes in all, at most {WRITES_MAX}; every shop shows what is left")

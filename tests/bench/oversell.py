@@ -116,9 +116,8 @@ def main() -> int:
         told[name] = {"sales": sales, "shortfalls": shortfalls, "per_1000": round(shortfalls / sales * 1000, 3)}
         print(f"{name:<18}{sales:>8} sales{shortfalls:>7} shortfalls{told[name]['per_1000']:>10.2f} per 1,000 sales")
     share = told["Saldo"]["per_1000"] / told["every 15 minutes"]["per_1000"]
-    print(
-        f"Saldo has {share:.1%} of the shortfalls of every 15 minutes (p50 {load['p50']:.0f} ms, p99 {load['p99']:.0f})"
-    )
+    figures = f"p50 {load['p50']:.0f} ms, p99 {load['p99']:.0f} ms"
+    print(f"Saldo, with {figures}: {share:.2%} of the shortfalls of every 15 minutes")
     report = {"seed": given.seed, "buyers": given.buyers, "ways": told, "share_of_15_minutes": round(share, 4)}
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "oversell.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")

@@ -20,8 +20,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from services.console import instance
 from services.console.client import Admin
 from services.console.demo.acceptance import Truth, match
 from services.console.demo.accounts import settle
-from services.console.demo.evidence import Evidence
+from services.console.demo.evidence import Evidence, Plan
 from services.console.demo.propagation import percentile, reached_at_ms, reaches, summary
 from services.sandbox.client import SandboxClient
 from services.sandbox.settings import ShopLimits
@@ -47,6 +47,7 @@ SETTLE_S = 10.0
 CARRIED_P99_MS = 1_000
 FLOOR_RATE = 20.0
 OFF_PER_S = 100_000
+TENANT = "bench"
 SERVICES = ("inventory", "orders", "channels")
 
 
@@ -88,12 +89,14 @@ def limits_off(marketplace: str) -> tuple[dict[str, Any], dict[str, str]]:
     return {"limits": dict.fromkeys(per_s, OFF_PER_S)}, endpoints
 
 
-async def open_shops(company: Company) -> None:
-    """All ten, one after another: each shows every product before the first sale."""
+async def open_shops(company: Company, **shop: Any) -> None:
+    """All ten, one after another: each shows every product before the first sale. `shop` are settings of the shops."""
     for marketplace, number in SHOPS.items():
         settings, connection = limits_off(marketplace)
         for index in range(number):
-            await company.open_shop(marketplace, f"{marketplace}-{index + 1}", connection=connection, **settings)
+            await company.open_shop(
+                marketplace, f"{marketplace}-{index + 1}", connection=connection, **settings, **shop
+            )
     await company.until_opening_is_shown()
 
 
@@ -125,10 +128,10 @@ def read(evidence: Evidence, shops: Sequence[Shop], rate: float, begun_ms: int, 
     return Load(rate, len(sold), (ended_ms - begun_ms) / 1000, late, found)
 
 
-async def run(folder: Path, endpoints: dict[str, Any], rates: Sequence[float], seconds: float, seed: int) -> list[Load]:
-    """Set up the ten shops and let buyers come at each rate."""
+@asynccontextmanager
+async def open_company(folder: Path, endpoints: dict[str, Any], products: Plan, **shop: Any) -> AsyncIterator[Company]:
+    """A company with these products in all ten shops, on a stack that runs."""
     known = instance.read_endpoints(endpoints, folder)
-    draw = random.Random(seed)
     async with AsyncExitStack() as opened:
         sandboxes = {
             name: await opened.enter_async_context(
@@ -136,11 +139,41 @@ async def run(folder: Path, endpoints: dict[str, Any], rates: Sequence[float], s
             )
             for name in SHOPS
         }
-        products = plan(**{f"P{number:03}": UNITS for number in range(PRODUCTS)})
-        admin = opened.enter_context(Admin(known, "bench"))
-        company = Company(System(folder, known), "bench", products, admin, sandboxes)
+        admin = opened.enter_context(Admin(known, TENANT))
+        company = Company(System(folder, known), TENANT, products, admin, sandboxes)
         await company.put_stock()
-        await open_shops(company)
+        await open_shops(company, **shop)
+        yield company
+
+
+def many_products() -> Plan:
+    """Of each more than is ever sold."""
+    return plan(**{f"P{number:03}": UNITS for number in range(PRODUCTS)})
+
+
+@contextmanager
+def running(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A stack of the services that stock needs, in a folder that is gone afterwards; the folder and its endpoints."""
+    folder = Path(tempfile.mkdtemp(prefix=f"saldo-bench-{name}-"))
+    folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
+    try:
+        with stack.start_attached(stack.Stack(folder, services=SERVICES, sandboxes=tuple(SHOPS))) as attached:
+            yield folder, attached.endpoints
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_report(name: str, report: Mapping[str, Any]) -> None:
+    """To `var/bench`."""
+    path = Path(__file__).parents[2] / "var" / "bench" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+async def run(folder: Path, endpoints: dict[str, Any], rates: Sequence[float], seconds: float, seed: int) -> list[Load]:
+    """Set up the ten shops and let buyers come at each rate."""
+    draw = random.Random(seed)
+    async with open_company(folder, endpoints, many_products()) as company:
         await sell(company, WARM_RATE, WARM_S, draw)
         windows = []
         for rate in rates:
@@ -173,23 +206,16 @@ def main() -> int:
     given = parser.parse_args()
     print(f"the floor at {FLOOR_RATE:g} orders/s …", flush=True)
     bare = floor(given.seconds)
-    folder = Path(tempfile.mkdtemp(prefix="saldo-bench-propagation-"))
-    folder.chmod(0o711)
-    try:
-        print("opening ten shops …", flush=True)
-        with stack.start_attached(stack.Stack(folder, services=SERVICES, sandboxes=tuple(SHOPS))) as running:
-            loads = asyncio.run(run(folder, running.endpoints, given.rates, given.seconds, given.seed))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    print("opening ten shops …", flush=True)
+    with running("propagation") as (folder, endpoints):
+        loads = asyncio.run(run(folder, endpoints, given.rates, given.seconds, given.seed))
     told = [load.figures for load in loads]
     carried = [all(one["carried"] for one in told[: place + 1]) for place in range(len(told))]
     knee = max((load.rate for load, good in zip(loads, carried, strict=True) if good), default=None)
     at_floor = next((one for one in told if one["rate_per_s"] == FLOOR_RATE), None)
     ratio = round(at_floor["p50"] / bare["p50"], 2) if at_floor and at_floor["p50"] and bare["p50"] else None
     report = {"floor": {"rate_per_s": FLOOR_RATE, **bare}, "p50_ratio": ratio, "knee_per_s": knee, "loads": told}
-    path = Path(__file__).parents[2] / "var" / "bench" / "propagation.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    write_report("propagation", report)
     print(f"{'orders/s':>10}{'sold/s':>8}{'measured':>10}{'p50':>8}{'p95':>8}{'p99':>8}{'max ms':>8}{'late':>7}")
     print(f"{'floor':>10}{FLOOR_RATE:>8g}" + _row(bare))
     for one in told:
