@@ -2,9 +2,9 @@
 
 The ten shops of the propagation bench, buyers at a steady rate without a pause. One after another every service gets
 SIGKILL, the broker SIGTERM and the database a fast shutdown; the supervisor starts them again. By the sandboxes' books:
-a fault is over when the last sale that took longer than a second has reached every other shop. The sandboxes tell again
-after 0.3 s what found nobody, so that what is measured is ours and not their patience. Whatever was sold has to
-have arrived in the end, and the books, levels and numbers have to agree.
+a fault is over when the last sale that took longer than a second to most of the others has reached all of them. The
+sandboxes tell again after 0.3 s what found nobody, so that what is measured is ours and not their patience. Whatever
+was sold has to have arrived in the end, and the books, levels and numbers have to agree.
 
 Run by `saldo bench recovery`. Writes `var/bench/recovery.json`. Exit code 1 where a service takes more than 10 s, a
 server more than 30 s, or a sale is lost.
@@ -15,6 +15,7 @@ import asyncio
 import os
 import random
 import signal
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -65,11 +66,16 @@ async def run(folder: Path, endpoints: dict[str, Any], rate: float, apart_s: flo
 def recovery_s(evidence: Evidence, moments: dict[str, int]) -> dict[str, float]:
     """Seconds from each fault to the arrival of the last sale that it held up; 0 where none was."""
     acceptances, truth = match(evidence), Truth(evidence)
-    slow = []
-    for (_, connection_id), reach in reaches(evidence, settle(evidence)).items():
-        at_ms = reached_at_ms(connection_id, reach, acceptances, truth) if reach.targets else None
-        if at_ms is not None and at_ms - reach.sold_at_ms > SLOW_MS:
-            slow.append(at_ms)
+    moments_by_order: dict[tuple[str, int], list[int]] = {}
+    for (order_id, connection_id), reach in reaches(evidence, settle(evidence)).items():
+        if reach.targets and (at_ms := reached_at_ms(connection_id, reach, acceptances, truth)) is not None:
+            moments_by_order.setdefault((order_id, reach.sold_at_ms), []).append(at_ms)
+    # A single shop may be late for a reason of its own, such as VTEX's lock after a write.
+    slow = [
+        max(reached)
+        for (_, sold_at_ms), reached in moments_by_order.items()
+        if statistics.median(reached) - sold_at_ms > SLOW_MS
+    ]
     after = [*list(moments.values())[1:], sys.maxsize]
     return {
         name: max([(at_ms - moment) / 1000 for at_ms in slow if moment <= at_ms < until], default=0.0)
