@@ -75,7 +75,9 @@ class Keeper:
         if for_person or oldest_s > self._work.settings.dead_letter_alert_s:
             vain = f", {for_person} of them replayed in vain {REPLAYS_MAX} times" if for_person else ""
             age = timedelta(seconds=int(oldest_s))
-            self.alerts = [f"{count} dead letters{vain}, the oldest waits for {age}: see `saldo deadletters groups`"]
+            self.alerts = [
+                f"open dead letters: {count}{vain}, the oldest waits for {age}: see `saldo deadletters groups`"
+            ]
             if not before:
                 _log.error("dead letters wait", open=count, for_person=for_person, oldest_age_s=int(oldest_s))
 

@@ -72,7 +72,7 @@ def many(saldo: Saldo, *more: str) -> Printed:
 def test_replay_of_many_goes_from_the_oldest_on_and_leaves_a_key_alone_after_its_failure(
     saldo: Saldo, listener: Listener
 ) -> None:
-    listener.say("GET", "deadletters/groups", [{"count": 4}])
+    listener.say("GET", "deadletters/groups", [{"count": 4, "for_person": 0}])
     letters = [letter(1, "demo:a"), letter(2, "demo:b"), letter(3, "demo:a"), letter(4)]
     listener.say_each("GET", "deadletters", [letters, []])
     listener.say("POST", "deadletters/1/replay", {"detail": "the replay failed: KeyError"}, 409)
@@ -91,7 +91,7 @@ def test_replay_of_many_goes_from_the_oldest_on_and_leaves_a_key_alone_after_its
 
 
 def test_what_a_replay_uncovers_behind_a_letter_is_replayed_too(saldo: Saldo, listener: Listener) -> None:
-    listener.say("GET", "deadletters/groups", [{"count": 1}])
+    listener.say("GET", "deadletters/groups", [{"count": 1, "for_person": 0}])
     listener.say_each("GET", "deadletters", [[letter(1, "demo:a")], [letter(2, "demo:a")], []])
     for number in (1, 2):
         listener.say("POST", f"deadletters/{number}/replay", {"state": "replayed", "drained": 1})
@@ -102,7 +102,7 @@ def test_what_a_replay_uncovers_behind_a_letter_is_replayed_too(saldo: Saldo, li
 def test_replay_again_takes_those_that_wait_for_a_person_and_a_dry_run_changes_nothing(
     saldo: Saldo, listener: Listener
 ) -> None:
-    listener.say("GET", "deadletters/groups", [{"count": 1}])
+    listener.say("GET", "deadletters/groups", [{"count": 1, "for_person": 0}])
     listener.say_each("GET", "deadletters", [[letter(1)], []])
     listener.say("POST", "deadletters/1/replay", {"state": "open", "waiting": 3})
     printed = many(saldo, "--again", "--dry-run", "--cause", "KeyError")
@@ -112,13 +112,22 @@ def test_replay_again_takes_those_that_wait_for_a_person_and_a_dry_run_changes_n
     assert "for_person" not in next(query for _, path, query, _ in listener.asked if path == "deadletters")
 
 
+def test_replay_says_how_many_it_left_for_a_person(saldo: Saldo, listener: Listener) -> None:
+    listener.say("GET", "deadletters/groups", [{"count": 3, "for_person": 2}, {"count": 1, "for_person": 1}])
+    listener.say("GET", "deadletters", [])
+    printed = many(saldo)
+    assert (printed.code, "3 failed too often and wait for a person: --again" in printed.out) == (0, True)
+    assert many(saldo, "--json").json["for_person"] == 3
+    assert many(saldo, "--json", "--again").json["for_person"] == 0
+
+
 def test_replay_keeps_to_its_rate_and_what_another_person_closed_is_passed_by(
     saldo: Saldo, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(deadletters.time, "sleep", pauses.append)
     monkeypatch.setattr(deadletters.time, "monotonic", lambda: 100.0)
-    listener.say("GET", "deadletters/groups", [{"count": 2}])
+    listener.say("GET", "deadletters/groups", [{"count": 2, "for_person": 0}])
     listener.say_each("GET", "deadletters", [[letter(1), letter(2)], []])
     listener.say("POST", "deadletters/2/replay", {"state": "replayed", "drained": 0})
     printed = many(saldo, "--per-second", "4", "--json")
@@ -133,7 +142,7 @@ def test_ctrl_c_ends_a_long_replay_between_two_letters_and_says_how_far_it_came(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(deadletters.time, "sleep", interrupt)
-    listener.say("GET", "deadletters/groups", [{"count": 2}])
+    listener.say("GET", "deadletters/groups", [{"count": 2, "for_person": 0}])
     listener.say_each("GET", "deadletters", [[letter(1), letter(2)], []])
     listener.say("POST", "deadletters/1/replay", {"state": "replayed", "drained": 0})
     printed = many(saldo, "--per-second", "1")
@@ -148,7 +157,7 @@ def test_replay_shows_how_far_it_is_in_a_terminal(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(output.errors, "is_interactive", True)
     monkeypatch.setattr(output.errors, "_force_terminal", True)
-    listener.say("GET", "deadletters/groups", [{"count": 1}])
+    listener.say("GET", "deadletters/groups", [{"count": 1, "for_person": 0}])
     listener.say_each("GET", "deadletters", [[letter(1)], []])
     listener.say("POST", "deadletters/1/replay", {"state": "replayed", "drained": 0})
     assert "replaying" in many(saldo).err

@@ -310,7 +310,7 @@ async def test_the_oldest_age_is_a_metric_and_an_alert_as_is_whoever_waits_for_a
         assert await alerts("SELECT 1") == []
         assert metric("open") == 1
         [told] = await alerts("UPDATE dead_letters SET first_at = now() - interval '3 days'")
-        assert told.startswith("1 dead letters, the oldest waits for 3 days")
+        assert told.startswith("open dead letters: 1, the oldest waits for 3 days")
         assert metric("oldest_age_seconds") >= 3 * 86_400
         [told] = await alerts("UPDATE dead_letters SET first_at = now(), attempts = 6")
         assert "1 of them replayed in vain 5 times" in told
@@ -334,7 +334,7 @@ async def test_a_person_works_through_letters_by_the_admin_listener(kafka_bootst
 
         async def alerted() -> bool:
             told = (await client.get("/readyz")).json()
-            return told["reasons"] == [] and "3 dead letters" in "".join(told["alerts"])
+            return told["reasons"] == [] and "open dead letters: 3" in "".join(told["alerts"])
 
         await until(alerted)
         [first, second, third] = (await client.get(letters, params={"order": "oldest"})).json()

@@ -177,11 +177,12 @@ def show(
 
 @dataclass
 class Replayed:
-    """What a replay of many came to: counts, and the letters that failed."""
+    """What a replay of many came to: counts, and the letters that failed. `for_person` are those it left out."""
 
     replayed: int = 0
     drained: int = 0
     skipped: int = 0
+    for_person: int = 0
     failed: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
 
@@ -218,8 +219,6 @@ def replay(
             return
         if service is None and not any(value is not None for value in chosen.values()):
             raise Failed("say which: an id, --key, or a filter (--service, --stream, --type, --cause, --older-than)")
-        if not again:
-            chosen["for_person"] = False
         summary = _replay_many(client, service, chosen, asked, per_second)
     _sum_up(summary, dry_run=dry_run, json_wanted=json_wanted)
 
@@ -228,11 +227,14 @@ def _replay_many(
     client: Admin, service: str | None, chosen: dict[str, Any], asked: dict[str, Any], per_second: float | None
 ) -> Replayed:
     """Replay what is chosen, the oldest first; Ctrl-C ends it between two letters."""
-    summary = Replayed()
-    names = _services(client, service)
+    summary, names = Replayed(), _services(client, service)
     groups = [one for name in names for one in client.get(name, "deadletters/groups", state="open", **chosen)]
+    total = sum(group["count"] for group in groups)
+    if not asked["again"]:
+        chosen["for_person"] = False
+        summary.for_person = sum(group["for_person"] for group in groups)
     with Progress(console=output.errors, disable=not output.errors.is_terminal, transient=True) as progress:
-        task = progress.add_task("replaying", total=sum(group["count"] for group in groups))
+        task = progress.add_task("replaying", total=total - summary.for_person)
         try:
             for name in names:
                 stuck: set[str] = set()
@@ -280,6 +282,10 @@ def _sum_up(summary: Replayed, *, dry_run: bool, json_wanted: bool) -> None:
         output.console.print(
             f"{summary.replayed} {done}, {summary.drained} events {behind}, {len(summary.failed)} failed{skipped}"
         )
+        if summary.for_person:
+            output.console.print(
+                f"{summary.for_person} failed too often and wait for a person: --again takes them along"
+            )
         if summary.failed:
             output.table(summary.failed, FAILURE_COLUMNS)
         if summary.stopped:
