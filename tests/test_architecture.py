@@ -158,11 +158,6 @@ def test_what_every_service_rests_on_stays_small(package: str) -> None:
     assert lines <= CODE_LINES_MAX[package], f"{package} has {lines} lines of code"
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "services").glob("*/migrations")), ids=lambda path: path.parent.name)
-def test_migrations_are_numbered_without_a_gap_or_a_double(folder: Path) -> None:
-    assert load(folder.parent.name, folder)
-
-
 def test_the_document_tells_every_stream_with_those_who_read_it_and_every_service_is_in_its_picture() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     told = {
