@@ -6,7 +6,7 @@ RUN = .venv/bin/python -m
 SALDO = .venv/bin/saldo
 STAMP = .venv/setup-is-done
 
-.PHONY: help setup demo up down status test check bench lock clean
+.PHONY: help setup demo up down status test check bench chaos lock clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z]*\):.*## */  make \1|/p' Makefile | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ check: $(STAMP)  ## format, lint, types, architecture, contracts
 
 bench: $(STAMP)  ## measure the pipeline beside a bare script
 	@$(SALDO) bench $(ARGS)
+
+chaos: $(STAMP)  ## kill, cut and stall everything while it sells, and prove that nothing is lost (MINUTES=20 SEED=7)
+	@$(SALDO) chaos --minutes '$(or $(MINUTES),20)' --seed '$(or $(SEED),7)' $(ARGS)
 
 lock:  ## resolve all packages and jars anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv on the PATH" >&2; exit 1; }

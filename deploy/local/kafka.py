@@ -46,9 +46,9 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={listeners},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners={advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,DETOUR:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs=data
 auto.create.topics.enable=false
 num.partitions=6
@@ -79,12 +79,17 @@ log.retention.bytes=1073741824
 
 @dataclass(frozen=True)
 class Kafka:
-    """One node in ``folder``. ``java`` is the executable; the default is the wheel's unless ``SALDO_JAVA`` says."""
+    """One node in ``folder``. ``java`` is the executable; the default is the wheel's unless ``SALDO_JAVA`` says.
+
+    ``detour`` is a second way in: the port where the broker listens for it, and the one that it tells its clients to
+    come to, where somebody passes on what comes to the first.
+    """
 
     folder: Path
     port: int
     controller_port: int
     java: Path | None = None
+    detour: tuple[int, int] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -143,7 +148,12 @@ class Kafka:
         class_path = os.pathsep.join(f"jars/{jar.filename}" for jar in read_lock())
         (self.folder / "java.args").write_text("\n".join([*JVM_OPTIONS, "-cp", class_path]) + "\n")
         (self.folder / "log4j2.properties").write_text(LOG4J2)
-        settings = SETTINGS.format(port=self.port, controller_port=self.controller_port)
+        listening, told = self.detour or (None, None)
+        settings = SETTINGS.format(
+            listeners=_listeners(self.port, listening),
+            advertised=_listeners(self.port, told),
+            controller_port=self.controller_port,
+        )
         (self.folder / "server.properties").write_text(settings)
 
     def _java_argv(self, *arguments: str) -> Sequence[str]:
@@ -152,6 +162,11 @@ class Kafka:
     async def ready(self) -> bool:
         """Whether the broker answers."""
         return await broker_answers(self.bootstrap)
+
+
+def _listeners(port: int, detour: int | None) -> str:
+    ways = {"PLAINTEXT": port} | ({"DETOUR": detour} if detour else {})
+    return ",".join(f"{name}://127.0.0.1:{number}" for name, number in ways.items())
 
 
 async def broker_answers(bootstrap: str) -> bool:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,7 +41,7 @@ from deploy.local.supervisor import (
 
 __all__ = [
     "READER", "Attached", "InstanceBusyError", "RunningStack", "Stack", "StartError",
-    "start_attached", "start_background", "status", "stop",
+    "read_state", "start_attached", "start_background", "status", "stop",
 ]  # fmt: skip
 # The role that reads every database and writes none, for ``saldo verify``.
 READER = "verify"
@@ -57,6 +57,10 @@ class Stack:
 
     ``fresh`` throws the instance's data away before the start; ports and secrets stay. ``pause_cap_s`` is the longest
     pause before a process that ends again and again is started again.
+
+    ``detours`` are servers and sandboxes that services reach by a detour: ``endpoints`` tells for each where they will
+    ``come`` and where to ``pass`` that on, which is up to the caller. ``doubles`` are services that run as two
+    processes, the second called ``NAME-2``, with so many member slots between them.
     """
 
     instance: Path
@@ -65,6 +69,8 @@ class Stack:
     fresh: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     pause_cap_s: float = BACKOFF_CAP_S
+    detours: Sequence[str] = ()
+    doubles: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -86,6 +92,7 @@ class Stack:
             await running.create_databases()
             await supervisor.run([running.sandbox(name) for name in self.sandboxes])
             await supervisor.run([running.service(name) for name in self.services])
+            await supervisor.run([running.second(name) for name in self.doubles])
         return running
 
 
@@ -99,12 +106,17 @@ class RunningStack:
         sandboxes = [f"{name}_sandbox" for name in stack.sandboxes]
         parts = [*SERVICES.values(), *SANDBOXES.values()]
         further = [port for part in parts for port in part.ports]
-        self.ports = keep_ports(instance, ("kafka", "kafka_controller", "postgres", *further, *admin, *sandboxes))
+        doubles = [f"{name}_second" for name in stack.doubles]
+        detours = [f"{name}_detour" for name in stack.detours] + ["kafka_behind"] * ("kafka" in stack.detours)
+        servers = ("kafka", "kafka_controller", "postgres")
+        self.ports = keep_ports(instance, (*servers, *further, *admin, *sandboxes, *doubles, *detours))
         keys = [key for part in parts for key in part.secrets]
         roles = [f"{name}_database" for name in (*stack.services, READER)]
         self.secrets = keep_secrets(instance, ("postgres", "admin_token", "sandbox_token", *keys, *roles))
         self._drawn = Drawn(self.ports, self.secrets, instance / "sandbox")
-        self.kafka = Kafka(instance / "kafka", self.ports["kafka"], self.ports["kafka_controller"])
+        told = self.detours().get("kafka")
+        detour = (told["pass"], told["come"]) if told else None
+        self.kafka = Kafka(instance / "kafka", self.ports["kafka"], self.ports["kafka_controller"], detour=detour)
         self.postgres = Postgres(instance / "postgres", self.ports["postgres"], self.secrets["postgres"])
 
     async def stop(self) -> None:
@@ -116,6 +128,15 @@ class RunningStack:
 
     def _dsn(self, database: str, role: str) -> str:
         return self.postgres.dsn(database, role, self.secrets[f"{role}_database"])
+
+    def detours(self) -> dict[str, dict[str, int]]:
+        """By name, the port where services ``come`` and the one to ``pass`` that on to."""
+
+        def behind(name: str) -> int:
+            direct = {"kafka": "kafka_behind", "postgres": "postgres"}
+            return self.ports[direct.get(name, f"{name}_sandbox")]
+
+        return {name: {"come": self.ports[f"{name}_detour"], "pass": behind(name)} for name in self.stack.detours}
 
     def endpoints(self) -> dict[str, Any]:
         """Where everything is, with what it takes to get in."""
@@ -134,6 +155,7 @@ class RunningStack:
                 for name in sandboxes
             },
             "admin": {name: {"base_url": self._address(f"{name}_admin"), "token": admin_token} for name in services},
+            "detours": self.detours(),
         }
 
     async def create_databases(self) -> None:
@@ -147,14 +169,17 @@ class RunningStack:
         """One service: everything it knows comes from its environment."""
         spans = self.instance / "spans"
         spans.mkdir(exist_ok=True)
+        come = {server: told["come"] for server, told in self.detours().items()}
+        postgres = replace(self.postgres, port=come.get("postgres", self.postgres.port))
         environment = base_environment() | {
-            "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
-            "POSTGRES_DSN": self._dsn(name, name),
+            "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{come.get('kafka', self.kafka.port)}",
+            "POSTGRES_DSN": postgres.dsn(name, name, self.secrets[f"{name}_database"]),
             "SALDO_ADMIN_HOST": HOST,
             "SALDO_ADMIN_PORT": str(self.ports[f"{name}_admin"]),
             "SALDO_ADMIN_TOKEN": self.secrets["admin_token"],
             "SALDO_SPANS_PATH": str(spans / f"{name}.sqlite"),
             "SALDO_LOG_FORMAT": "json",
+            "SALDO_REPLICAS": str(self.stack.doubles.get(name, 1)),
         }
         ready_url = self._address(f"{name}_admin") + "/readyz"
         return ProcessSpec(
@@ -164,6 +189,22 @@ class RunningStack:
             ready=lambda: asyncio.to_thread(answers, ready_url),
             ready_url=ready_url,
             stop_order=0,
+        )
+
+    def second(self, name: str) -> ProcessSpec:
+        """The second process of a service: the same with a listener and spans of its own.
+
+        It may stand by without a member slot for ever, and then it only lives: whoever does not read is not ready.
+        """
+        port, spans = self.ports[f"{name}_second"], self.instance / "spans" / f"{name}-2.sqlite"
+        ready_url = f"http://{HOST}:{port}/livez"
+        first = self.service(name)
+        return replace(
+            first,
+            name=f"{name}-2",
+            env={**first.env, "SALDO_ADMIN_PORT": str(port), "SALDO_SPANS_PATH": str(spans)},
+            ready=lambda: asyncio.to_thread(answers, ready_url),
+            ready_url=ready_url,
         )
 
     def sandbox(self, name: str) -> ProcessSpec:
@@ -256,7 +297,7 @@ class Attached:
     @property
     def endpoints(self) -> dict[str, Any]:
         """Where everything is."""
-        return dict(_read_state(self.instance)["endpoints"])
+        return dict(read_state(self.instance)["endpoints"])
 
     def stop(self) -> None:
         """Stop the instance and wait until nothing is left of it."""
@@ -309,7 +350,7 @@ def status(instance: Path) -> State:
     listener is asked again.
     """
     instance = Path(instance).absolute()
-    state = _read_state(instance)
+    state = read_state(instance)
     if not is_locked(instance / "lock"):
         stopped = {"pid": None, "health": "stopped"}
         processes = {name: process | stopped for name, process in state["processes"].items()}
@@ -320,7 +361,8 @@ def status(instance: Path) -> State:
     return state | {"running": True}
 
 
-def _read_state(instance: Path) -> State:
+def read_state(instance: Path) -> State:
+    """What the instance's supervisor wrote last, whether or not it still runs: see ``Supervisor.state``."""
     try:
         state: State = json.loads((instance / "state.json").read_text())
     except FileNotFoundError:
@@ -334,7 +376,7 @@ def _await_ready(stack: Stack, pid: int, alive: Callable[[], bool], progress: Ca
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         running = alive()
-        state = _read_state(instance)
+        state = read_state(instance)
         if state["pid"] == pid:
             if progress:
                 progress(state)

@@ -25,7 +25,7 @@ from services.console.options import DEFAULT_TENANT, Failed, Instance, Json, Ten
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the root."""
-    for command in (up, down, status, demo, database, bench):
+    for command in (up, down, status, demo, chaos, database, bench):
         root.command()(command)
 
 
@@ -243,6 +243,23 @@ def demo(
     options = DemoOptions(orders, rate, skus, seconds, seed, tenant, keep, stock_alone)
     passed = run_demo(folder, options, json_wanted=json_wanted)
     if not passed:
+        raise typer.Exit(1)
+
+
+def chaos(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long faults strike.")] = 20.0,
+    seed: Annotated[int, typer.Option(help="The same seed has the same faults, buyers and records.")] = 7,
+    rate: Annotated[float, typer.Option(min=0.1, help="Orders a second at the sandboxes.")] = 9.0,
+    stream_rate: Annotated[float, typer.Option(min=0.1, help="Orders a second put straight on Kafka.")] = 36.0,
+    tenant: Tenant = DEFAULT_TENANT,
+    instance: Instance = None,
+    json_wanted: Json = False,
+) -> None:
+    """Kill, cut, stall and flood the whole system while it sells. Exit code 0 only if every order's history holds."""
+    from services.console.chaos.run import ChaosOptions, run_chaos
+
+    folder = instances.make_folder(instance or "chaos")
+    if not run_chaos(folder, ChaosOptions(minutes, seed, rate, stream_rate, tenant), json_wanted=json_wanted):
         raise typer.Exit(1)
 
 

@@ -33,6 +33,13 @@ BEGUN = ("live", "paused")
 SCARCE_SHARE, KIT_SHARE = 0.03, 0.05
 
 Progress = Callable[[str], None]
+Way = Callable[[str], str]
+"""From the address of a sandbox to the one at which services reach it."""
+
+
+def straight(base_url: str) -> str:
+    """No detour."""
+    return base_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +62,16 @@ class Scene:
     courier: Address | None
 
 
-def make_catalogue(skus: int, seed: int) -> Catalogue:
-    """`skus` SKUs, one in twenty a kit of two others, a few with hardly any stock; the same for the same seed."""
+def make_catalogue(skus: int, seed: int, depth: int = 1) -> Catalogue:
+    """`skus` SKUs, one in twenty a kit of two others, a few with hardly any stock; the same for the same seed.
+
+    There is `depth` times as much of the others.
+    """
     draw = random.Random(f"catalogue {seed}")  # noqa: S311 - a repeatable set, not a secret
     kits_count, scarce_count = max(1, round(skus * KIT_SHARE)), max(2, round(skus * SCARCE_SHARE))
     plain = [f"SKU-{number:04}" for number in range(1, skus - kits_count + 1)]
     scarce = tuple(plain[:scarce_count])
-    opening = {sku: draw.randint(5, 20) if sku in scarce else draw.randint(60, 240) for sku in plain}
+    opening = {sku: draw.randint(5, 20) if sku in scarce else draw.randint(60, 240) * depth for sku in plain}
     kits = {
         f"KIT-{number:04}": {sku: draw.choice((1, 1, 2)) for sku in draw.sample(plain[scarce_count:], 2)}
         for number in range(1, kits_count + 1)
@@ -70,13 +80,22 @@ def make_catalogue(skus: int, seed: int) -> Catalogue:
     return Catalogue(names, {sku: draw.randint(990, 19_990) for sku in names}, Plan(opening, kits), scarce)
 
 
-def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress: Progress) -> Scene:
+def set_up(
+    endpoints: Endpoints,
+    tenant: str,
+    *,
+    skus: int,
+    seed: int,
+    progress: Progress,
+    depth: int = 1,
+    way: Way = straight,
+) -> Scene:
     """Put the demonstration set there, or find it as it was left. Everything in it can be repeated without harm.
 
     Shops are opened on the marketplaces that are there; without a gateway's sandbox the company sells and no more.
     Raises `Failed` where something is refused or the sandboxes do not show the numbers in time.
     """
-    catalogue = make_catalogue(skus, seed)
+    catalogue = make_catalogue(skus, seed, depth)
     progress("opening a shop on every channel, an account at the gateway and one at a carrier")
     shops = asyncio.run(_open_shops(endpoints, tenant, catalogue))
     outside = asyncio.run(open_outside(endpoints, tenant)) if "gateway" in endpoints.sandboxes else None
@@ -92,15 +111,17 @@ def set_up(endpoints: Endpoints, tenant: str, *, skus: int, seed: int, progress:
             if outside:
                 progress("registering the company: tax id, rates, gateway, carrier")
                 register_company(client)
-                register_merchant(client, outside.merchant, f"{shops[OWN_SHOP]['base_url']}/paid")
-                asyncio.run(register_carrier(client, endpoints, outside.carrier))
+                merchant = {**outside.merchant, "base_url": way(outside.merchant["base_url"])}
+                register_merchant(client, merchant, f"{shops[OWN_SHOP]['base_url']}/paid")
+                carrier = {**outside.carrier, "base_url": way(outside.carrier["base_url"])}
+                asyncio.run(register_carrier(client, endpoints, carrier))
         if outside:
             shops[OWN_SHOP]["card_page_url"] = card_page(endpoints, outside.merchant)
         channels = []
         for marketplace, shop in shops:
             progress(f"connecting {marketplace}/{shop}")
             connection_id = known.get((marketplace, shop)) or _connect(
-                client, marketplace, shops[marketplace, shop], catalogue
+                client, marketplace, shops[marketplace, shop], catalogue, way
             )
             channels.append(_channel(client, connection_id, marketplace, shops[marketplace, shop]))
     if fresh:
@@ -161,7 +182,7 @@ def _put_stock(client: Admin, catalogue: Catalogue) -> None:
             raise Failed(f"inventory refused {len(refused)} commands of the demonstration set, first: {refused[0]}")
 
 
-def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any], catalogue: Catalogue) -> str:
+def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any], catalogue: Catalogue, way: Way) -> str:
     """Add, import, link, validate, enable: the way a person takes too. Returns the connection's id."""
     added = client.post(
         "channels",
@@ -170,7 +191,7 @@ def _connect(client: Admin, marketplace: str, shop: Mapping[str, Any], catalogue
             "connector": marketplace,
             "environment": "sandbox",
             "account": shop["shop"],
-            "base_url": shop["base_url"],
+            "base_url": way(shop["base_url"]),
             "credentials": shop["credentials"],
             "settings": dict(MARKETS[marketplace].settings(shop)),
         },

@@ -51,8 +51,8 @@ class Verdict:
         return not self.failures
 
 
-def judge(evidence: Evidence) -> Verdict:
-    """Judge a run.
+def judge(evidence: Evidence, *, timed: bool = True) -> Verdict:
+    """Judge a run; how fast sales spread is measured where it is `timed`.
 
     It fails where a unit is left open, lost, doubled or oversold, where a sandbox shows another number than the
     published levels ask for, where a sale was short although its channel had already been told that nothing was left,
@@ -60,7 +60,8 @@ def judge(evidence: Evidence) -> Verdict:
     """
     settled = accounts.settle(evidence)
     acceptances = acceptance.match(evidence)
-    measured = propagation.measure(evidence, settled, acceptances)
+    untimed = dict.fromkeys(evidence.books, Propagation((), (), 0, 0.0))
+    measured = propagation.measure(evidence, settled, acceptances) if timed else untimed
     return Verdict(
         accounts=settled,
         oversold=accounts.oversold(evidence, settled),
