@@ -187,6 +187,24 @@ async def test_a_pause_keeps_the_session_and_other_credentials_do_not(kit: Kit) 
 
 
 @pytest.mark.asyncio
+async def test_connections_stay_open_while_the_table_cannot_be_read(kit: Kit) -> None:
+    shop, registry = await kit.connect(), kit.intake.registry
+    await kit.service.pool.execute("ALTER TABLE connections RENAME TO away")
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await registry.run(kit.service)
+    entry = registry.get(shop.connection_id)
+    assert entry is not None, "whoever comes now is told that there is no such connection"
+    assert not entry.session.http.is_closed, "calls under way were cut off"
+    await kit.service.pool.execute("ALTER TABLE away RENAME TO connections")
+    following = asyncio.create_task(registry.run(kit.service))
+    await asyncio.sleep(0)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    assert registry.get(shop.connection_id) is None
+    assert entry.session.http.is_closed
+
+
+@pytest.mark.asyncio
 async def test_admin_shows_no_secret_and_refuses_in_words(kit: Kit) -> None:
     channels = Channels(kit.intake)
     channels.serve(kit.service)

@@ -175,14 +175,19 @@ class Registry:
         return Open(row, connector, session)
 
     async def run(self, service: "Service") -> None:
-        """Follow the table until cancelled, then close everything."""
+        """Follow the table until cancelled, then close everything.
+
+        Where the table cannot be read, what is open stays so: else whoever comes meanwhile would be told that there is
+        no such connection, and calls under way would be cut off.
+        """
         self._reach = service.faults.point
         try:
             while True:
                 await self.refresh(service.pool)
                 await asyncio.sleep(_REFRESH_S)
-        finally:
+        except asyncio.CancelledError:
             await self.close()
+            raise
 
     async def close(self) -> None:
         """Close every session, once no exchange of tokens is under way: its answer would be lost."""

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 from rich.markup import escape
 
+from contracts.orders.v1 import OrderHeld
 from deploy.local import stack
 from services.console import instance as instances
 from services.console import output
@@ -30,10 +31,11 @@ from services.console.demo import path as paths
 from services.console.demo import report
 from services.console.demo.collector import BookReader, Collector, settle
 from services.console.demo.evidence import Evidence, cancelled_orders
+from services.console.demo.journeys import Journey
 from services.console.demo.markets import MARKETS
 from services.console.demo.office import Office
 from services.console.demo.path import PathVerdict
-from services.console.demo.seed import Scene, set_up
+from services.console.demo.seed import OWN_SHOP, Scene, set_up
 from services.console.demo.verdict import Verdict, judge, to_report, unsettled
 from services.console.instance import Endpoints
 from services.console.verification import Outcome, verify
@@ -116,6 +118,7 @@ class Run:
     hand: Hand
     history: History
     console: Console
+    heard_of: set[tuple[str, str]] = field(default_factory=set)
     told_s: float = -math.inf
 
     async def play(self, faults: Sequence[Fault]) -> tuple[Judged, Stream, Crowd]:
@@ -145,6 +148,7 @@ class Run:
                     group.create_task(streaming.run(records, begun))
                     purchases = plan_buyers(self.scene, options.rate, options.seconds, options.seed)
                     group.create_task(crowd.run(purchases, self.scene.channels, begun))
+            self.heard_of = set(crowd.acknowledged)
             await self._until_ready()
             self.console.print("everything is back: waiting until every order has come to its end", highlight=False)
             parked, letters = await self._clear_letters(admin, stream.spoilt_orders(records, options.tenant))
@@ -184,13 +188,21 @@ class Run:
             self.scene.catalogue.plan, steps={one.connection_id: MARKETS[one.marketplace].told for one in channels},
             cancelled=cancelled_orders(seen), paid=reader.paid(channels), invoiced=True,
         )  # fmt: skip
-        # Those on Kafka wait for their buyer's payment: what became of their units is all that is asked of them.
-        streamed = {
-            order_id
-            for order_id, one in collector.journeys.by_order.items()
-            if one.placed and one.placed.connection_id == stream.CONNECTION
-        }
-        return replace(verdict, unended=[order_id for order_id in verdict.unended if order_id not in streamed])
+        return replace(
+            verdict, unended=[one for one in verdict.unended if not self._may_wait(collector.journeys.by_order[one])]
+        )
+
+    def _may_wait(self, one: Journey) -> bool:
+        """Whether an order waits for its buyer's payment, and rightly so: those on Kafka are never paid, and of the own
+        shop's those that nobody heard of wait until their hold is over.
+        """
+        placed = one.placed
+        if placed is None or not isinstance(one.newest, OrderHeld):
+            return False
+        if placed.connection_id == stream.CONNECTION:
+            return True
+        own = {channel.connection_id for channel in self.scene.channels if channel.marketplace == OWN_SHOP[0]}
+        return placed.connection_id in own and (placed.connection_id, placed.external_id) not in self.heard_of
 
     async def _clear_letters(self, admin: Admin, spoilt: set[str]) -> tuple[int, list[str]]:
         """Give up what nobody can read, so that what is parked behind it follows; (how many, what else is buried)."""

@@ -23,6 +23,7 @@ from contracts.orders.v1 import (
     OrderConfirmed,
     OrderDelivered,
     OrderFact,
+    OrderInvoiced,
     OrderOwing,
     OrderPaid,
     OrderPlaced,
@@ -76,8 +77,9 @@ class Journey:
 
     @property
     def ended(self) -> bool:
-        """Whether the order has come to one of its ends."""
-        return isinstance(self.newest, ENDS)
+        """Whether the order has come to one of its ends. An invoice that is heard of only then is no way back."""
+        said = [fact for _, fact in sorted(self.facts.items()) if not isinstance(fact, OrderInvoiced)]
+        return bool(said) and isinstance(said[-1], ENDS)
 
     @property
     def waits_for_stock(self) -> bool:
