@@ -19,7 +19,6 @@ from aiokafka.errors import KafkaError
 from contracts.catalogue import CATALOGUE, SALES
 from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
 from contracts.envelope import Envelope
-from services.channels import ids
 from services.console.chaos.history import History
 from services.console.demo.evidence import Channel, SendLimits
 from services.console.demo.seed import Catalogue
@@ -88,12 +87,17 @@ def plan_records(catalogue: Catalogue, seed: int, seconds: float, rate: float) -
     return sorted(planned, key=lambda record: record.at_s)
 
 
+def order_id(tenant: str, order: str) -> str:
+    """Our id of an order of this connection."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{tenant}/{CONNECTION}/{order}"))
+
+
 def message(record: Record, tenant: str, now: datetime) -> SaleReported:
     """The sale as channels would report it."""
     return SaleReported(
         connection_id=CONNECTION,
         external_id=record.order,
-        order_id=ids.order_id(tenant, CONNECTION, record.order),
+        order_id=order_id(tenant, record.order),
         revision=record.revision,
         status=SaleStatus.CANCELLED if record.cancelled else SaleStatus.AWAITING_PAYMENT,
         sold_at=now - WEEK if record.old else now,
@@ -215,4 +219,4 @@ class Stream:
 
 def spoilt_orders(records: Sequence[Record], tenant: str) -> set[str]:
     """Our ids of the orders that have a record which nobody can read."""
-    return {ids.order_id(tenant, CONNECTION, record.order) for record in records if record.spoilt}
+    return {order_id(tenant, record.order) for record in records if record.spoilt}
