@@ -51,16 +51,20 @@ class ConsentChanged(Message):
 
 
 class KeptRecord(Message):
-    """What an erasure leaves, because the law or an open parcel asks for it."""
+    """What an erasure leaves, because the law, an open order or an open parcel asks for it."""
 
-    kind: Code = Field(description="What it is: `invoice`, `parcel`.")
+    kind: Code = Field(description="What it is: `invoice`, `order`, `parcel`.")
     reference: str = Field(description="Its id at the service that keeps it.")
-    reason: Code = Field(description="Why it stays: `fiscal_br`, `parcel_open`.")
+    reason: Code = Field(description="Why it stays: `fiscal_br`, `order_open`, `parcel_open`.")
     until: UtcDatetime
 
 
 class CustomerErased(Message):
-    """A customer is erased: whoever keeps personal data under these references or orders deletes it, but for `kept`."""
+    """A customer is erased: whoever keeps personal data of these orders deletes it, but for `kept`.
+
+    An order that has not ended is in `kept`, and comes in the `order_ids` of another fact, without references, when it
+    has ended.
+    """
 
     customer_id: str
     version: int

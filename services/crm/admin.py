@@ -74,6 +74,8 @@ def _ask(router: APIRouter, service: Callable[[], Service], vault: Vault, settin
         """All that is known of one customer: profile, references, consent, timeline. It is the export as well."""
         async with service().pool.acquire() as connection, connection.transaction(readonly=True):
             found = await view.find_ids(connection, tenant, asked.identity, vault, settings)
+            if not found and (held := await store.held_of(connection, tenant, asked.identity)):
+                raise HTTPException(410, view.tell_held(held))
             if not found:
                 raise HTTPException(404, _NOT_FOUND)
             if len(found) > 1:

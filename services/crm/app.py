@@ -21,7 +21,7 @@ LINGER_S: Final = 1.0
 def build(bus: BusSettings, settings: CrmSettings) -> Service:
     """The crm service, not yet running. Raises `KeyInvalid` where the settings' key is none."""
     vault = Vault(settings.secrets_key.get_secret_value())
-    told = partial(remember, vault=vault)
+    told = partial(remember, vault=vault, settings=settings)
     service = Service(
         name="crm",
         settings=bus,

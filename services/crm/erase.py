@@ -8,13 +8,17 @@ what is still on its way is not taken in; and his customers' ids in merges of ot
 was published of him stays for as long as its stream keeps it: ids and references in crm's own, the reports of channels
 in theirs.
 
-LGPD (Lei 13.709/2018) article 16 and GDPR article 17 let stay what the law asks for: fiscal documents, which erp keeps
-(Código Tributário Nacional, article 173: five years from the first day of the year that follows). `kept` lists these,
-and the parcels that are still on their way.
+An order that has not ended is to be delivered all the same: what it needs is not erased elsewhere until it ends, or its
+time is over (LGPD, Lei 13.709/2018, articles 7 V and 15 I; GDPR articles 6(1)(b) and 17(1)(a)). Here all of him goes at
+once.
+
+LGPD article 16 I and GDPR article 17(3)(b) let stay what the law asks for: fiscal documents, which erp keeps (Código
+Tributário Nacional, article 173: five years from the first day of the year that follows). `kept` lists these, and the
+orders and parcels that are still on their way.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from services.runtime import Service
 
 PARCEL_OVER: Final = frozenset({"ShipmentDelivered", "ShipmentCancelled", "ReturnReceived"})
+ORDER_OVER: Final = frozenset({"OrderDelivered", "OrderCancelled", "OrderClosed"})
 PAGE: Final = 100
 
 _log = structlog.get_logger("saldo.crm")
@@ -81,21 +86,45 @@ async def erase(
     ids, refs = {row["customer_id"] for row in found}, [row["customer_ref"] for row in found]
     order_ids = await store.orders_of(tx.connection, tenant, refs)
     invoices = await store.invoices_of(tx.connection, tenant, order_ids)
-    parcels = await store.parcels_of(tx.connection, tenant, order_ids)
+    held = await store.open_orders(tx.connection, tenant, order_ids, ORDER_OVER, tx.now - settings.order_keep)
+    over, until = sorted(set(order_ids) - set(held)), tx.now + settings.order_keep
+    parcels = await store.parcels_of(tx.connection, tenant, over)
     others = await around(tx, tenant, ids, settings) - ids
     prints = await fingerprints(tx.connection, vault, tenant)
     await store.bury(tx.connection, tenant, "ref", [prints.of("ref", ref) for ref in refs], tx.now)
-    await forget_orders(tx, tenant, prints, order_ids)
+    await forget_orders(tx, tenant, prints, over)
+    await store.hold(tx.connection, tenant, held, eldest, version + 1, tx.now, until)
+    await store.insert_letters_due(tx.connection, tenant, held)
     await store.delete_customers(tx.connection, tenant, ids)
     cause = Cause("", eldest)
+    waiting = [KeptRecord(kind="order", reference=order_id, reason="order_open", until=until) for order_id in held]
     fact = CustomerErased(
-        customer_id=eldest, version=version + 1, customer_refs=tuple(refs), order_ids=tuple(order_ids),
-        kept=kept_records(invoices, parcels, settings), at=tx.now,
+        customer_id=eldest, version=version + 1, customer_refs=tuple(refs), order_ids=tuple(over),
+        kept=(*kept_records(invoices, parcels, settings), *waiting), at=tx.now,
     )  # fmt: skip
     tx.publish(fact, tenant=tenant, cause=cause)
     # Who was doubtful because of him may not be any more.
     await settle(tx, tenant, others, settings, by="keys", cause=lambda _: cause)
     return fact
+
+
+async def release(
+    tx: Transaction, tenant: str, order_ids: Collection[str], prints: Fingerprints, settings: CrmSettings
+) -> None:
+    """Erase those of the orders that are held, since they have ended or their time is over, and tell."""
+    held = await store.lock_held(tx.connection, tenant, order_ids)
+    for customer_id in sorted({row["customer_id"] for row in held}):
+        theirs = [row for row in held if row["customer_id"] == customer_id]
+        ended, version = [row["order_id"] for row in theirs if row["order_id"] in order_ids], theirs[0]["version"] + 1
+        invoices = await store.invoices_of(tx.connection, tenant, ended)
+        parcels = await store.parcels_of(tx.connection, tenant, ended)
+        await store.release(tx.connection, tenant, customer_id, ended, version)
+        await forget_orders(tx, tenant, prints, ended)
+        fact = CustomerErased(
+            customer_id=customer_id, version=version, customer_refs=(), order_ids=tuple(ended),
+            kept=kept_records(invoices, parcels, settings), at=tx.now,
+        )  # fmt: skip
+        tx.publish(fact, tenant=tenant, cause=Cause("", customer_id))
 
 
 async def forget_orders(tx: Transaction, tenant: str, prints: Fingerprints, order_ids: Sequence[str]) -> None:
@@ -129,14 +158,15 @@ async def keep_retention(service: "Service", *, vault: Vault, settings: CrmSetti
 async def sweep(service: "Service", *, vault: Vault, settings: CrmSettings) -> int:
     """Look once for customers and orders that are too old, a page of each, and delete them, one a transaction.
 
-    Customers are too old when nothing was heard of them for long, orders when nobody is known to have placed them.
-    Returns how many there were of the more numerous kind.
+    Customers are too old when nothing was heard of them for long, orders when nobody is known to have placed them, or
+    when they were held for long enough. Returns how many there were of the most numerous kind.
     """
     now = service.clock()
     before = now - settings.silent_keep
     async with service.pool.acquire() as connection:
         silent = await store.silent(connection, before, PAGE)
         unplaced = await store.unplaced(connection, now - settings.unplaced_keep, PAGE)
+        held = await store.held_due(connection, now, PAGE)
     erased = 0
     for tenant, customer_id in silent:
         async with service.transaction() as tx:
@@ -153,7 +183,11 @@ async def sweep(service: "Service", *, vault: Vault, settings: CrmSettings) -> i
                 await store.delete_unplaced(tx.connection, tenant, order_id)
             else:
                 await store.delete_orders(tx.connection, tenant, [order_id])
+    for tenant, order_id in held:
+        async with service.transaction() as tx:
+            await store.lock(tx.connection, [tenant])
+            await release(tx, tenant, [order_id], await fingerprints(tx.connection, vault, tenant), settings)
     await erase_letters(service)
     if erased:
         _log.info("silent customers erased", customers=erased)
-    return max(len(silent), len(unplaced))
+    return max(len(silent), len(unplaced), len(held))

@@ -12,7 +12,7 @@ from contracts.orders.v1 import OrderPlaced
 from services.border.vault import Vault
 from services.bus import Cause, Received, Transaction
 from services.crm import store
-from services.crm.erase import forget_orders
+from services.crm.erase import ORDER_OVER, forget_orders, release
 from services.crm.fingerprints import Fingerprints, fingerprints
 from services.crm.settings import CrmSettings
 from services.crm.standing import settle
@@ -73,7 +73,8 @@ async def _recognise(
 async def _not_erased(
     tx: Transaction, tenant: str, prints: Fingerprints, events: Sequence[Received[Any]]
 ) -> list[Received[Any]]:
-    """Those of `events` that are not about an erased order, nor older than the erasure of their reference.
+    """Those of `events` that are not about an erased order, nor older than the erasure of their reference, nor of who
+    placed an order that is held.
 
     What is older than the erasure of its reference tells of an order that was not known to belong to it: that order is
     forgotten as well, with what was heard of it, unless it stands by a report that came after the erasure.
@@ -87,6 +88,7 @@ async def _not_erased(
     gone_orders = await store.erased(tx.connection, tenant, "order", list(orders.values()))
     gone_refs = await store.erased(tx.connection, tenant, "ref", list(refs.values()))
     gone = {order_id for order_id, key in orders.items() if key in gone_orders}
+    held = await store.held_among(tx.connection, tenant, orders)
     standing = await store.placed(tx.connection, tenant, orders) if gone_refs else set()
     taken: list[Received[Any]] = []
     late: set[str] = set()
@@ -94,7 +96,7 @@ async def _not_erased(
         order_id = event.message.order_id
         ref = refs.get(getattr(event.message, "customer_ref", ""))
         erased_at = gone_refs.get(ref) if ref else None
-        if order_id in gone | late:
+        if order_id in gone | late or (ref and order_id in held):
             continue
         if erased_at and event.envelope.time <= erased_at:
             late |= {order_id} - standing
@@ -107,19 +109,21 @@ async def _not_erased(
     return [event for event in taken if event.message.order_id not in late]
 
 
-async def remember(events: Sequence[Received[Any]], tx: Transaction, *, vault: Vault) -> None:
-    """Add what happened to orders, payments, parcels and invoices to the timelines."""
+async def remember(events: Sequence[Received[Any]], tx: Transaction, *, vault: Vault, settings: CrmSettings) -> None:
+    """Add what happened to orders, payments, parcels and invoices to the timelines; a held order that ends goes."""
     by_tenant = _by_tenant(events)
     await store.lock(tx.connection, by_tenant, shared=True)
     for tenant, theirs in sorted(by_tenant.items()):
         prints = await fingerprints(tx.connection, vault, tenant)
         rows: list[tuple[Any, ...]] = []
-        orders, invoices = [], []
+        orders, invoices, ended = [], [], set()
         for event in await _not_erased(tx, tenant, prints, theirs):
             message, told = event.message, tell(event.message)
             rows.append((tenant, event.envelope.id, message.order_id, told.at, told.kind, json.dumps(told.what)))
             if isinstance(message, OrderPlaced):
                 orders.append((tenant, message.order_id, message.customer_ref, message.connection_id))
+            if told.kind in ORDER_OVER:
+                ended.add(message.order_id)
             if isinstance(message, InvoiceIssued):
                 invoices.append((tenant, message.document_id, message.order_id, message.issued_at))
         # In order of keys: two batches with the same rows wait for each other instead of deadlocking.
@@ -127,3 +131,5 @@ async def remember(events: Sequence[Received[Any]], tx: Transaction, *, vault: V
         await store.insert_events(tx.connection, sorted(rows, key=itemgetter(1)))
         await store.insert_invoices(tx.connection, sorted(invoices))
         await store.insert_unplaced(tx.connection, tenant, {order_id for _, _, order_id, *_ in rows}, tx.now)
+        if ended:
+            await release(tx, tenant, ended, prints, settings)

@@ -27,6 +27,9 @@ class CrmSettings(BaseSettings):
     )
     keep_years: int = Field(default=5, gt=0, description="Whole years after its own that a fiscal document is kept.")
     parcel_keep_days: int = Field(default=90, gt=0, description="An open parcel is taken to be over after this time.")
+    order_keep_days: int = Field(
+        default=90, gt=0, description="An erased customer's open order keeps its address for no longer than this."
+    )
     silent_keep_days: int = Field(
         default=5 * 365, gt=0, description="A customer of whom nothing is heard for so long is erased."
     )
@@ -39,6 +42,11 @@ class CrmSettings(BaseSettings):
     def relays(self) -> tuple[str, ...]:
         """`relay_domains`, one by one."""
         return tuple(domain.strip() for domain in self.relay_domains.split(",") if domain.strip())
+
+    @property
+    def order_keep(self) -> timedelta:
+        """`order_keep_days` as a duration."""
+        return timedelta(days=self.order_keep_days)
 
     @property
     def silent_keep(self) -> timedelta:

@@ -226,10 +226,14 @@ async def insert_invoices(connection: Connection, rows: Sequence[Sequence[object
 
 
 async def placed(connection: Connection, tenant: str, order_ids: Collection[str]) -> set[str]:
-    """Those of the orders of which it is known who placed them."""
+    """Those of the orders of which it is known, or was until he was erased, who placed them."""
     rows = await connection.fetch(
-        "SELECT order_id FROM orders WHERE tenant = $1 AND order_id = ANY($2::text[])", tenant, list(order_ids)
-    )
+        """
+        SELECT order_id FROM orders WHERE tenant = $1 AND order_id = ANY($2::text[])
+        UNION SELECT order_id FROM held_orders WHERE tenant = $1 AND order_id = ANY($2::text[])
+        """,
+        tenant, list(order_ids),
+    )  # fmt: skip
     return {row["order_id"] for row in rows}
 
 
@@ -240,6 +244,7 @@ async def insert_unplaced(connection: Connection, tenant: str, order_ids: Collec
         """
         INSERT INTO unplaced SELECT $1, order_id, $3 FROM unnest($2::text[]) AS heard (order_id)
         WHERE NOT EXISTS (SELECT FROM orders o WHERE o.tenant = $1 AND o.order_id = heard.order_id)
+            AND NOT EXISTS (SELECT FROM held_orders h WHERE h.tenant = $1 AND h.order_id = heard.order_id)
         ORDER BY order_id ON CONFLICT DO NOTHING
         """,
         tenant, list(order_ids), now,
@@ -290,6 +295,88 @@ async def order_rows(connection: Connection, tenant: str, refs: Collection[str])
         """,
         tenant, list(refs),
     )  # fmt: skip
+
+
+async def open_orders(
+    connection: Connection, tenant: str, order_ids: Sequence[str], ends: Collection[str], since: datetime
+) -> list[str]:
+    """Those of the orders of which something was heard `since`, and none of the kinds of events that are their end."""
+    rows = await connection.fetch(
+        """
+        SELECT order_id FROM orders o LEFT JOIN LATERAL (
+            SELECT max(at) AS at, bool_or(kind = ANY($3::text[])) AS ended FROM events e
+            WHERE e.tenant = o.tenant AND e.order_id = o.order_id
+        ) AS heard ON true
+        WHERE tenant = $1 AND order_id = ANY($2::text[]) AND ended IS NOT TRUE
+            AND greatest(heard.at, reported_at) >= $4 ORDER BY order_id
+        """,
+        tenant, order_ids, list(ends), since,
+    )  # fmt: skip
+    return [row["order_id"] for row in rows]
+
+
+async def hold(
+    connection: Connection, tenant: str, order_ids: Sequence[str], customer_id: str, version: int,
+    erased_at: datetime, until: datetime,
+) -> None:  # fmt: skip
+    """The customer is erased, and these orders of his are when they end, or it is `until`; of them stays what happened,
+    and nothing of him."""
+    await connection.execute(
+        "INSERT INTO held_orders SELECT $1, order_id, $3, $4, $5, $6 FROM unnest($2::text[]) AS held (order_id)",
+        tenant, order_ids, customer_id, version, erased_at, until,
+    )  # fmt: skip
+    await connection.execute("DELETE FROM orders WHERE tenant = $1 AND order_id = ANY($2::text[])", tenant, order_ids)
+
+
+async def held_among(connection: Connection, tenant: str, order_ids: Collection[str]) -> set[str]:
+    """Those of the orders that are held."""
+    rows = await connection.fetch(
+        "SELECT order_id FROM held_orders WHERE tenant = $1 AND order_id = ANY($2::text[])", tenant, list(order_ids)
+    )
+    return {row["order_id"] for row in rows}
+
+
+async def held_of(connection: Connection, tenant: str, identity: str) -> list[asyncpg.Record]:
+    """The held orders of an erased customer, or the one with this id: order, customer, erased at, until."""
+    return await connection.fetch(
+        """
+        SELECT order_id, customer_id, erased_at, until FROM held_orders
+        WHERE tenant = $1 AND (customer_id = $2 OR order_id = $2) ORDER BY until, order_id
+        """,
+        tenant, identity,
+    )  # fmt: skip
+
+
+async def held_due(connection: Connection, now: datetime, limit: int) -> list[tuple[str, str]]:
+    """Held orders (tenant, id) whose time is over."""
+    rows = await connection.fetch(
+        "SELECT tenant, order_id FROM held_orders WHERE until <= $1 ORDER BY until LIMIT $2", now, limit
+    )
+    return [(row["tenant"], row["order_id"]) for row in rows]
+
+
+async def lock_held(connection: Connection, tenant: str, order_ids: Collection[str]) -> list[asyncpg.Record]:
+    """Lock the held orders of every customer who has one of these: order, customer, version."""
+    return await connection.fetch(
+        """
+        SELECT order_id, customer_id, version FROM held_orders WHERE tenant = $1 AND customer_id IN (
+            SELECT customer_id FROM held_orders WHERE tenant = $1 AND order_id = ANY($2::text[]))
+        ORDER BY order_id FOR UPDATE
+        """,
+        tenant, list(order_ids),
+    )  # fmt: skip
+
+
+async def release(
+    connection: Connection, tenant: str, customer_id: str, order_ids: Sequence[str], version: int
+) -> None:
+    """These orders are held no more; the customer is at this version."""
+    await connection.execute(
+        "DELETE FROM held_orders WHERE tenant = $1 AND order_id = ANY($2::text[])", tenant, order_ids
+    )
+    await connection.execute(
+        "UPDATE held_orders SET version = $3 WHERE tenant = $1 AND customer_id = $2", tenant, customer_id, version
+    )
 
 
 async def invoices_of(connection: Connection, tenant: str, order_ids: Sequence[str]) -> list[tuple[str, datetime]]:

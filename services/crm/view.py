@@ -1,7 +1,10 @@
 """A customer as people see him, opened for whoever has the right to ask."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
+
+import asyncpg
 
 from services.border.vault import Vault
 from services.crm import documents, store
@@ -33,6 +36,16 @@ async def find_ids(
         if value and (owners := await store.owner_of_key(connection, tenant, kind, prints.of(kind, value))):
             return owners
     return []
+
+
+def tell_held(held: Sequence[asyncpg.Record]) -> str:
+    """What is said of an erased customer whose orders have not ended: rows as of `store.held_of`, at least one."""
+    one = held[0]
+    orders = ", ".join(f"{row['order_id']} (at the latest {row['until']:%Y-%m-%d})" for row in held)
+    return (
+        f"customer {one['customer_id']} was erased on {one['erased_at']:%Y-%m-%d}. What is needed to deliver what he "
+        f"bought is kept until the order ends (LGPD articles 7 V and 15 I, GDPR article 17(1)(a)): {orders}"
+    )
 
 
 async def show(

@@ -50,9 +50,13 @@ def test_a_customer_is_found_by_the_number_of_an_order(saldo: Saldo, crm: Listen
 
 
 def test_who_erases_a_buyer_that_still_waits_is_told_of_the_order(saldo: Saldo, crm: Listener) -> None:
-    crm.say("POST", "customers/c-1/erase", {"order_ids": ["o-1"], "kept": []})
+    until = "2026-06-12T12:00:00Z"
+    kept = {"kind": "order", "reference": "o-1", "reason": "order_open", "until": until}
+    crm.say("POST", "customers/c-1/erase", {"order_ids": [], "kept": [kept]})
     warned = saldo("customer", "erase", "c-1", "--yes")
     assert (warned.code, "on their way: o-1" in warned.err) == (0, True)
+    assert "kept until they end" in warned.err
+    assert all(part in " ".join(warned.out.split()) for part in ("goes when it ends", "LGPD 7 V", "2026-06-12"))
     delivered = CUSTOMER["timeline"][0] | {"kind": "OrderDelivered"}
     crm.say("POST", "customers/show", CUSTOMER | {"timeline": [*CUSTOMER["timeline"], delivered]})
     assert "on their way" not in saldo("customer", "erase", "c-1", "--yes").err
@@ -125,5 +129,5 @@ def test_to_erase_one_must_be_sure(saldo: Saldo, crm: Listener, monkeypatch: pyt
     assert [path for _, path, _, _ in crm.asked] == ["customers/show"]
     printed = saldo("customer", "erase", "c-1", "--yes")
     assert printed.code == 0
-    assert "fiscal_br" in printed.out
+    assert "LGPD 16 I" in " ".join(printed.out.split())
     assert "2031-12-31" in printed.out

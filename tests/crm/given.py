@@ -12,7 +12,7 @@ from contracts.channels.v1 import BuyerReported
 from contracts.envelope import Envelope, Message
 from contracts.erp.v1 import InvoiceIssued
 from contracts.fulfillment.v1 import LabelCreated, ShipmentDelivered, ShipmentLine
-from contracts.orders.v1 import OrderLine, OrderPlaced
+from contracts.orders.v1 import OrderCancelled, OrderClosed, OrderDelivered, OrderLine, OrderPlaced
 from services.border.vault import Vault
 from services.bus import Received, Transaction
 from services.crm.handlers import recognise, remember
@@ -35,6 +35,14 @@ def placed(ref: str = "ref-a", connection_id: str = "connection-a") -> OrderPlac
         order_id=f"order-of-{ref}", version=1, connection_id=connection_id, external_id="1001", sale_revision=1,
         at=NOW, sold_at=NOW, customer_ref=ref, paid=True, lines=(OrderLine(line_id="1", sku="MUG", quantity=1),),
     )  # fmt: skip
+
+
+def ended(ref: str = "ref-a", kind: Any = OrderCancelled) -> OrderCancelled | OrderClosed | OrderDelivered:
+    made: OrderCancelled | OrderClosed | OrderDelivered = kind(
+        order_id=f"order-of-{ref}", version=9, connection_id="connection-a", external_id="1001", sale_revision=2,
+        at=NOW, **({} if kind is OrderDelivered else {"reason": "channel"}),
+    )  # fmt: skip
+    return made
 
 
 def invoiced(ref: str = "ref-a") -> InvoiceIssued:
@@ -109,7 +117,7 @@ async def hear(
         buyers = [event for event in events if isinstance(event.message, BuyerReported)]
         if buyers:
             await recognise(buyers, tx, vault=vault, settings=settings)
-        await remember([event for event in events if event not in buyers], tx, vault=vault)
+        await remember([event for event in events if event not in buyers], tx, vault=vault, settings=settings)
     return [published.message for published in tx.publications]
 
 

@@ -16,6 +16,7 @@ from contracts.channels.v1 import BuyerAddress
 from contracts.crm.v1 import CustomerErased, CustomersMerged, CustomersUnmerged
 from contracts.envelope import Message
 from contracts.fulfillment.v1 import LabelCreated, ShipmentDelivered
+from contracts.orders.v1 import OrderCancelled, OrderClosed, OrderDelivered
 from services.border.vault import Vault
 from services.crm import decisions, store
 from services.crm.admin import admin_router
@@ -28,6 +29,7 @@ from tests.crm.given import (
     SETTINGS,
     Running,
     buyer,
+    ended,
     groups,
     hear,
     invoiced,
@@ -230,7 +232,7 @@ async def test_an_erased_customer_is_gone_and_what_stays_is_listed(
     await hear(
         connection, vault, placed("ref-a"), placed("ref-b"), invoiced("ref-a"), parcel(LabelCreated, label_id="l1"),
         parcel(ShipmentDelivered, "ref-b", delivered_at=NOW), buyer("ref-a", name="Ana", addresses=(address,), **ANA),
-        buyer("ref-b", **ANA), buyer("ref-c", phones=ANA["phones"]),
+        buyer("ref-b", **ANA), buyer("ref-c", phones=ANA["phones"]), ended("ref-a"), ended("ref-b"),
     )  # fmt: skip
     [customer_id, stays] = await admin.ids()
 
@@ -253,11 +255,104 @@ async def test_an_erased_customer_is_gone_and_what_stays_is_listed(
     assert (await admin.post(f"customers/{customer_id}/erase")).status_code == 404
 
 
+OPEN, OVER = "order-of-ref-a", "order-of-ref-b"
+
+
+async def erased_with_an_open_order(connection: Connection, vault: Vault, admin: Asking) -> str:
+    """Ana, erased while one of her two orders is open; returns her id."""
+    await hear(
+        connection, vault, placed("ref-a"), placed("ref-b"), buyer("ref-a", name="Ana", **ANA), buyer("ref-b", **ANA),
+        ended("ref-b"),
+    )  # fmt: skip
+    [customer_id] = await admin.ids()
+    assert (await admin.post(f"customers/{customer_id}/erase")).is_success
+    return customer_id
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("end", [OrderCancelled, OrderClosed, OrderDelivered])
+async def test_an_open_order_is_erased_when_it_ends(
+    connection: Connection, vault: Vault, admin: Asking, running: Running, end: Any
+) -> None:
+    customer_id = await erased_with_an_open_order(connection, vault, admin)
+    [told] = admin.published
+    assert told.order_ids == (OVER,)
+    [kept] = told.kept
+    assert (kept.kind, kept.reference, kept.reason, kept.until) == (
+        "order", OPEN, "order_open", NOW + SETTINGS.order_keep,
+    )  # fmt: skip
+    # Of her nothing is left here, and what is asked by her order or her old id says why and until when.
+    for table in ("customers", "keys", "orders"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+    assert (await admin.post("customers/show", {"identity": CPF})).status_code == 404
+    for identity in (OPEN, customer_id):
+        answer = await admin.post("customers/show", {"identity": identity})
+        assert answer.status_code == 410
+        assert all(part in answer.json()["detail"] for part in (OPEN, "2026-06-12", "LGPD", "was erased on 2026-03-14"))
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    assert running.erased == [OPEN, OVER], "dead letters of both go at once"
+
+    # What is heard of it goes on, but for who placed it.
+    assert await hear(connection, vault, buyer("ref-a", **ANA), placed("ref-a"), at=NOW + timedelta(days=1)) == []
+    assert await hear(connection, vault, invoiced(), parcel(LabelCreated, label_id="l1")) == []
+    assert [await connection.fetchval(f"SELECT count(*) FROM {name}") for name in ("orders", "unplaced")] == [0, 0]
+
+    [last] = await hear(connection, vault, ended("ref-a", end))
+    assert (last.customer_id, last.customer_refs, last.order_ids) == (customer_id, (), (OPEN,))
+    assert last.version == told.version + 1
+    assert [(one.kind, one.reason) for one in last.kept] == [("invoice", "fiscal_br"), ("parcel", "parcel_open")]
+    for table in ("held_orders", "events", "invoices"):
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
+    assert await hear(connection, vault, ended("ref-a"), buyer("ref-a", **ANA), at=NOW + timedelta(days=2)) == []
+    assert (await admin.post("customers/show", {"identity": OPEN})).status_code == 404
+
+
+@pytest.mark.asyncio
+async def test_each_open_order_is_told_of_once_when_it_ends_and_versions_grow(
+    connection: Connection, vault: Vault, admin: Asking
+) -> None:
+    await hear(connection, vault, buyer(order_id="one", **ANA), buyer(order_id="two", **ANA), buyer(**ANA))
+    [customer_id] = await admin.ids()
+    await admin.post(f"customers/{customer_id}/erase")
+    [told] = admin.published
+    assert told.order_ids == ()
+    ends = [ended().model_copy(update={"order_id": order_id}) for order_id in ("two", "one", OPEN)]
+    [first] = await hear(connection, vault, ends[0])
+    [both] = await hear(connection, vault, *ends)
+    assert [first.order_ids, both.order_ids] == [("two",), ("one", OPEN)]
+    assert [first.version, both.version] == [told.version + 1, told.version + 2]
+    assert await hear(connection, vault, *ends) == []
+
+
+@pytest.mark.asyncio
+async def test_an_open_order_is_held_for_so_long_and_no_longer(
+    connection: Connection, vault: Vault, admin: Asking, running: Running
+) -> None:
+    await erased_with_an_open_order(connection, vault, admin)
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    assert len(running.published) == 1
+    await connection.execute("UPDATE held_orders SET until = $1", NOW)
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    await sweep(running.service, vault=vault, settings=SETTINGS)
+    assert [fact.order_ids for fact in running.published] == [(OVER,), (OPEN,)]
+    assert await connection.fetchval("SELECT count(*) FROM held_orders") == 0
+
+
+@pytest.mark.asyncio
+async def test_an_order_that_nobody_has_heard_of_for_long_is_not_open(
+    connection: Connection, vault: Vault, admin: Asking
+) -> None:
+    long_ago = NOW - SETTINGS.order_keep - timedelta(days=1)
+    await hear(connection, vault, buyer(order_id="forgotten", **ANA), at=long_ago)
+    await admin.post(f"customers/{(await admin.ids())[0]}/erase")
+    assert admin.published[0].order_ids == ("forgotten",)
+
+
 @pytest.mark.asyncio
 async def test_what_was_on_its_way_when_a_customer_was_erased_is_not_taken_in(
     connection: Connection, vault: Vault, admin: Asking
 ) -> None:
-    await hear(connection, vault, placed(), buyer(**ANA))
+    await hear(connection, vault, placed(), buyer(**ANA), ended())
     [customer_id] = await admin.ids()
     await admin.post(f"customers/{customer_id}/erase")
     later = NOW + timedelta(days=1)

@@ -146,7 +146,7 @@ async def test_a_copy_of_an_event_is_told_once(connection: Connection, vault: Va
     event = received(parcel(ShipmentDelivered, delivered_at=NOW, tracking_code="BR1"))
     for _ in range(2):
         async with connection.transaction():
-            await remember([event], opened(connection), vault=vault)
+            await remember([event], opened(connection), vault=vault, settings=SETTINGS)
     [row] = await connection.fetch("SELECT * FROM events")
     assert row["kind"] == "ShipmentDelivered"
     assert json.loads(row["what"])["tracking_code"] == "BR1"

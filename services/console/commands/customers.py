@@ -22,6 +22,12 @@ REVIEW_COLUMNS = ("one", "other", "why", "at")
 PAGE = 1000
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 ENDED = {"OrderDelivered", "OrderCancelled", "OrderClosed"}
+WHY = {
+    "fiscal_br": "fiscal document (LGPD 16 I, GDPR 17(3)(b))",
+    "order_open": "to deliver it; goes when it ends (LGPD 7 V and 15 I, GDPR 17(1)(a))",
+    "parcel_open": "on its way; goes when it arrives (LGPD 7 V and 15 I, GDPR 17(1)(a))",
+}
+"""The law's reason for what stays, by its word in a `KeptRecord`."""
 
 Identity = Annotated[
     str,
@@ -202,14 +208,14 @@ def erase(
     instance: Instance = None,
     json_wanted: Json = False,
 ) -> None:
-    """Forget a customer everywhere. What the law or an open parcel keeps is listed with its reason and end."""
+    """Forget a customer everywhere. What the law or an open order keeps is listed with its reason and end."""
     with admin(tenant, instance) as client:
         found = _find(client, identity)
         customer_id = found["customer_id"]
         if open_orders := _open_orders(found["timeline"]):
             output.errors.print(
-                f"[yellow]on their way:[/] {', '.join(open_orders)}. What is not packed yet loses its "
-                "address and cannot be sent: wait, or cancel it",
+                f"[yellow]on their way:[/] {', '.join(open_orders)}. What these need to arrive is kept until they end; "
+                "all else goes now",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -220,4 +226,5 @@ def erase(
         output.as_json(told)
         return
     output.console.print(f"{customer_id} is erased, with {len(told['order_ids'])} orders", markup=False)
-    output.table(told["kept"], ("kind", "reference", "reason", "until"), empty="nothing is kept")
+    kept = [one | {"reason": WHY.get(one["reason"], one["reason"]), "until": at(one["until"])} for one in told["kept"]]
+    output.table(kept, ("kind", "reference", "reason", "until"), empty="nothing is kept")
