@@ -82,16 +82,9 @@ class Group:
 async def fetched(consumer: Consumer, kafka: Any) -> tuple[Any, ...]:
     """The next batch, as soon as there is one. FastStream's own waits, and where nothing came sleeps as long, deaf to
     what comes: short enough for a sale, that took a hundredth of a core for every stream, all day long.
-
-    Past a header whose name is no UTF-8 the client reads nothing, nor what came in one batch with it: to go past it is
-    a person's decision, and until then the consumer says why it is not ready.
     """
     await asyncio.sleep(consumer.linger_s)
-    try:
-        return tuple(chain(*(await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values()))
-    except UnicodeDecodeError:
-        await consumer.hold("a header's name is no UTF-8: stop the service, move its group's offset over it")
-        return ()
+    return tuple(chain(*(await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values()))
 
 
 async def _passed_through(records: Any) -> KafkaMessage:

@@ -27,6 +27,7 @@ from services.bus.transaction import Transaction
 from services.bus.work import Work
 from services.deadletters.letters import DeadLetters
 from services.runtime.admin import AdminServer, bus_router, create_app
+from services.runtime.header_names import read_any_header_name
 from services.runtime.keeper import Keeper
 from services.runtime.logs import configure_logging
 from services.runtime.migrate import migrate
@@ -110,6 +111,7 @@ class Service:
     async def run(self, *, handle_signals: bool = True) -> None:
         """Run until SIGTERM, SIGINT or `stop`. Waits for its servers; raises on a refused migration or setting."""
         configure_logging(self.settings.log_format, self.name)
+        read_any_header_name()
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)

@@ -3,15 +3,21 @@
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.consumer import fetcher
+from aiokafka.producer import message_accumulator
+from aiokafka.record import default_records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.bus.consumer import BACKLOG_RECORDS, BACKLOG_STALE_S
-from services.bus.group import BATCH_RECORDS, fetched
+from services.bus.group import BATCH_RECORDS
 from services.bus.outbox import RECORD_LIMIT_BYTES
+from services.bus.record import unpack
 from services.runtime.topics import ensure_topics
 from tests.bus.model import (
     BalanceChanged,
@@ -262,20 +268,44 @@ async def test_a_backlog_is_one_only_while_the_consumer_gets_on_with_it(database
         assert not consumer.has_backlog
 
 
-async def test_a_header_that_no_client_reads_is_told_and_nothing_is_skipped(kafka_bootstrap, database):
-    service = make_service(kafka_bootstrap, database, make_streams())
-    [consumer] = list(service._consumers.values())[:1]
+class Unreadable(str):
+    """A header's name that is sent as bytes that are no UTF-8: as Latin-1 writes it."""
 
-    class Jammed:
-        """A client at such a record."""
+    __slots__ = ()
 
-        async def getmany(self, **_: object) -> dict[str, list[str]]:
-            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    def encode(self, *_: str) -> bytes:
+        """As the producer asks for it."""
+        return super().encode("latin-1")
 
-    fetching = asyncio.create_task(fetched(consumer, Jammed()))
-    while not consumer.halted:
-        assert not fetching.done()
-        await asyncio.sleep(0.01)
-    assert "no UTF-8" in consumer.reason
-    consumer.stop.set()
-    assert await fetching == ()
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+async def test_a_header_without_a_readable_name_stops_nothing(kafka_bootstrap, database, compression, monkeypatch):
+    monkeypatch.setattr(fetcher, "MemoryRecords", fetcher.MemoryRecords)  # Put back what the service puts there.
+    # The fast builder asks no name for its bytes.
+    monkeypatch.setattr(message_accumulator, "DefaultRecordBatchBuilder", default_records._DefaultRecordBatchBuilderPy)
+    streams = make_streams(partitions=1)
+    good = [record(streams, f"g{n}", n, event_id=f"e{n}") for n in range(6)]
+    strange = replace(good[2], headers=[*good[2].headers, (Unreadable("x-\xff\xfe"), b"a note")])
+    # Its id has a name that cannot be read, and so it has none.
+    nameless = replace(
+        good[3],
+        headers=[(Unreadable("ce_\xe9d") if name == "ce_id" else name, part) for name, part in good[3].headers],
+    )
+    async with running(make_service(kafka_bootstrap, database, streams)) as service:
+        producer = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap, compression_type=compression)
+        batch = producer.create_batch()
+        for one in (*good[:2], strange, nameless, *good[4:]):
+            batch.append(key=one.key, value=one.value, timestamp=None, headers=one.headers)
+        await producer.start()
+        await (await producer.send_batch(batch, streams.deposits.name, partition=0))
+        await producer.stop()
+        await until_count(database, "SELECT count(*) FROM entries", 5)
+        await until_count(database, "SELECT count(*) FROM dead_letters", 1)
+        assert await service.reasons() == []
+    assert await rows(database, "SELECT account, event_id FROM entries ORDER BY 1") == [
+        (f"g{n}", f"e{n}") for n in (0, 1, 2, 4, 5)
+    ]
+    [(key, error, packed)] = await rows(database, "SELECT key, error, record FROM dead_letters")
+    assert key == "acme:g3"
+    assert "ce_id" in error
+    assert ("ce_\\xe9d", b"e3") in list(map(tuple, unpack(packed).headers))
