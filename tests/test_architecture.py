@@ -147,6 +147,11 @@ def code_lines(path: Path) -> int:
     return sum(1 for number, line in lines if line.strip() and not line.strip().startswith("#") and number not in prose)
 
 
+@pytest.mark.parametrize("folder", sorted(ROOT.glob("services/*/migrations")), ids=lambda folder: folder.parent.name)
+def test_migrations_are_numbered_without_gaps(folder: Path) -> None:
+    assert load(folder.parent.name, folder)
+
+
 @pytest.mark.parametrize("package", CODE_LINES_MAX)
 def test_what_every_service_rests_on_stays_small(package: str) -> None:
     lines = sum(code_lines(path) for path in SOURCES if module_of(path).startswith(package))
