@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _FORMAT: Final = b"\x01"
 _KEY_BYTES: Final = 32
+_DIFFERENT_MIN: Final = 16
+"""Of 32 random bytes fewer than 16 different ones come once in 10^15 keys: such a key was typed."""
 _ID_BYTES: Final = 4
 _NONCE_BYTES: Final = 12
 
@@ -35,10 +37,13 @@ class KeyInvalid(ValueError):
 
 def _decode_key(text: str) -> bytes:
     try:
-        key = bytes.fromhex(text) if len(text) == 2 * _KEY_BYTES else base64.b64decode(text, altchars="-_")
+        if len(text) == 2 * _KEY_BYTES:
+            key = bytes.fromhex(text)
+        else:
+            key = base64.b64decode(text, altchars="-_", validate=True)
     except (ValueError, binascii.Error):
         key = b""
-    if len(key) != _KEY_BYTES:
+    if len(key) != _KEY_BYTES or len(set(key)) < _DIFFERENT_MIN:
         raise KeyInvalid(
             "SALDO_SECRETS_KEY must be 32 random bytes as base64 or hex (several: comma, newest first); "
             "make one with: python -c 'import secrets; print(secrets.token_hex(32))'"

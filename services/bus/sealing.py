@@ -26,7 +26,11 @@ class Seal:
         self._ciphers: dict[str, AESGCM] = {}
         if personal:
             try:
-                cipher = AESGCM(base64.b64decode(settings.personal_key.get_secret_value(), validate=True))
+                key = base64.b64decode(settings.personal_key.get_secret_value(), validate=True)
+                # AES would take 16 as well; of 32 random bytes nearly all differ.
+                if len(key) != 32 or len(set(key)) < 16:
+                    raise ValueError
+                cipher = AESGCM(key)
             except ValueError:
                 raise ValueError(
                     f"{service} reads {sorted(personal)}, which carries personal data: "

@@ -2,10 +2,13 @@
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+TOKEN_CHARACTERS: Final = 16
+"""The least of a token that guards a listener which others reach: 16 random characters are past guessing."""
 
 
 class BusSettings(BaseSettings):
@@ -41,11 +44,13 @@ class BusSettings(BaseSettings):
     def _listener_is_safe(self) -> Self:
         if not self.postgres_dsn.get_secret_value():
             raise ValueError("POSTGRES_DSN is not set: give the address of this service's own database")
-        guarded = self.admin_tls_certificate and self.admin_tls_key and self.admin_token.get_secret_value()
+        is_secret = len(self.admin_token.get_secret_value()) >= TOKEN_CHARACTERS
+        guarded = self.admin_tls_certificate and self.admin_tls_key and is_secret
         if not is_loopback(self.admin_host) and not guarded:
             raise ValueError(
                 f"SALDO_ADMIN_HOST={self.admin_host} is not a loopback address: set SALDO_ADMIN_TLS_CERTIFICATE, "
-                "SALDO_ADMIN_TLS_KEY and SALDO_ADMIN_TOKEN, or listen on 127.0.0.1"
+                f"SALDO_ADMIN_TLS_KEY and SALDO_ADMIN_TOKEN (at least {TOKEN_CHARACTERS} characters), or listen on "
+                "127.0.0.1"
             )
         return self
 

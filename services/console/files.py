@@ -6,6 +6,7 @@ is reported with its line and the reason.
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from contracts.envelope import Message, MinorSum, UtcDatetime
 from contracts.inventory.v1 import Component, PutItem, ReceiveStock
 from services.border.reading import minor, moment
-from services.console.given import make, shown
+from services.console.given import fit, make, shown
 
 
 class InvoiceRow(Message):
@@ -32,6 +33,9 @@ INVOICE_CURRENCY = "BRL"
 
 _DIGITS_MAX = 18
 _COLUMNS_NAMED = 10
+_YES = frozenset(("", "yes", "y", "true", "1", "sim", "s"))
+_NO = frozenset(("no", "n", "false", "0", "nao", "não"))
+_AMOUNT = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ def parse_items(raw: bytes, *, known: Sequence[str] = ()) -> Parsed[PutItem]:
             PutItem,
             sku=row["sku"],
             name=row["name"],
-            active=row.get("active", "").lower() not in ("no", "false", "0", "nao", "não"),
+            active=yes_or_no(row.get("active", ""), "active"),
             unit=row.get("unit") or "un",
             gtin=row.get("gtin") or None,
             weight_g=whole_number(weight, "weight_g") if weight else None,
@@ -132,7 +136,10 @@ def parse_rates(raw: bytes) -> Parsed[dict[str, Any]]:
     def read(row: Mapping[str, str]) -> dict[str, Any]:
         named = {name: row[name] for name in ("carrier", "service", "from_code", "to_code", "currency")}
         counted = {name: whole_number(row[name], name) for name in ("up_to_g", "days_min", "days_max")}
-        return {**named, **counted, "price_minor": minor(row["price"], row["currency"], "price", exact=True)}
+        if counted["up_to_g"] < 1 or not 0 <= counted["days_min"] <= counted["days_max"]:
+            raise ValueError("up_to_g must be at least 1, and the days from 0 on, days_min no later than days_max")
+        rate = {**named, **counted, "price_minor": price(row["price"], row["currency"])}
+        return fit(rate, rate)
 
     return _parse(
         raw,
@@ -155,7 +162,7 @@ def parse_invoices(raw: bytes) -> Parsed[InvoiceRow]:
             InvoiceRow,
             order=row["order"],
             key=row["key"],
-            total_minor=minor(row["total"], INVOICE_CURRENCY, "total", exact=True),
+            total_minor=minor(plain(row["total"], "total"), INVOICE_CURRENCY, "total", exact=True),
             issued_at=moment(issued_at, "issued_at") if issued_at else None,
             replaces=row.get("replaces") or None,
         )
@@ -176,10 +183,8 @@ def parse_products(raw: bytes, currency: str) -> Parsed[dict[str, Any]]:
     """
 
     def read(row: Mapping[str, str]) -> dict[str, Any]:
-        price_minor = minor(row["price"], currency, "price", exact=True)
-        if price_minor < 0:
-            raise ValueError("price is below nothing")
-        return {"sku": row["sku"], "title": row["title"], "price_minor": price_minor}
+        product = {"sku": row["sku"], "title": row["title"], "price_minor": price(row["price"], currency)}
+        return fit(product, product)
 
     return _parse(
         raw,
@@ -192,11 +197,13 @@ def parse_products(raw: bytes, currency: str) -> Parsed[dict[str, Any]]:
 
 def parse_components(text: str) -> tuple[Component, ...]:
     """`A:1 B:2` → components. Raises `ValueError`."""
-    components = []
+    components: list[Component] = []
     for part in text.split():
         sku, separator, quantity = part.rpartition(":")
         if not separator or not sku:
             raise ValueError(f"component {shown(part)} must be SKU:QUANTITY")
+        if sku in {component.sku for component in components}:
+            raise ValueError(f"component {shown(sku)} comes twice: give all its units at once")
         components.append(
             make(Component, sku=sku, quantity=whole_number(quantity, f"quantity of component {shown(sku)}"))
         )
@@ -210,6 +217,30 @@ def whole_number(text: str, name: str) -> int:
     return int(text)
 
 
+def yes_or_no(text: str, name: str) -> bool:
+    """Whether a word says yes, as an empty cell does. Raises `ValueError` where it says neither."""
+    if (word := text.lower()) in _YES:
+        return True
+    if word in _NO:
+        return False
+    raise ValueError(f"{name} must be yes or no, not {shown(text)}")
+
+
+def plain(text: str, name: str) -> str:
+    """An amount as people write it: digits and a point. Raises `ValueError` for other ways to write a number."""
+    if not _AMOUNT.fullmatch(text):
+        raise ValueError(f"{name} must be an amount with a point before its decimals, as 1234.50, not {shown(text)}")
+    return text
+
+
+def price(text: str, currency: str) -> int:
+    """A price as people write it in minor units of `currency`. Raises `ValueError`."""
+    price_minor = minor(plain(text, "price"), currency, "price", exact=True)
+    if price_minor < 0:
+        raise ValueError("price is below nothing")
+    return price_minor
+
+
 def _parse(
     raw: bytes,
     *,
@@ -221,6 +252,9 @@ def _parse(
     parsed: Parsed[M] = Parsed()
     try:
         text = raw.decode("utf-8-sig")
+        if (nul := raw.find(b"\0")) >= 0:
+            # As every other byte of UTF-16 is, and none of a file that people read.
+            raise UnicodeDecodeError("utf-8", raw, nul, nul + 1, "NUL")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         parsed.rejected.append(Rejected(line, "the file is not UTF-8: save it as UTF-8"))
@@ -252,14 +286,17 @@ def _read_rows(
     problems = [f"column {name} is missing" for name in required if name not in columns]
     strange = [name for name in columns if name not in (*required, *optional)]
     problems += [f"column {shown(name) or '(empty)'} is not known" for name in strange[:_COLUMNS_NAMED]]
-    if problems or len(set(columns)) != len(columns):
+    twice = [name for name in (*required, *optional) if columns.count(name) > 1]
+    if problems := [*problems, *(f"column {name} comes twice" for name in twice)]:
         known = ", ".join((*required, *optional))
-        parsed.rejected.append(Rejected(1, f"{'; '.join(problems) or 'a column comes twice'}; the columns are {known}"))
+        parsed.rejected.append(Rejected(1, f"{'; '.join(problems)}; the columns are {known}"))
         return
     reader.fieldnames = columns
     seen: dict[str, int] = {}
     for cells in reader:
         line = reader.line_num
+        if not any(cells.values()):
+            continue  # As spreadsheets leave below the last row.
         try:
             message = _read_row(cells, required, read)
             first = seen.setdefault(identity(message), line)

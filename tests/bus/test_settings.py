@@ -21,10 +21,10 @@ DSN = "postgresql://nobody@127.0.0.1:1/none"
 
 def test_a_listener_beyond_this_machine_needs_tls_and_a_token(tmp_path) -> None:
     tls = {"admin_tls_certificate": tmp_path / "c", "admin_tls_key": tmp_path / "k"}
-    for given in ({}, {"admin_token": "t"}, tls):
+    for given in ({}, {"admin_token": "t" * 16}, tls, {"admin_token": "too short", **tls}):
         with pytest.raises(ValueError, match="is not a loopback address"):
             BusSettings(postgres_dsn=DSN, admin_host="0.0.0.0", **given)
-    assert BusSettings(postgres_dsn=DSN, admin_host="0.0.0.0", admin_token="t", **tls).admin_host == "0.0.0.0"
+    assert BusSettings(postgres_dsn=DSN, admin_host="0.0.0.0", admin_token="t" * 16, **tls).admin_host == "0.0.0.0"
     assert BusSettings(postgres_dsn=DSN, admin_host="::1").admin_host == "::1"
 
 
@@ -46,10 +46,11 @@ def test_a_personal_stream_needs_a_key_and_two_subscriptions_of_a_stream_are_ref
     streams = make_streams(personal=True)
     subscription = Subscription(stream=streams.deposits.name, handles=(Deposited,), handler=deposit)
     given = {"name": "bank", "subscriptions": [subscription], "catalogue": streams.catalogue}
-    for key in ("", "c2hvcnQ=", "no base64"):
+    short, repeated = (base64.b64encode(key).decode() for key in (bytes(range(16)), bytes(32)))
+    for key in ("", "c2hvcnQ=", "no base64", short, repeated):
         with pytest.raises(ValueError, match="set SALDO_PERSONAL_KEY"):
             Service(settings=BusSettings(postgres_dsn=DSN, personal_key=key), **given)
-    Service(settings=BusSettings(postgres_dsn=DSN, personal_key=base64.b64encode(bytes(32)).decode()), **given)
+    Service(settings=BusSettings(postgres_dsn=DSN, personal_key=base64.b64encode(bytes(range(32))).decode()), **given)
     with pytest.raises(ValueError, match="subscribes twice"):
         Service(settings=BusSettings(postgres_dsn=DSN), **{**given, "subscriptions": [subscription, subscription]})
 

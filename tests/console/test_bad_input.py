@@ -110,7 +110,7 @@ def test_line_ends_of_old_spreadsheets_are_line_ends() -> None:
 
 
 def test_what_no_database_column_holds_is_rejected_in_a_file_of_items() -> None:
-    parsed = parse_items(b"sku,name,weight_g\nA\x00,nul,\nB,heavy,3000000000\nC," + b"n" * 1001 + b",\n")
+    parsed = parse_items(b"sku,name,weight_g\nA\x07,bell,\nB,heavy,3000000000\nC," + b"n" * 1001 + b",\n")
     assert [(one.line, one.reason.split(":")[0]) for one in parsed.rejected] == [
         (2, "sku"),
         (3, "weight_g"),

@@ -22,7 +22,7 @@ async def connection(database: str) -> AsyncIterator["asyncpg.Connection[asyncpg
 
 @pytest.fixture
 def vault() -> Vault:
-    return Vault("11" * 32)
+    return Vault(bytes(range(32)).hex())
 
 
 @pytest_asyncio.fixture

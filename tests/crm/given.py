@@ -20,7 +20,7 @@ from services.crm.settings import CrmSettings
 from services.runtime import Service
 
 NOW = datetime(2026, 3, 14, 12, 0, tzinfo=UTC)
-SETTINGS = CrmSettings(secrets_key="11" * 32, relay_domains="relay.example")
+SETTINGS = CrmSettings(secrets_key=bytes(range(32)).hex(), relay_domains="relay.example")
 CPF, OTHER_CPF = "390.533.447-05", "111.444.777-35"
 ANA: dict[str, Any] = {"document": CPF, "emails": ("ana@loja.example",), "phones": ("(11) 98765-4321",)}
 ids = itertools.count()

@@ -21,7 +21,7 @@ async def crm(kafka_bootstrap: str, database: str) -> AsyncIterator[Service]:
     """The service, running."""
     settings = BusSettings(
         kafka_bootstrap_servers=kafka_bootstrap, postgres_dsn=database, log_format="text",
-        admin_port=0, personal_key="MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE=",
+        admin_port=0, personal_key="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     )  # fmt: skip
     service = build(settings, SETTINGS)
     running = asyncio.create_task(service.run(handle_signals=False))

@@ -12,7 +12,7 @@ from services.bus import Received
 from services.erp.invoices import key_digit
 
 NOW = datetime(2026, 9, 14, 12, 0, tzinfo=UTC)
-SECRETS_KEY = "11" * 32
+SECRETS_KEY = bytes(range(32)).hex()
 TAX_ID = "11222333000181"
 LETTERED_TAX_ID = "12ABC34501DE35"
 

@@ -20,8 +20,8 @@ from services.fulfillment.handlers import forget, measure, meet, obey
 from services.fulfillment.settings import FulfillmentSettings
 from tests.fulfillment.given import NOW, ORDER, SHIPMENT
 
-SETTINGS = FulfillmentSettings(secrets_key="07" * 32)
-VAULT = Vault("07" * 32)
+SETTINGS = FulfillmentSettings(secrets_key=bytes(range(7, 39)).hex())
+VAULT = Vault(bytes(range(7, 39)).hex())
 Connection = asyncpg.Connection
 _ids = itertools.count()
 

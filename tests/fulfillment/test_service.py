@@ -35,11 +35,11 @@ async def fulfillment(kafka_bootstrap: str, database: str) -> AsyncIterator[Serv
         postgres_dsn=database,
         log_format="text",
         admin_port=0,
-        personal_key=base64.b64encode(b"k" * 32).decode(),
+        personal_key=base64.b64encode(bytes(range(32))).decode(),
     )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    service = build(bus, FulfillmentSettings(secrets_key="07" * 32, auto_pack=True, door_port=port))
+    service = build(bus, FulfillmentSettings(secrets_key=bytes(range(7, 39)).hex(), auto_pack=True, door_port=port))
     running = asyncio.create_task(service.run(handle_signals=False))
     await asyncio.wait({running, asyncio.create_task(service.started.wait())}, return_when=asyncio.FIRST_COMPLETED)
     yield service

@@ -132,7 +132,7 @@ class Merchant:
     async def pays(self, order_id: str, gateway: str, *, token: str = "", life_s: float = 900) -> str:
         """A buyer chose how to pay; returns the payment's id."""
         payment_id = f"{order_id}:p1"
-        token = seal_token(Vault("33" * 32), token, tenant=self.tenant, order_id=order_id)
+        token = seal_token(Vault(bytes(range(64, 96)).hex()), token, tenant=self.tenant, order_id=order_id)
         await self.say(
             AuthorizePayment(
                 order_id=order_id, payment_id=payment_id, revision=1, connection_id="shop", gateway=gateway,
@@ -198,7 +198,7 @@ async def payments_running(bootstrap: str, database: str, sandbox: Sandbox) -> A
     """The service on real servers until the block ends."""
     certificates = make(sandbox.books.parent / "certificates")
     settings = PaymentsSettings(
-        secrets_key="33" * 32,
+        secrets_key=bytes(range(64, 96)).hex(),
         door_port=free_port(),
         pix_door_port=free_port(),
         pix_tls_certificate=certificates.certificate("door"),
@@ -223,7 +223,7 @@ async def payments_running(bootstrap: str, database: str, sandbox: Sandbox) -> A
         GatewayClient(sandbox.base_url, TOKEN) as control,
         httpx.AsyncClient(base_url=base_url, headers=headers, trust_env=False) as admin,
     ):
-        accounts = Accounts(lambda: service.pool, Vault("33" * 32), gateways())
+        accounts = Accounts(lambda: service.pool, Vault(bytes(range(64, 96)).hex()), gateways())
         made = Running(service, settings, bootstrap, control, admin, certificates, accounts)
         listening = asyncio.create_task(made.listen())
         yield made

@@ -229,7 +229,7 @@ async def payments_session(payments: Running, shop: Merchant) -> Any:
 
 async def test_the_door_for_pix_needs_its_certificates() -> None:
     with pytest.raises(ValueError, match="PAYMENTS_PIX_TLS_KEY"):
-        PaymentsSettings(secrets_key="33" * 32, pix_door_port=1)
-    closed = PaymentsSettings(secrets_key="33" * 32, door_url="https://pay.example/")
+        PaymentsSettings(secrets_key=bytes(range(64, 96)).hex(), pix_door_port=1)
+    closed = PaymentsSettings(secrets_key=bytes(range(64, 96)).hex(), door_url="https://pay.example/")
     assert closed.door_of("a", certified=True) == ""
     assert closed.door_of("a", certified=False) == "https://pay.example/hooks/a"

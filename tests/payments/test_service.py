@@ -27,7 +27,7 @@ def test_a_key_is_needed_its_own_or_the_common_one(monkeypatch: pytest.MonkeyPat
 @pytest.mark.asyncio
 async def test_a_command_by_kafka_is_obeyed(kafka_bootstrap: str, database: str) -> None:
     bus: Any = {"postgres_dsn": database, "kafka_bootstrap_servers": kafka_bootstrap, "admin_port": 0}
-    service = build(BusSettings(**bus), PaymentsSettings(secrets_key="22" * 32))
+    service = build(BusSettings(**bus), PaymentsSettings(secrets_key=bytes(range(32, 64)).hex()))
     running = asyncio.create_task(service.run(handle_signals=False))
     try:
         await asyncio.wait_for(service.started.wait(), 60)

@@ -37,8 +37,8 @@ from services.payments.handlers import obey
 from services.payments.settings import PaymentsSettings
 from tests.payments.given import ACCOUNT, AMOUNT, NOW, ModelGateway, Refusal
 
-SETTINGS = PaymentsSettings(secrets_key="11" * 32, charge_parallel=1)
-VAULT, TOKENS = Vault("11" * 32), Vault("22" * 32)
+SETTINGS = PaymentsSettings(secrets_key=bytes(range(32)).hex(), charge_parallel=1)
+VAULT, TOKENS = Vault(bytes(range(32)).hex()), Vault(bytes(range(32, 64)).hex())
 
 
 def sealed(command: Command, tenant: str) -> Command:

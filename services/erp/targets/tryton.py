@@ -20,16 +20,18 @@ from urllib.parse import quote
 from services.border.calls import send
 from services.border.client import open_client
 from services.border.errors import LimiterLike, OutcomeUnknown, Rejected, Unreachable
-from services.border.reading import major, mapping, objects, read_json, text
+from services.border.reading import major, mapping, read_json, text
 from services.erp.domain import Sale
 
 TARGET: Final = "tryton"
 PAGE: Final = 1000
 STEPS_MAX: Final = 12
 """More than a sale needs from nothing to its goods' end."""
+NONSENSE: Final = "the answer is none of Tryton's: check base_url and database, and what stands before it"
 _BUSY_S: Final = 2.0
 _SHIPMENT: Final = "stock.shipment.out"
 _SALE_STEPS: Final = {"draft": "quote", "quotation": "confirm", "confirmed": "process"}
+_SALE_UNDER_WAY: Final = frozenset({"processing", "done"})
 _SHIPMENT_STEPS: Final = {
     "draft": "wait", "waiting": "assign_force", "assigned": "pick", "picked": "pack", "packed": "do", "shipped": "do",
 }  # fmt: skip
@@ -85,15 +87,18 @@ class Tryton:
         try:
             user, password = self._login.user, self._login.password
             told = await self._call("common.db.login", user, {"password": password})
-            token = base64.b64encode(f"{user}:{told[0]}:{told[1]}".encode()).decode()
+            number, session = told
+            if not isinstance(session, str):
+                raise TypeError
+            token = base64.b64encode(f"{user}:{_id(number)}:{session}".encode()).decode()
             self._http.headers["authorization"] = f"Session {token}"
             preferences = mapping(await self._call("model.res.user.get_preferences", True, {}), "preferences")
             if not preferences.get("company"):
                 raise Rejected("the user has no company in Tryton: give it one in its preferences")
-            self._context = {"company": preferences["company"], "_skip_warnings": True}
-        except (ValueError, IndexError, TypeError):
+            self._context = {"company": _id(preferences["company"]), "_skip_warnings": True}
+        except (ValueError, TypeError):
             await self._http.aclose()
-            raise Rejected("the answer is none of Tryton's: check base_url and database") from None
+            raise Rejected(NONSENSE) from None
         except BaseException:
             await self._http.aclose()
             raise
@@ -108,12 +113,11 @@ class Tryton:
         while True:
             domain = [["id", ">", after], ["code", "!=", None], ["active", "in", [True, False]]]
             rows = await self._read("product.product", domain, ["code", "active", "template.name"], limit=PAGE)
+            if rows and rows[0]["id"] <= after:
+                # Page after page of the same would never end.
+                raise Rejected(NONSENSE)
             if rows:
-                yield [
-                    Product(text(row["code"]), text(mapping(row["template."], "template")["name"]), bool(row["active"]))
-                    for row in rows
-                    if text(row["code"])
-                ]
+                yield [_product(row) for row in rows if text(row.get("code"))]
             if len(rows) < PAGE:
                 return
             after = rows[-1]["id"]
@@ -204,7 +208,10 @@ class Tryton:
             return {}
         fields = ["reference", "number", "state", "shipments", "shipment_state"]
         rows = await self._read("sale.sale", [["reference", "in", list(order_ids)]], fields)
-        numbers = sorted({number for row in rows for number in row["shipments"]})
+        if not {row.get("reference") for row in rows} <= set(order_ids):
+            # What was not asked for is not ours: of two drafts of one reference, one is deleted below.
+            raise Rejected(NONSENSE)
+        numbers = sorted({number for row in rows for number in _ids(row, "shipments")})
         shipments = {}
         if numbers:
             shipments = {
@@ -232,7 +239,7 @@ class Tryton:
         )
         found: dict[str, tuple[int, int] | None] = {}
         for row in rows:
-            found[row["code"]] = None if row["code"] in found else (row["id"], row["default_uom"])
+            found[row["code"]] = None if row["code"] in found else (row["id"], _id(row.get("default_uom")))
         return found
 
     async def _currencies(self, codes: Collection[str]) -> dict[str, int]:
@@ -244,8 +251,8 @@ class Tryton:
         name = f"marketplace {connection_id}"
         for _ in range(2):
             rows = await self._read("party.party", [["name", "=", name]], ["addresses"])
-            if rows and rows[0]["addresses"]:
-                return rows[0]["id"], rows[0]["addresses"][0]
+            if rows and (addresses := _ids(rows[0], "addresses")):
+                return rows[0]["id"], addresses[0]
             await self._write("party.party.create", [{"name": name, "addresses": [["create", [{}]]]}])
         raise Refused("failed")
 
@@ -261,12 +268,16 @@ class Tryton:
     async def _read(
         self, model: str, domain: list[Any], fields: list[str], limit: int | None = None
     ) -> list[Mapping[str, Any]]:
-        """Rows by age. Raises `Unreachable` where the answer cannot be read."""
+        """Rows by age, each with the fields that were asked for. Raises `Rejected` where the answer is none of
+        Tryton's: nothing may follow from it."""
         told = await self._call(f"model.{model}.search_read", domain, 0, limit, [["id", "ASC"]], fields, self._context)
-        try:
-            return objects(told, "result")
-        except ValueError:
-            raise Unreachable(_BUSY_S) from None
+        names = {"id", *(name.partition(".")[0] + ("." if "." in name else "") for name in fields)}
+        if not isinstance(told, list) or not all(isinstance(row, dict) and names <= row.keys() for row in told):
+            raise Rejected(NONSENSE)
+        numbers = [_id(row["id"]) for row in told]
+        if numbers != sorted(set(numbers)):
+            raise Rejected(NONSENSE)
+        return told
 
     async def _write(self, method: str, *arguments: Any) -> Any:
         return await self._call(f"model.{method}", *arguments, self._context, writes=True)
@@ -280,12 +291,34 @@ class Tryton:
             if writes:
                 raise OutcomeUnknown("rpc: an answer that is no JSON") from None
             raise Unreachable(_BUSY_S) from None
-        if "error" not in told:
+        error = told.get("error")
+        if error is None:
             return told.get("result")
-        kind = text((told["error"] or [""])[0])
+        kind = text(error[0]) if isinstance(error, list) and error else ""
         if kind == "ConcurrencyException":
             raise Unreachable(_BUSY_S)
         raise Refused("refused" if kind in ("UserError", "UserWarning") else "failed")
+
+
+def _id(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Rejected(NONSENSE)
+    return value
+
+
+def _ids(row: Mapping[str, Any], name: str) -> list[int]:
+    found = row.get(name)
+    if not isinstance(found, list | tuple):
+        raise Rejected(NONSENSE)
+    return [_id(one) for one in found]
+
+
+def _product(row: Mapping[str, Any]) -> Product:
+    template, active = row["template."], row["active"]
+    # Taken for no, anything else would take the item off every channel.
+    if not isinstance(active, bool) or not isinstance(template, dict):
+        raise Rejected(NONSENSE)
+    return Product(text(row["code"]), text(template.get("name")), active)
 
 
 class Shipment(NamedTuple):
@@ -318,6 +351,8 @@ def next_step(found: Found) -> Outcome | tuple[str, list[int]] | None:
         return f"{_SHIPMENT}.{_SHIPMENT_STEPS[state]}", [one.id for one in waiting if one.state == state]
     if any(one.state == "cancelled" for one in found.shipments) and found.shipment_state != "sent":
         return Outcome(reason="shipment_cancelled_there")
+    if found.state not in _SALE_UNDER_WAY:
+        return None
     if found.shipments or found.shipment_state == "none":
         return Outcome(found.number, tuple(one.number for one in found.shipments if one.state == "done"))
     return None

@@ -26,7 +26,7 @@ from services.channels.shop.shop import Shop
 from tests.channels.conftest import Kit
 
 KEY = "an api key of at least twenty characters"
-TOKENS = Vault("44" * 32)
+TOKENS = Vault(bytes(range(96, 128)).hex())
 BUYER: Mapping[str, Any] = {
     "name": "Ana Souza",
     "email": "ana@example.com",
