@@ -110,7 +110,7 @@ class DeadLetters:
                     )
                 if letter["aggregate"] not in (None, step.aggregate):
                     raise Poison(f"the new event is of {step.aggregate}, what waits is of {letter['aggregate']}")
-                await self._claimed(tx, step)
+                # Without an inbox row: nothing can bring this event again.
                 await self._handle(step, tx)
                 await tx.connection.execute(
                     "UPDATE dead_letters SET state = 'replaced', author = $2, reason = $3, replaced_by = $4, "

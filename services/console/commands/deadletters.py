@@ -197,7 +197,9 @@ def replay(
     key: OfKey = None,
     older_than: OlderThan = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Handle each and undo it: what would happen.")] = False,
-    per_second: Annotated[float | None, typer.Option(min=0.01, help="At most so many letters a second.")] = None,
+    per_second: Annotated[
+        float | None, typer.Option(min=0.01, help="At most so many letters a second; what waits follows at once.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Those too that were replayed in vain too often.")] = False,
     tenant: Tenant = DEFAULT_TENANT,
     instance: Instance = None,
