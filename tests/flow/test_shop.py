@@ -9,10 +9,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from services.payments.gateways.pix import short_id
 from services.sandbox.client import SandboxError
 from services.sandbox.gateway_client import GatewayClient
 from tests.channels.shop.conftest import BUYER
-from tests.flow.company import Opener, System, plan, until
+from tests.flow.company import PATIENCE_S, Opener, System, plan, until
 from tests.flow.own_shop import OwnShop, open_own_shop
 
 pytestmark = pytest.mark.asyncio
@@ -150,4 +151,55 @@ async def test_a_pix_that_is_paid_while_the_basket_is_let_go_is_sold_or_given_ba
         await until(settled, lambda told: told == (cost, cost, (1, 0)), "the money back, the cup too")
     else:
         await until(settled, lambda told: told == (cost, 0, (0, 1)), "sold")
+    await shop.company.assert_conserved()
+
+
+async def by_pix(http: httpx.AsyncClient, sku: str) -> dict[str, Any]:
+    """A basket of one unit with a Pix that its buyer can pay."""
+    basket = await ready(http, sku, f"buyer of {sku}")
+    path = f"/v1/baskets/{basket['basket']}"
+    trying = await http.post(f"{path}/pay", json={"method": "pix"}, headers={"idempotency-key": f"Pix for {sku}"})
+    assert trying.status_code == 202, trying.text
+
+    async def shown() -> dict[str, Any]:
+        return dict((await http.get(path)).json())
+
+    return await until(shown, lambda told: (told["payment"] or {}).get("pix_text"), f"the Pix for {sku}")
+
+
+async def test_holds_run_out_and_a_pix_that_is_heard_of_afterwards_is_sold_or_given_back(open_shop: Opens) -> None:
+    """Three holds run out while the gateway answers nobody. Two buyers have paid by then: the units of one are still
+    there and are reserved again, those of the other are sold meanwhile. The third pays too late, which his bank
+    refuses."""
+    shop = await open_shop({"hold_card_min": "0.5", "hold_pix_min": "0.3"}, CUP=1, POT=1, JAR=1)
+    (azul,), tenant = shop.company.shops, shop.company.tenant
+    async with shop.http() as http:
+        baskets = await asyncio.gather(*(by_pix(http, sku) for sku in ("CUP", "POT", "JAR")))
+    references = [short_id(f"{basket['order_id']}:p1") for basket in baskets]
+    await shop.gateway.put_vices(tenant, throttled={}, webhook_missing={})
+    for reference in references[:2]:
+        await shop.gateway.pay(tenant, reference)
+
+    for sku in ("CUP", "POT", "JAR"):
+        await until(lambda sku=sku: shop.company.stock(sku), lambda stock: stock == (1, 0), f"hold of {sku} run out")
+    await shop.company.until_shown({"POT": 1}, azul)
+    await shop.company.until_order(azul, await azul.buy({"POT": 1}), state="confirmed")
+    await shop.gateway.put_vices(tenant)
+
+    async def sums() -> list[tuple[int, int]]:
+        payments = await shop.gateway.payments(tenant)
+        return [(payments[one]["captured_minor"], payments[one]["refunded_minor"]) for one in references]
+
+    async def orders() -> list[tuple[str, str | None]]:
+        found = [await shop.company.get("orders", f"orders/{basket['order_id']}") for basket in baskets]
+        return [(one["state"], one["cancel"]) for one in found]
+
+    cup, pot, _ = (basket["total_minor"] for basket in baskets)
+    await until(sums, lambda told: told == [(cup, 0), (pot, pot), (0, 0)], "one Pix kept and one given back")
+    with pytest.raises(SandboxError, match=r"expired|removed"):
+        await shop.gateway.pay(tenant, references[2])
+    ends = [("confirmed", None), ("cancelled", "sold_out"), ("cancelled", "payment_expired")]
+    await until(orders, lambda told: told == ends, "one sold, two ended", timeout_s=3 * PATIENCE_S)
+    stock = [await shop.company.stock(sku) for sku in ("CUP", "POT", "JAR")]
+    assert stock == [(0, 1), (0, 1), (1, 0)]
     await shop.company.assert_conserved()
