@@ -52,8 +52,8 @@ class FakeProducer:
         return done
 
 
-@pytest.mark.rule(34)
 @pytest.mark.asyncio
+@pytest.mark.rule(34)
 async def test_it_counts_each_record_once_in_durable_tables_and_empties_its_outbox(connection: Any) -> None:
     for batch in ([demand(1, 2), demand(1, 2)], [demand(1, 2), demand(2, 2)]):
         await bare.handle_batch(connection, batch, bare.reserve)

@@ -228,9 +228,9 @@ _STATE = (
 )
 
 
-@pytest.mark.rule(4)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given_events=events, cuts=st.lists(st.integers(1, 6), min_size=12, max_size=12))
+@pytest.mark.rule(4)
 async def test_a_batch_equals_its_records_one_by_one(database, given_events, cuts):
     """Tables, facts and the last state per key; duplicates, poison and broken bodies among the events."""
     streams = make_streams()

@@ -15,8 +15,8 @@ from tests.guards import both, noticed, without
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest.mark.rule(3)
 @both
+@pytest.mark.rule(3)
 async def test_the_inbox_is_missed(database: str, monkeypatch: pytest.MonkeyPatch, missing: bool) -> None:
     async def everything(_connection: Any, _consumer: str, events: Sequence[Incoming]) -> list[Incoming]:
         return list(events)
@@ -28,8 +28,8 @@ async def test_the_inbox_is_missed(database: str, monkeypatch: pytest.MonkeyPatc
             await test_consume.test_a_commit_of_unknown_outcome_is_repeated_and_the_inbox_decides(database, patch)
 
 
-@pytest.mark.rule(7)
 @both
+@pytest.mark.rule(7)
 async def test_parking_is_missed(database: str, monkeypatch: pytest.MonkeyPatch, missing: bool) -> None:
     async def none(*_: object) -> tuple[()]:
         return ()
@@ -40,8 +40,8 @@ async def test_parking_is_missed(database: str, monkeypatch: pytest.MonkeyPatch,
         await test_parking.test_poison_parks_its_key_only_and_order_survives_replay_and_drain(database)
 
 
-@pytest.mark.rule(11)
 @both
+@pytest.mark.rule(11)
 async def test_numbers_drawn_one_by_one_are_missed(database: str, missing: bool) -> None:
     await migrate(database, "bank", MIGRATIONS)
     if missing:
@@ -70,9 +70,9 @@ RELAY: dict[str, tuple[Any, str, str, str, Check]] = {
 }  # fmt: skip
 
 
-@pytest.mark.rule(13)
 @both
 @pytest.mark.parametrize("guard", RELAY)
+@pytest.mark.rule(13)
 async def test_the_order_of_the_relay_is_missed(
     database: str, monkeypatch: pytest.MonkeyPatch, guard: str, missing: bool
 ) -> None:

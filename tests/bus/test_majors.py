@@ -59,8 +59,8 @@ def reader_of(stream: Stream, database: str) -> Service:
     )  # fmt: skip
 
 
-@pytest.mark.rule(2)
 @pytest.mark.parametrize("overlap", ["the new stream is read from its beginning", "both are read for a while"])
+@pytest.mark.rule(2)
 async def test_a_fact_has_one_id_in_every_major_and_takes_effect_once_over_a_switch(database, overlap):
     await migrate(database, "bank", MIGRATIONS)
     readers = [reader_of(stream, database) for stream in (FIRST, SECOND)]

@@ -45,7 +45,6 @@ def test_a_good_record_is_an_event_with_its_envelope() -> None:
     assert incoming.identity == (NOW.date(), "test", "e1")
 
 
-@pytest.mark.rule(6)
 @pytest.mark.parametrize(
     "broken",
     ["not a trace", "00-" + "z" * 32 + "-" + "y" * 16 + "-01", f"00-{'0' * 32}-{'0' * 16}-01", "00-" + "a" * 3997],
@@ -78,13 +77,13 @@ def test_a_broken_trace_is_none_and_is_not_handed_on(broken: str) -> None:
         (changed(value=b"[" * 100_000), "ValidationError: : json_invalid"),
     ],
 )
+@pytest.mark.rule(6)
 def test_an_unreadable_record_parks_its_aggregate_and_names_the_cause(one: Sent, cause: str) -> None:
     incoming = read(one)
     assert (incoming.verdict, incoming.error) == (Verdict.UNREADABLE, cause)
     assert incoming.aggregate == incoming.key
 
 
-@pytest.mark.rule(1)
 @pytest.mark.parametrize(
     ("one", "cause"),
     [
@@ -96,6 +95,7 @@ def test_an_unreadable_record_parks_its_aggregate_and_names_the_cause(one: Sent,
         (changed(time=NOW + timedelta(days=1, seconds=1)), "is outside the inbox"),
     ],
 )
+@pytest.mark.rule(1)
 def test_a_refused_record_parks_nothing(one: Sent, cause: str) -> None:
     incoming = read(one)
     assert incoming.verdict is Verdict.REFUSED

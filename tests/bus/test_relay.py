@@ -183,8 +183,8 @@ async def test_a_head_row_refused_three_times_stops_the_shard_loudly(database):
     assert await value(database, "SELECT sum(count) FROM outbox") == 3
 
 
-@pytest.mark.rule(13)
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
+@pytest.mark.rule(13)
 async def test_a_changed_number_of_shards_keeps_the_order_of_a_key_and_leaves_nothing_behind(database, before, after):
     """Each relay alone, the last one first: what waits from before is sent by the one that sends what is new."""
     streams = make_streams()
@@ -266,8 +266,8 @@ async def test_only_the_holder_of_the_shard_sends_and_a_waiting_process_wakes_it
     assert first_copies(await read_all(kafka_bootstrap, streams.balances), "a") == list(range(6))
 
 
-@pytest.mark.rule(14)
 @pytest.mark.parametrize("writer", ["holder", "waiting"])
+@pytest.mark.rule(14)
 async def test_a_commit_wakes_the_relay_that_holds_the_shard(kafka_bootstrap, database, monkeypatch, writer):
     """In this process at once, in another one by a notification; nobody looks by himself within the hour."""
     for name in ("BUSY_POLL_S", "IDLE_POLL_S"):

@@ -28,7 +28,6 @@ from tests.bus.model import (
 from tests.bus.proxy import proxied
 
 
-@pytest.mark.rule(9)
 @pytest.mark.parametrize(
     ("failure", "kind"),
     [
@@ -53,6 +52,7 @@ from tests.bus.proxy import proxied
         (KeyError(), Kind.OTHER),
     ],
 )
+@pytest.mark.rule(9)
 def test_failures_are_classified(failure: Exception, kind: Kind) -> None:
     assert kind_of(failure) is kind
 
@@ -64,8 +64,8 @@ def test_a_cause_is_one_line_without_the_body() -> None:
     assert describe(ValueError("first\nsecond")) == "ValueError: first"
 
 
-@pytest.mark.rule(9)
 @pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.rule(9)
 async def test_postgres_gone_for_a_moment_loses_nothing(kafka_bootstrap, database):
     streams, parts = make_streams(), urlsplit(database)
     async with proxied(parts.hostname, parts.port) as proxy:
@@ -113,8 +113,8 @@ async def test_kafka_gone_for_a_moment_loses_nothing(kafka_bootstrap, database):
     assert broken["left"] == 0
 
 
-@pytest.mark.rule(9)
 @pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.rule(9)
 async def test_a_connection_that_the_server_ended_in_a_handler_is_waited_for(database):
     """As after a process that was frozen for longer than a transaction may be idle."""
     streams, tries = make_streams(), []
@@ -134,8 +134,8 @@ async def test_a_connection_that_the_server_ended_in_a_handler_is_waited_for(dat
     assert await amounts(database, "a") == [1]
 
 
-@pytest.mark.rule(9)
 @pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.rule(9)
 async def test_a_record_class_failure_is_tried_five_times_then_alone_then_buried(database):
     streams, tries = make_streams(), []
 

@@ -66,8 +66,8 @@ async def test_an_update_heard_before_the_create_wins(kit: Kit) -> None:
     assert await statuses(kit) == [(1, "paid")]
 
 
-@pytest.mark.rule(24)
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one by one"])
+@pytest.mark.rule(24)
 async def test_a_cancel_before_the_payment_ends_cancelled(kit: Kit, together: bool) -> None:
     shop = await kit.connect()
     await kit.link(shop, "SKU-1")

@@ -172,8 +172,8 @@ def test_an_id_is_a_plain_word(saldo: Saldo, listener: Listener, sent: list[tupl
     assert sent == []
 
 
-@pytest.mark.rule(23)
 @pytest.mark.parametrize("kind", ["ReceiveStock", "PutLocation"])
+@pytest.mark.rule(23)
 def test_an_id_that_was_answered_is_answered_again_and_nothing_is_sent(
     saldo: Saldo, listener: Listener, sent: list[tuple[str, Message]], kind: str
 ) -> None:

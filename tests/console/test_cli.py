@@ -226,8 +226,8 @@ def my_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.console.commands.items.new_command_id", lambda: "my-id")
 
 
-@pytest.mark.rule(23)
 @pytest.mark.usefixtures("my_id")
+@pytest.mark.rule(23)
 def test_a_stock_command_is_booked_under_its_id(
     saldo: Saldo, listener: Listener, sent: list[tuple[str, Message]]
 ) -> None:

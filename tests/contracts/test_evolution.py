@@ -52,8 +52,8 @@ def test_a_message_is_published_in_every_major_newest_first() -> None:
     ]
 
 
-@pytest.mark.rule(2)
 @given(grams=st.integers(0, 10**9))
+@pytest.mark.rule(2)
 def test_handlers_see_only_the_newest_whichever_was_read(grams: int) -> None:
     sent = Second.ParcelSent(parcel_id="p", weight_g=grams)
 

@@ -50,8 +50,8 @@ def personal_fields(entry: MessageType) -> set[str]:
     }
 
 
-@pytest.mark.rule(30)
 @pytest.mark.parametrize("entry", SAFE, ids=lambda entry: entry.name)
+@pytest.mark.rule(30)
 def test_no_message_outside_the_personal_streams_can_carry_personal_data(entry: MessageType) -> None:
     assert personal_fields(entry) == set()
 

@@ -182,10 +182,10 @@ reports = st.lists(
 )
 
 
-@pytest.mark.rule(4)
 @pytest.mark.asyncio
 @given(given_reports=reports)
 @DATABASE
+@pytest.mark.rule(4)
 async def test_a_batch_is_the_same_as_each(connection: Connection, vault: Vault, given_reports: list[Any]) -> None:
     async def left(tenant: str) -> Any:
         customers = await connection.fetch(

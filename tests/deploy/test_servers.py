@@ -6,8 +6,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 
-@pytest.mark.rule(35)
 @pytest.mark.asyncio
+@pytest.mark.rule(35)
 async def test_a_record_and_a_row_come_back(kafka_bootstrap: str, database: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
     await admin.start()

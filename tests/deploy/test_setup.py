@@ -59,7 +59,6 @@ class Machine:
         return [line for line in self.calls.read_text().splitlines() if words in line]
 
 
-@pytest.mark.rule(37)
 @pytest.mark.parametrize(
     ("there", "taken"),
     [
@@ -69,6 +68,7 @@ class Machine:
         (["python3"], "python3"),
     ],
 )
+@pytest.mark.rule(37)
 def test_the_python_that_fits_best_makes_the_environment(tmp_path: Path, there: list[str], taken: str) -> None:
     machine = Machine(tmp_path)
     machine.python("python3.12", fits=False)
@@ -94,7 +94,6 @@ def test_a_python_without_ensurepip_gets_an_environment_without_pip(tmp_path: Pa
     assert "-m pip --python .venv/bin/python install" in machine.called("--require-hashes")[0]
 
 
-@pytest.mark.rule(37)
 @pytest.mark.parametrize(
     ("system", "libc", "said"),
     [
@@ -102,6 +101,7 @@ def test_a_python_without_ensurepip_gets_an_environment_without_pip(tmp_path: Pa
         ("Linux", "musl libc (x86_64)", "this system uses musl"),
     ],
 )
+@pytest.mark.rule(37)
 def test_what_cannot_work_is_said_before_anything_is_made(tmp_path: Path, system: str, libc: str, said: str) -> None:
     machine = Machine(tmp_path)
     machine.system(system, libc)

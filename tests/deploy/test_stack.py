@@ -70,8 +70,8 @@ async def remember(folder: Path) -> str | None:
         await connection.close()
 
 
-@pytest.mark.rule(36)
 @pytest.mark.asyncio
+@pytest.mark.rule(36)
 async def test_background_instance_keeps_data_and_ports_until_a_fresh_start(instance: Path) -> None:
     first = start_background(servers_only(instance))
     assert {name: process["health"] for name, process in first["processes"].items()} == {
@@ -146,8 +146,8 @@ def test_service_that_cannot_start_is_said_with_its_log_and_leaves_nothing(insta
     assert not status(instance)["running"]
 
 
-@pytest.mark.rule(35)
 @pytest.mark.asyncio
+@pytest.mark.rule(35)
 async def test_each_service_has_a_database_of_its_own_and_the_reader_only_reads(instance: Path) -> None:
     supervisor = Supervisor(instance)
     async with supervisor.starting():

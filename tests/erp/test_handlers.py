@@ -105,10 +105,10 @@ PAYMENT_FACTS = [
 ]
 
 
-@pytest.mark.rule(4)
 @DATABASE
 @given(st.sampled_from([ORDER_FACTS, PAYMENT_FACTS]), st.lists(st.integers(0, 4), min_size=1, max_size=10))
 @pytest.mark.asyncio
+@pytest.mark.rule(4)
 async def test_a_batch_leaves_what_its_events_one_by_one_leave(
     connection: asyncpg.Connection, facts: list[Any], picked: list[int]
 ) -> None:

@@ -76,8 +76,8 @@ async def test_what_is_packed_by_itself_weighs_what_its_parts_weigh(connection: 
     assert (await known(connection)).awaits_label
 
 
-@pytest.mark.rule(30)
 @pytest.mark.asyncio
+@pytest.mark.rule(30)
 async def test_a_missing_buyer_is_asked_for_after_a_while_and_again_until_it_is_there(connection: Connection) -> None:
     await hear(connection, prepare())
 
@@ -264,7 +264,6 @@ COMMANDS: list[Any] = [
 BUYERS = [buyer(order, sale_revision=revision) for order in ORDERS for revision in (0, 2, 1)]
 
 
-@pytest.mark.rule(4)
 @pytest.mark.asyncio
 @DATABASE
 @given(
@@ -274,6 +273,7 @@ BUYERS = [buyer(order, sale_revision=revision) for order in ORDERS for revision 
         max_size=4,
     )
 )
+@pytest.mark.rule(4)
 async def test_a_batch_is_its_events_one_by_one(connection: Connection, batches: list[list[Message]]) -> None:
     told: list[list[Message]] = []
     left: list[Any] = []

@@ -219,10 +219,10 @@ async def check(connection: Any, tenant: str, chunks: Sequence[Chunk], told: Seq
     assert waiting == 0
 
 
-@pytest.mark.rule(4, 18)
 @pytest.mark.asyncio
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(chunks=CHUNKS)
+@pytest.mark.rule(4, 18)
 async def test_a_batch_does_what_its_events_do_one_by_one(connection: Connection, chunks: list[Chunk]) -> None:
     await connection.execute("SET synchronous_commit = off")
     ends = []

@@ -10,9 +10,9 @@ from tests.inventory import test_domain, test_handlers
 from tests.inventory.given import Connection
 
 
-@pytest.mark.rule(19)
 @pytest.mark.asyncio
 @both
+@pytest.mark.rule(19)
 async def test_the_row_lock_of_a_sku_is_missed(
     stock_database: str, connection: Connection, monkeypatch: pytest.MonkeyPatch, missing: bool
 ) -> None:
@@ -22,18 +22,18 @@ async def test_the_row_lock_of_a_sku_is_missed(
         await test_handlers.test_two_workers_on_one_hot_sku_reserve_exactly_what_there_is(stock_database, connection)
 
 
-@pytest.mark.rule(18)
 @pytest.mark.asyncio
 @pytest.mark.parametrize("state", ["available", "reserved", "shipped", "damaged", "inbound"])
+@pytest.mark.rule(18)
 async def test_the_check_of_stock_below_zero_is_missed(connection: Connection, state: str) -> None:
     await connection.execute(f"ALTER TABLE stock DROP CONSTRAINT stock_{state}_check")
     with noticed(missing=True):
         await test_handlers.test_the_database_refuses_stock_below_zero(connection)
 
 
-@pytest.mark.rule(18)
 @pytest.mark.asyncio
 @both
+@pytest.mark.rule(18)
 async def test_the_key_of_movements_is_missed(connection: Connection, missing: bool) -> None:
     if missing:
         await connection.execute("ALTER TABLE movements DROP CONSTRAINT movements_pkey")
@@ -41,9 +41,9 @@ async def test_the_key_of_movements_is_missed(connection: Connection, missing: b
         await test_handlers.test_the_database_refuses_a_movement_booked_twice(connection)
 
 
-@pytest.mark.rule(17)
 @pytest.mark.asyncio
 @both
+@pytest.mark.rule(17)
 async def test_the_revision_of_a_demand_is_missed(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, missing: bool
 ) -> None:
@@ -53,8 +53,8 @@ async def test_the_revision_of_a_demand_is_missed(
         await test_handlers.test_the_same_demand_twice_and_an_old_one_leave_nothing(connection)
 
 
-@pytest.mark.rule(17)
 @both
+@pytest.mark.rule(17)
 def test_what_fills_shortfalls_first_is_missed(monkeypatch: pytest.MonkeyPatch, missing: bool) -> None:
     def nobody(_ledger: Any) -> None: ...
 
@@ -64,9 +64,9 @@ def test_what_fills_shortfalls_first_is_missed(monkeypatch: pytest.MonkeyPatch, 
         test_domain.test_a_cancel_fills_the_oldest_shortfall_before_anything_is_shown()
 
 
-@pytest.mark.rule(23)
 @pytest.mark.asyncio
 @both
+@pytest.mark.rule(23)
 async def test_the_id_of_a_command_is_missed(
     connection: Connection, monkeypatch: pytest.MonkeyPatch, missing: bool
 ) -> None:

@@ -61,8 +61,8 @@ async def test_the_same_demand_twice_and_an_old_one_leave_nothing(connection: Co
     assert await connection.fetchval("SELECT available FROM stock") == 3
 
 
-@pytest.mark.rule(31)
 @pytest.mark.asyncio
+@pytest.mark.rule(31)
 async def test_one_level_per_sku_and_batch_with_every_cause(connection: Connection) -> None:
     await furnish(connection, {"MUG": 2})
     orders = [demand(f"order-{number}", minute=number % 60) for number in range(CAUSES_MAX + 5)]
@@ -101,8 +101,8 @@ async def test_rows_of_a_line_say_where_its_units_are_and_nothing_else(connectio
     assert list(map(tuple, await connection.fetch(stored))) == [("reserved", 3)]
 
 
-@pytest.mark.rule(17)
 @pytest.mark.asyncio
+@pytest.mark.rule(17)
 async def test_a_receipt_fills_shortfalls_of_earlier_batches(connection: Connection) -> None:
     await furnish(connection, {"MUG": 0})
     await ask(connection, demand("younger", minute=2), demand("older", minute=1))
@@ -121,8 +121,8 @@ async def test_an_order_that_waits_for_all_its_lines_is_filled_across_skus(conne
     assert {(one.sku, one.available) for one in of(StockLevelChanged, told)} == {("MUG", 0), ("TRAY", 0)}
 
 
-@pytest.mark.rule(18)
 @pytest.mark.asyncio
+@pytest.mark.rule(18)
 async def test_a_cancel_in_a_later_batch_follows_the_kit_of_its_day(connection: Connection) -> None:
     await furnish(connection, {"MUG": 10, "TRAY": 10}, kits={"SET": {"MUG": 2, "TRAY": 1}})
     await ask(connection, demand("a", line("SET", 2)))
@@ -132,8 +132,8 @@ async def test_a_cancel_in_a_later_batch_follows_the_kit_of_its_day(connection: 
     assert await conserved(connection)
 
 
-@pytest.mark.rule(21)
 @pytest.mark.asyncio
+@pytest.mark.rule(21)
 async def test_a_count_turns_reservations_of_earlier_batches_into_shortfalls(connection: Connection) -> None:
     await furnish(connection, {"MUG": 3})
     await ask(connection, demand("older", minute=1), demand("younger", line(ordered=2), minute=2))
@@ -143,8 +143,8 @@ async def test_a_count_turns_reservations_of_earlier_batches_into_shortfalls(con
     assert await conserved(connection)
 
 
-@pytest.mark.rule(21)
 @pytest.mark.asyncio
+@pytest.mark.rule(21)
 async def test_a_count_compares_with_the_moment_it_was_taken_at(connection: Connection) -> None:
     await furnish(connection, {"MUG": 10})
     shipped = (ShippedQuantity(location="main", quantity=4),)
@@ -159,8 +159,8 @@ async def test_a_count_compares_with_the_moment_it_was_taken_at(connection: Conn
     assert await connection.fetchval("SELECT available FROM stock") == 6
 
 
-@pytest.mark.rule(23)
 @pytest.mark.asyncio
+@pytest.mark.rule(23)
 async def test_a_command_repeated_books_nothing_twice(connection: Connection) -> None:
     await furnish(connection, {"MUG": 0})
     receipt = ReceiveStock(sku="MUG", location="main", quantity=3)
@@ -183,8 +183,8 @@ async def test_a_refused_command_leaves_its_reason(connection: Connection) -> No
     assert (row["booked"], row["outcome"]) == (False, refused.reason)
 
 
-@pytest.mark.rule(22)
 @pytest.mark.asyncio
+@pytest.mark.rule(22)
 async def test_a_hold_that_ran_out_is_given_back_by_the_clock(connection: Connection) -> None:
     await furnish(connection, {"MUG": 1})
     await ask(connection, demand("a", hold_until=NOW + timedelta(minutes=5)), demand("b", minute=1))
@@ -213,8 +213,8 @@ async def test_two_companies_never_meet(connection: Connection) -> None:
     assert [tuple(row) for row in rows] == [("acme", 0, 1), ("globex", 6, 2)]
 
 
-@pytest.mark.rule(18)
 @pytest.mark.asyncio
+@pytest.mark.rule(18)
 async def test_the_database_refuses_stock_below_zero(connection: Connection) -> None:
     await furnish(connection, {"MUG": 1})
     for state in ("available", "reserved", "shipped", "damaged", "inbound"):
@@ -222,8 +222,8 @@ async def test_the_database_refuses_stock_below_zero(connection: Connection) -> 
             await connection.execute(f"UPDATE stock SET {state} = -1")
 
 
-@pytest.mark.rule(3, 18)
 @pytest.mark.asyncio
+@pytest.mark.rule(3, 18)
 async def test_the_database_refuses_a_movement_booked_twice(connection: Connection) -> None:
     await furnish(connection, {"MUG": 5})
     await ask(connection, demand("a"))
@@ -234,8 +234,8 @@ async def test_the_database_refuses_a_movement_booked_twice(connection: Connecti
         await ask(connection, demand("a"))
 
 
-@pytest.mark.rule(15)
 @pytest.mark.asyncio
+@pytest.mark.rule(15)
 async def test_states_are_announced_page_by_page(connection: Connection) -> None:
     await furnish(connection, {"MUG": 1, "TRAY": 2, "JUG": 3})
     await furnish(connection, {"MUG": 9}, tenant="globex")
@@ -261,8 +261,8 @@ async def test_a_kit_stays_a_kit_when_it_is_read_back(connection: Connection) ->
     assert [(part.sku, part.quantity) for part in found["acme", "SET"].components] == [("MUG", 2)]
 
 
-@pytest.mark.rule(15)
 @pytest.mark.asyncio
+@pytest.mark.rule(15)
 async def test_an_older_word_about_a_connection_changes_nothing(connection: Connection) -> None:
     def said(version: int, pool: str) -> Any:
         change = ConnectionChanged(
@@ -276,8 +276,8 @@ async def test_an_older_word_about_a_connection_changes_nothing(connection: Conn
     assert [row["pool"] for row in await queries.pools(connection, "acme")] == ["web"]
 
 
-@pytest.mark.rule(19)
 @pytest.mark.asyncio
+@pytest.mark.rule(19)
 async def test_two_workers_on_one_hot_sku_reserve_exactly_what_there_is(
     stock_database: str, connection: Connection
 ) -> None:
@@ -303,8 +303,8 @@ async def test_two_workers_on_one_hot_sku_reserve_exactly_what_there_is(
     assert await conserved(connection)
 
 
-@pytest.mark.rule(19)
 @pytest.mark.asyncio
+@pytest.mark.rule(19)
 async def test_an_order_that_came_in_between_is_locked_without_waiting(
     stock_database: str, connection: Connection
 ) -> None:

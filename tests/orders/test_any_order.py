@@ -97,8 +97,8 @@ def test_the_newest_snapshot_alone_is_enough(snapshots: list[SaleReported]) -> N
     assert ending(deliver(snapshots[-1:], [True])) == ending(deliver(snapshots, [True]))
 
 
-@pytest.mark.rule(17)
 @given(data=st.data(), snapshots=histories())
+@pytest.mark.rule(17)
 def test_demand_revisions_only_grow_and_every_one_says_something_new(
     data: st.DataObject, snapshots: list[SaleReported]
 ) -> None:

@@ -147,8 +147,8 @@ async def test_five_copies_of_one_sale_are_one_order(connection: Connection) -> 
     assert [type(message).__name__ for message in published] == ["OrderDemand", "OrderPlaced"]
 
 
-@pytest.mark.rule(16)
 @pytest.mark.asyncio
+@pytest.mark.rule(16)
 async def test_every_publication_names_the_event_that_caused_it(connection: Connection) -> None:
     tx = opened(connection)
     events = [received(sale(order_id=name, external_id=name), number=number) for number, name in enumerate("ab")]
@@ -206,10 +206,10 @@ def _demand(name: str) -> OrderDemand:
     return demand
 
 
-@pytest.mark.rule(4)
 @DATABASE
 @given(events=deliveries(), cut=st.integers(0, 14))
 @pytest.mark.asyncio
+@pytest.mark.rule(4)
 async def test_a_batch_equals_its_events_one_by_one(
     connection: Connection, events: list[tuple[str, Message]], cut: int
 ) -> None:
@@ -273,8 +273,8 @@ async def test_an_alert_goes_when_its_reason_has_gone(connection: Connection) ->
     assert await store.list_alerts(connection, "acme", 10) == []
 
 
-@pytest.mark.rule(22)
 @pytest.mark.asyncio
+@pytest.mark.rule(22)
 async def test_an_unpaid_order_past_its_deadline_is_asked_for_and_never_released(connection: Connection) -> None:
     due = NOW - SETTINGS.payment_margin
     await hear(connection, sale(1, SaleStatus.AWAITING_PAYMENT, payment_due=due))
@@ -357,8 +357,8 @@ async def test_a_story_is_forgotten_long_after_its_order_was_closed(connection: 
     assert await connection.fetchval("SELECT count(*) FROM orders WHERE closed_at IS NOT NULL") == 0
 
 
-@pytest.mark.rule(15)
 @pytest.mark.asyncio
+@pytest.mark.rule(15)
 async def test_the_newest_word_about_a_connection_stays(connection: Connection) -> None:
     def change(version: int, state: ConnectionState, epoch: int = 0) -> Received[Any]:
         return received(

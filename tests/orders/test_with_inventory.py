@@ -135,10 +135,10 @@ def expected(newest: SaleReported) -> dict[str, dict[str, int]]:
 DATABASE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.mark.rule(17)
 @DATABASE
 @given(data=st.data(), snapshots=histories(), late=st.integers(1, 3))
 @pytest.mark.asyncio
+@pytest.mark.rule(17)
 async def test_with_enough_stock_the_two_end_the_same_whatever_the_sequence(
     both: Connections, data: st.DataObject, snapshots: list[SaleReported], late: int
 ) -> None:
@@ -154,10 +154,10 @@ async def test_with_enough_stock_the_two_end_the_same_whatever_the_sequence(
     assert sent <= 2 * len(shuffled), "a snapshot leads to a demand, and to one more where goods leave"
 
 
-@pytest.mark.rule(17)
 @DATABASE
 @given(data=st.data(), snapshots=histories(), late=st.integers(1, 3))
 @pytest.mark.asyncio
+@pytest.mark.rule(17)
 async def test_with_little_stock_nothing_is_lost_and_every_unit_has_one_outcome(
     both: Connections, data: st.DataObject, snapshots: list[SaleReported], late: int
 ) -> None:

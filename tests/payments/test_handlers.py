@@ -42,9 +42,9 @@ def told(till: Till) -> list[tuple[str, Any]]:
     return [(type(one).__name__, one.model_dump()) for _, one in till.published]
 
 
-@pytest.mark.rule(4)
 @given(given_commands=commands)
 @DATABASE
+@pytest.mark.rule(4)
 async def test_a_batch_of_commands_is_as_each(connection: Connection, given_commands: list[Any]) -> None:
     await emptied(connection)
     batch, each = Till(connection, "batch"), Till(connection, "each")
@@ -89,9 +89,9 @@ def orders(draw: st.DrawFn) -> list[Any]:
     return mixed
 
 
-@pytest.mark.rule(4)
 @given(facts=orders())
 @DATABASE
+@pytest.mark.rule(4)
 async def test_a_batch_of_orders_is_as_each(connection: Connection, facts: list[Any]) -> None:
     await emptied(connection)
     batch: Any = await take(connection, [("batch", one) for one in facts])

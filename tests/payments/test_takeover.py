@@ -180,9 +180,9 @@ async def test_what_a_marketplace_took_of_an_order_is_shown_to_its_company_alone
     assert foreign.status_code == 404
 
 
-@pytest.mark.rule(4)
 @pytest.mark.asyncio
 @pytest.mark.parametrize("size", [1, 3, len(HISTORY)])
+@pytest.mark.rule(4)
 async def test_a_batch_is_as_each(connection: "asyncpg.Connection[asyncpg.Record]", size: int) -> None:
     batches = [HISTORY[start : start + size] for start in range(0, len(HISTORY), size)]
     published = await take(connection, *batches)

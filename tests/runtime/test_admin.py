@@ -139,8 +139,8 @@ async def test_topics_come_from_the_catalogue_and_settings_that_differ_are_put_r
         await admin.close()
 
 
-@pytest.mark.rule(15)
 @pytest.mark.parametrize("stream", CATALOGUE.streams.values(), ids=lambda stream: stream.name)
+@pytest.mark.rule(15)
 async def test_no_stream_is_compacted_and_no_segment_outlives_a_day(stream: Stream) -> None:
     """A relay's late copy of version 7 after 9 would be what compaction keeps."""
     wanted = configuration(stream)

@@ -215,8 +215,8 @@ async def test_writes_meet_the_vices(shopify_shop: Shop) -> None:
     assert [row.get("why", row.get("applied")) for row in rows] == ["unavailable", "throttled", "stale", False]
 
 
-@pytest.mark.rule(27)
 @pytest.mark.asyncio
+@pytest.mark.rule(27)
 async def test_a_timed_out_write_is_executed_after_its_client_has_gone(shopify_shop: Shop) -> None:
     shop = shopify_shop
     products = await shop.put(a=5)

@@ -140,8 +140,8 @@ async def test_a_state_that_nobody_documents_lowers_stock_and_waits(seller: Acco
     assert not order.lines[0].cancelled
 
 
-@pytest.mark.rule(24)
 @pytest.mark.asyncio
+@pytest.mark.rule(24)
 async def test_snapshots_in_any_order_and_often_end_the_same(seller: Account) -> None:
     await seller.put(A=9)
     bodies: dict[str, list[bytes]] = {}

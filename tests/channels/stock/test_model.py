@@ -66,7 +66,6 @@ def wanted(world: World, listing: Listing) -> int:
     )
 
 
-@pytest.mark.rule(25)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**16),
@@ -74,6 +73,7 @@ def wanted(world: World, listing: Listing) -> int:
     put=st.lists(listings, min_size=1, max_size=6),
     done=steps,
 )
+@pytest.mark.rule(25)
 def test_when_everything_settles_every_shop_shows_what_there_is(seed, opened, put, done) -> None:
     world = World(seed)
     world.receive("a", 20)
@@ -106,8 +106,8 @@ def settled(world: World) -> None:
     world.run(world.now + 60.0)
 
 
-@pytest.mark.rule(25)
 @pytest.mark.parametrize("manner", MANNERS, ids=["compare", "blind", "total", "delta"])
+@pytest.mark.rule(25)
 def test_a_quiet_shop_follows(manner: Manner) -> None:
     world = World(1)
     world.receive("a", 20)

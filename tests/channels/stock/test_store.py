@@ -306,8 +306,8 @@ async def waits_or_ends(desk: Desk, task: asyncio.Task[Any]) -> None:
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.rule(20)
 @pytest.mark.parametrize("first", [True, False], ids=["first level", "next level"])
+@pytest.mark.rule(20)
 async def test_a_level_that_is_being_taken_while_a_record_is_linked_reaches_it(desk: Desk, first: bool) -> None:
     shop = desk.open(compares=False)
     if not first:

@@ -140,8 +140,8 @@ def opened(units: int) -> World:
     return world
 
 
-@pytest.mark.rule(25)
 @given(units=st.integers(0, 20), sequence=deeds)
+@pytest.mark.rule(25)
 def test_no_total_puts_on_sale_what_somebody_has_bought(units: int, sequence: list[tuple[str, int]]) -> None:
     world = opened(units)
     for deed, number in sequence:
