@@ -419,7 +419,10 @@ def came_back(process: Process, *, missing: bool = True) -> dict[str, list[Recei
 
 
 def is_withdrawn(process: Process) -> bool:
-    """Whether all that came back did so while its buyer could still withdraw; also where it never reached its buyer."""
+    """Whether all that came back did so while its buyer could still withdraw, or a person says that the freight goes
+    back as well; also where it never reached its buyer."""
+    if process.answer("freight") == FREIGHT_BACK:
+        return True
     parcels = {parcel.shipment_id: parcel for parcel in process.parcels}
     return bool(process.returns) and all(_in_time(one, parcels.get(one.shipment_id)) for one in process.returns)
 
@@ -595,6 +598,8 @@ def answered(process: Process, answer: str, *, person: bool = True) -> Process:
             return replace(process, answers=(*process.answers, (process.invoice.document_id, answer)))
         case _ if answer == PARCEL_SETTLED:
             return replace(process, answers=(*process.answers, ("parcel", answer)))
+        case _ if answer == FREIGHT_BACK:
+            return replace(process, answers=(*process.answers, ("freight", answer)))
         case "wait":
             return replace(process, rounds=0, stage="", entered_at=None) if person else process
         case _:
@@ -631,6 +636,11 @@ INVOICE_CHECKED: Final = "invoice_checked"
 
 PARCEL_SETTLED: Final = "parcel_settled"
 """A person's answer where a parcel left though its channel cancelled the order: it was stopped, or is paid for."""
+
+
+FREIGHT_BACK: Final = "freight_back"
+"""A person's answer where an order came back whole, too late for its freight: its buyer has asked in time, which is
+what the law counts, or is to have it anyway."""
 
 
 def is_astray(process: Process) -> bool:

@@ -1,7 +1,7 @@
 """How an order stands: what it waits for, what it lacks, where its units are, and what its buyer owes. Pure."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
@@ -97,15 +97,34 @@ def owed(order: Order) -> int:
             return sale.total_minor  # The usual case.
     if cancelled and not paid_by_us(sale):
         return 0
-    received = {line: sum(one.quantity for one in found) for line, found in came_back(process, missing=False).items()}
-    lost = lost_units(process)
-    kept = {line_id: max(0, units - lost[line_id]) for line_id, units in _bought(order).items()}
+    kept = _arrived(order)
     freight = any(kept.values())
-    for line in sale.lines:
-        kept[line.line_id] -= min(kept[line.line_id], max(returned_units(sale, line), received.get(line.line_id, 0)))
+    kept = _kept(order, kept)
     if paid_by_us(sale) and not any(kept.values()) and is_withdrawn(process):
         freight = False  # A marketplace decides for itself.
     return due.due_minor(sale, kept, freight=freight)
+
+
+def owes_freight_alone(order: Order) -> bool:
+    """Whether the buyer in our own shop gave everything back, and owes the freight."""
+    back = order.process.returns and paid_by_us(order.sale) and not any(_kept(order, _arrived(order)).values())
+    return bool(back) and owed(order) > 0
+
+
+def _arrived(order: Order) -> dict[str, int]:
+    """Units by line that the buyer was sent or is to be sent, without those that were lost."""
+    lost = lost_units(order.process)
+    return {line_id: max(0, units - lost[line_id]) for line_id, units in _bought(order).items()}
+
+
+def _kept(order: Order, arrived: Mapping[str, int]) -> dict[str, int]:
+    """Those of the units `arrived` that did not come back, by the channel's word or to our dock."""
+    received = came_back(order.process, missing=False)
+    back = {
+        line.line_id: max(returned_units(order.sale, line), sum(one.quantity for one in received.get(line.line_id, ())))
+        for line in order.sale.lines
+    }
+    return {line_id: max(0, units - back[line_id]) for line_id, units in arrived.items()}
 
 
 def _bought(order: Order) -> dict[str, int]:

@@ -11,8 +11,15 @@ from contracts.channels.v1 import SaleStatus
 from services.orders import store
 from services.orders.domain import alerts, stage_of
 from services.orders.order import Order
-from services.orders.process import INVOICE_CANCELLED, INVOICE_CHECKED, PARCEL_SETTLED, STAGES, invoice_to_cancel
-from services.orders.standing import owed
+from services.orders.process import (
+    FREIGHT_BACK,
+    INVOICE_CANCELLED,
+    INVOICE_CHECKED,
+    PARCEL_SETTLED,
+    STAGES,
+    invoice_to_cancel,
+)
+from services.orders.standing import owed, owes_freight_alone
 
 
 def steps(row: asyncpg.Record, story: Iterable[asyncpg.Record]) -> list[dict[str, Any]]:
@@ -55,6 +62,7 @@ def answers(order: Order) -> list[str]:
     more = [INVOICE_CANCELLED] if "cancel_invoice" in standing else []
     more += [INVOICE_CHECKED] if "check_invoice" in standing else []
     more += [PARCEL_SETTLED] if "intercept" in standing else []
+    more += [FREIGHT_BACK] if owes_freight_alone(order) else []
     usual = STAGES[stage_of(order)].answers
     # One parcel may be lost while others of its order still wait to leave.
     more += ["lost"] if "lost" in standing and "lost" not in usual else []

@@ -372,6 +372,16 @@ def test_freight_stays_owed_where_goods_come_back_late_or_in_part_or_a_setting_s
     assert owed(_came_back(sent_card(), **given).now) == owes
 
 
+def test_a_person_gives_the_freight_back_to_a_buyer_who_asked_in_time() -> None:
+    life = _came_back(sent_card(), 12)
+    assert (owed(life.now), "freight_back" in answers(life.now)) == (1_000, True)
+
+    life.hear(PersonSaid("freight_back"))
+    assert (owed(life.now), life.asked(RefundPayment)[-1].refunded_total_minor) == (0, 11_000)
+    assert "freight_back" not in answers(life.now)
+    assert "freight_back" not in answers(_came_back(sent_card(), 12, units=1).now), "some of it was kept"
+
+
 def test_freight_of_what_never_reached_its_buyer_is_given_back() -> None:
     life = sent_card()
     [asked] = life.asked(PrepareShipment)

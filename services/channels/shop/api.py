@@ -403,7 +403,8 @@ class Api:
             "return_requested",
             basket.order_id,
             f"the buyer of order {basket.external_id} wants to give the goods back ({reason}): agree on it with the "
-            f"buyer, and book what comes back with `saldo parcel return`",
+            f"buyer, and book what comes back with `saldo parcel return`; who asks within seven days of the delivery "
+            f"has the freight back as well: answer the order `freight_back` where the goods come later",
         )
         async with self._service.transaction() as tx:
             await raise_alerts(tx.connection, [alert], tx.now)
