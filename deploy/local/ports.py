@@ -49,3 +49,9 @@ def keep_ports(instance: Path, names: Sequence[str]) -> dict[str, int]:
             kept[name] = draw_port(kept.values())
     write_private(path, json.dumps(kept, indent=2) + "\n")
     return {name: kept[name] for name in names}
+
+
+def kept_ports(instance: Path) -> dict[str, int]:
+    """The ports of an instance that runs, as they were drawn; nothing is drawn again."""
+    kept: dict[str, int] = json.loads((instance / "ports.json").read_text())
+    return kept

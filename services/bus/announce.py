@@ -18,7 +18,7 @@ _BEGIN: Final = """
 UPDATE announcements SET cursor = '', tenant = NULL, pages = 0
 WHERE stream = $1 AND cursor IS NULL AND ended_at < now() - interval '24 hours'
 """
-_REPUBLISH: Final = """
+REPUBLISH: Final = """
 WITH again AS (DELETE FROM outbox_sent WHERE sent_at >= $1 AND ($2::text IS NULL OR topic = $2)
                RETURNING seq, topic, slot, count, records, created_at),
 waiting AS (INSERT INTO outbox (seq, topic, slot, personal, count, records, created_at) OVERRIDING SYSTEM VALUE
@@ -71,6 +71,6 @@ async def republish(work: Work, since: datetime, stream: str | None) -> int:
 
     Returns the number of records.
     """
-    count = await work.pool.fetchval(_REPUBLISH, since, stream, timeout=300)
+    count = await work.pool.fetchval(REPUBLISH, since, stream, timeout=300)
     work.wake_relay()
     return int(count)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from deploy.local.supervisor import InstanceBusyError, StartError
 from services.console.client import AdminError
 from services.console.commands import (
+    backups,
     connections,
     contracts,
     customers,
@@ -46,6 +47,7 @@ doctor.register(app)
 orders.register(app)
 invoices.register(orders.app)
 streams.register(app)
+backups.register(app)
 app.add_typer(connections.app, name="connection")
 app.add_typer(items.app, name="item")
 app.add_typer(items.locations, name="location")
