@@ -46,7 +46,7 @@ def test_every_agreed_command_exists() -> None:
         "trace", "deadletters groups", "deadletters list",
         "deadletters show", "deadletters replay", "deadletters edit", "deadletters discard", "consumer list",
         "consumer resume", "announce", "republish", "contracts check", "contracts asyncapi",
-        "contracts conformance", "backup", "restore", "topics", "migrate",
+        "contracts conformance", "backup", "restore", "chaos", "topics", "migrate",
         "company add", "export check", "export journal", "order invoice", "order invoices", "order answer",
         "customer list", "customer show", "customer reviews", "customer merge", "customer keep", "customer unmerge",
         "customer consent", "customer export", "customer erase",
