@@ -33,7 +33,7 @@ from services.console.demo.collector import BookReader, Collector, settle
 from services.console.demo.evidence import Evidence, cancelled_orders
 from services.console.demo.journeys import Journey
 from services.console.demo.markets import MARKETS
-from services.console.demo.office import Office
+from services.console.demo.office import NOT_YET, Office
 from services.console.demo.path import PathVerdict
 from services.console.demo.seed import OWN_SHOP, Scene, set_up
 from services.console.demo.verdict import Verdict, judge, to_report, unsettled
@@ -53,6 +53,8 @@ ENVIRONMENT: Final = {
 TELL_EVERY_S: Final = 10.0
 SETTLE_TIMEOUT_S: Final = 120.0
 LOOK_S: Final = 0.2
+AUTHOR: Final = "chaos"
+"""Who gives up what nobody can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +215,14 @@ class Run:
                 ours = [one for one in letters if (one["aggregate"] or "").rpartition(":")[2] in spoilt]
                 for one in ours:
                     await asyncio.to_thread(
-                        admin.post, one["service"], f"deadletters/{one['id']}/discard", reason="told again, readably"
-                    )
+                        admin.post, one["service"], f"deadletters/{one['id']}/discard", author=AUTHOR,
+                        reason="told again, readably",
+                    )  # fmt: skip
                     given_up += 1
             except AdminError as error:
-                self.console.print(f"[dim]{error}[/]", highlight=False)
-                await asyncio.sleep(1)
+                if error.status not in NOT_YET:
+                    raise
+                await asyncio.sleep(LOOK_S)
                 continue
             if not ours:
                 return given_up, [

@@ -76,8 +76,9 @@ def plan_records(catalogue: Catalogue, seed: int, seconds: float, rate: float) -
         if form == "mixed up" or draw.random() < CANCELLED:
             later_s = -0.2 if form == "mixed up" else draw.uniform(0.2, 20)
             planned.append(Record(max(0.0, at_s + later_s), order, 2, lines, cancelled=True, copies=copies, old=old))
-    for spoilt in range(int(seconds / POISON_EVERY_S)):
-        at_s, lines = (spoilt + draw.random()) * POISON_EVERY_S, {draw.choice(ordinary): 1}
+    poison = max(1, int(seconds / POISON_EVERY_S))
+    for spoilt in range(poison):
+        at_s, lines = (spoilt + draw.random()) * seconds / poison, {draw.choice(ordinary): 1}
         order = f"{seed}-spoilt-{spoilt:03}"
         planned += [
             Record(at_s, order, 1, lines, spoilt=True),
