@@ -17,7 +17,7 @@ SALE = Sale("order-a", "connection-a", "BRL", 2000, date(2026, 3, 14), (Line("MU
 LOGIN = Login("http://127.0.0.1:1", "company", "saldo", "secret")
 ROW = {"id": 7, "reference": "order-a", "number": "S7", "state": "done", "shipments": [9], "shipment_state": "sent"}
 SANE: dict[str, Any] = {
-    "common.db.login": [1, "session"],
+    "common.db.login": [1, "session", None],
     "model.res.user.get_preferences": {"company": 1},
     "model.sale.sale.search_read": [ROW],
     "model.stock.shipment.out.search_read": [{"id": 9, "number": "D9", "state": "done"}],
@@ -93,6 +93,9 @@ async def test_a_sane_server_books(monkeypatch: pytest.MonkeyPatch) -> None:
     sane = fake(monkeypatch)
     assert await sane.book() == {"order-a": Outcome("S7", ("D9",))}
     assert await sane.products() == [Product("MUG", "Mug", True)]
+    for active in (0, 1):  # As Tryton says it on SQLite.
+        rows = [SANE["model.product.product.search_read"][0] | {"active": active}]
+        assert (await fake(monkeypatch, model__product__product__search_read=rows).products())[0].active is bool(active)
     assert sane.written == []
 
 
@@ -139,7 +142,7 @@ async def test_a_sale_in_a_state_that_is_none_is_not_booked(monkeypatch: pytest.
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("active", [None, 0, "false", {}])
+@pytest.mark.parametrize("active", [None, 2, "false", {}])
 async def test_a_product_goes_off_sale_by_a_clear_no_alone(monkeypatch: pytest.MonkeyPatch, active: Any) -> None:
     rows = [SANE["model.product.product.search_read"][0] | {"active": active}]
     with pytest.raises(Rejected, match="none of Tryton"):

@@ -87,7 +87,7 @@ class Tryton:
         try:
             user, password = self._login.user, self._login.password
             told = await self._call("common.db.login", user, {"password": password})
-            number, session = told
+            number, session, *_ = told
             if not isinstance(session, str):
                 raise TypeError
             token = base64.b64encode(f"{user}:{_id(number)}:{session}".encode()).decode()
@@ -315,10 +315,10 @@ def _ids(row: Mapping[str, Any], name: str) -> list[int]:
 
 def _product(row: Mapping[str, Any]) -> Product:
     template, active = row["template."], row["active"]
-    # Taken for no, anything else would take the item off every channel.
-    if not isinstance(active, bool) or not isinstance(template, dict):
+    # Taken for no, anything else would take the item off every channel. On SQLite Tryton says it by 1 and 0.
+    if not isinstance(active, int) or active not in (0, 1) or not isinstance(template, dict):
         raise Rejected(NONSENSE)
-    return Product(text(row["code"]), text(template.get("name")), active)
+    return Product(text(row["code"]), text(template.get("name")), bool(active))
 
 
 class Shipment(NamedTuple):
