@@ -95,6 +95,7 @@ class Crowd:
                 last = type(error).__name__
             else:
                 break
+            self.history.note("insists", deed=what, order=order, last=last)
             await asyncio.sleep(AGAIN_S)
         else:
             self.history.note("gave up", deed=what, order=order, last=last)
