@@ -24,7 +24,7 @@ from services.console.conformance.bodies import (
 )
 from services.console.conformance.cases import Author, cases
 from services.console.conformance.judge import ASKS
-from services.console.conformance.run import Report, Target, Unfit, run
+from services.console.conformance.run import Report, Target, Unfit, own_topics, run
 from services.console.conformance.wire import Wire
 from services.runtime.topics import ensure_topics
 from tests.conformance.outsider import LEVELS, Vice, empty, running
@@ -190,3 +190,8 @@ def test_where_the_catalogue_has_two_majors_one_fact_is_sent_in_both_under_one_i
     assert [json.loads(one.value or b"").keys() for one in case.sent] == [
         {"parcel_id", "weight_g", "carrier"}, {"parcel_id", "weight_kg"},
     ]  # fmt: skip
+
+
+def test_a_service_is_not_taken_for_the_author_of_its_commands() -> None:
+    topics = ["payments.payments.v1", "payments.commands.v1", "payments.private.v1", "orders.orders.v1"]
+    assert own_topics("payments", topics, CATALOGUE) == ("payments.payments.v1", "payments.private.v1")

@@ -127,9 +127,12 @@ def samples(author: Author, stream: str, bodies: Mapping[str, Sequence[Body]]) -
 
 def cases(author: Author, stream: str, script: Script) -> Iterator[Case]:
     """All else that may come on a stream. `script` is what shows that the service is at work, as far as it shows it."""
-    for what, change in (("unknown fields", with_unknown_fields), ("unknown values", with_unknown_values)):
-        probe, sent = author.probe(script, change=change)
-        yield Case("newer minor", what, stream, sent, (probe,))
+    probe, sent = author.probe(script, change=with_unknown_fields)
+    yield Case("newer minor", "unknown fields", stream, sent, (probe,))
+    # What it makes of a value that it does not know is its own affair; what comes beside it is not.
+    before, after, sent_before, sent_after = _neighbours(author, script)
+    _, odd = author.probe(script, partition=sent_before[0].partition, change=with_unknown_values)
+    yield Case("newer minor", "unknown values", stream, (*sent_before, *odd, *sent_after), (before, after))
     yield from _types(author, stream, script)
     yield from _majors(author, stream, script)
     yield from _repeated(author, stream, script)

@@ -4,13 +4,13 @@ import asyncio
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, final
 
-from contracts.catalogue import CATALOGUE, Catalogue
+from contracts.catalogue import CATALOGUE, Catalogue, StreamKind
 from services.console.conformance import cases as written
 from services.console.conformance.bodies import Body, bodies_of
 from services.console.conformance.cases import Author, Case, Script
@@ -70,7 +70,7 @@ async def run(target: Target, told: Told, catalogue: Catalogue = CATALOGUE) -> R
         if CONNECTIONS in partitions and not target.is_test_broker and (real := await wire.production_connections()):
             raise Unfit(f"this broker has connections of environment production ({real[0]} …): {_FLAG}")
         groups, reads = await _reads(wire, target, catalogue, partitions)
-        writes = target.writes or tuple(sorted(name for name in partitions if name.startswith(f"{target.service}.")))
+        writes = target.writes or own_topics(target.service, partitions, catalogue)
         if missing := [name for name in writes if name not in partitions]:
             raise Unfit(f"there is no topic {missing[0]}: name with --writes what it publishes")
         await wire.listen({name: partitions[name] for name in writes})
@@ -120,6 +120,12 @@ async def _reads(
     if missing := [name for name in reads if name not in partitions]:
         raise Unfit(f"the broker has no topic {missing[0]}: make it with `saldo topics --create`")
     return groups, reads
+
+
+def own_topics(service: str, topics: Iterable[str], catalogue: Catalogue) -> tuple[str, ...]:
+    """What a service publishes, by its name; its streams of commands are written by others."""
+    commands = {stream.name for stream in catalogue.streams.values() if stream.kind is StreamKind.COMMANDS}
+    return tuple(sorted(name for name in topics if name.startswith(f"{service}.") and name not in commands))
 
 
 def _may_read(service: str, reads: Sequence[str], catalogue: Catalogue) -> list[Finding]:
