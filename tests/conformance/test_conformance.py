@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -161,6 +162,9 @@ def test_every_released_sample_can_be_told_again_about_another_aggregate(name: s
         one, value = dressed(body, "one", NOW, step=1)
         other, _ = dressed(body, "other", NOW)
         assert one != other
+        assert not set(re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", json.dumps(body.value))) & set(
+            re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", json.dumps(value))
+        )
         assert dressed(body, "one", NOW, step=1) == (one, value)
         assert entry.aggregate(entry.model.model_validate_json(json.dumps(value), extra="ignore")) == one
         for change in (with_unknown_fields, with_unknown_values):

@@ -69,8 +69,8 @@ def dressed(body: Body, seed: str, now: datetime, step: int = 0) -> tuple[str, d
     shift = now - min(moments, default=now)
 
     def renewed(text: str) -> str:
-        if _UUID.fullmatch(text):
-            return str(uuid.uuid5(space, text))
+        if _UUID.search(text):  # Within a longer id, too.
+            return _UUID.sub(lambda found: str(uuid.uuid5(space, found[0])), text)
         if _HEX.fullmatch(text):
             return uuid.uuid5(space, text).hex
         if text in names:
