@@ -268,6 +268,31 @@ async def test_a_backlog_is_one_only_while_the_consumer_gets_on_with_it(database
         assert not consumer.has_backlog
 
 
+async def test_every_fetch_names_all_partitions_however_long_a_batch_takes(kafka_bootstrap, database, monkeypatch):
+    streams, begun, gate, asked = make_streams(partitions=2), asyncio.Event(), asyncio.Event(), []
+    fetch = fetcher.Fetcher._proc_fetch_request
+
+    async def noted(self, assignment, node_id, request):
+        asked.extend(len(partitions) for topic, partitions in request._topics if topic == streams.deposits.name)
+        return await fetch(self, assignment, node_id, request)
+
+    async def slow(events, tx):
+        begun.set()
+        await gate.wait()
+        await deposit(events, tx)
+
+    monkeypatch.setattr(fetcher.Fetcher, "_proc_fetch_request", noted)
+    async with running(make_service(kafka_bootstrap, database, streams, handler=slow)):
+        await send(kafka_bootstrap, streams.deposits, [record(streams, "a", 1, event_id="e1")])
+        await begun.wait()
+        # The second comes in, and is held by the client, while the first is worked on.
+        await send(kafka_bootstrap, streams.deposits, [record(streams, "a", 2, event_id="e2")])
+        await asyncio.sleep(0.5)
+        gate.set()
+        await until_count(database, "SELECT count(*) FROM entries", 2)
+    assert set(asked) == {2}
+
+
 class Unreadable(str):
     """A header's name that is sent as bytes that are no UTF-8: as Latin-1 writes it."""
 
