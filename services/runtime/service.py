@@ -16,6 +16,7 @@ import uvloop
 from fastapi import APIRouter
 
 from contracts.catalogue import CATALOGUE, Catalogue
+from services.bus import connection
 from services.bus.announce import Announcer, announce_due
 from services.bus.consumer import Consumer, Subscription
 from services.bus.failures import DATABASE_ERRORS, SERVER_ERRORS, Backoff, describe, waited
@@ -106,6 +107,7 @@ class Service:
         # a full batch holds at once must stay below the threshold: then nothing but garbage with cycles reaches it.
         gc.freeze()
         gc.set_threshold(500_000, 5, 10)
+        connection.install()
         uvloop.run(self.run())
 
     async def run(self, *, handle_signals: bool = True) -> None:
