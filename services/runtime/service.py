@@ -16,7 +16,6 @@ import uvloop
 from fastapi import APIRouter
 
 from contracts.catalogue import CATALOGUE, Catalogue
-from services.bus import connection
 from services.bus.announce import Announcer, announce_due
 from services.bus.consumer import Consumer, Subscription
 from services.bus.failures import DATABASE_ERRORS, SERVER_ERRORS, Backoff, describe, waited
@@ -27,6 +26,7 @@ from services.bus.tracing import Tracing
 from services.bus.transaction import Transaction
 from services.bus.work import Work
 from services.deadletters.letters import DeadLetters
+from services.runtime import connection
 from services.runtime.admin import AdminServer, bus_router, create_app
 from services.runtime.header_names import read_any_header_name
 from services.runtime.keeper import Keeper

@@ -8,7 +8,7 @@ from aiokafka import conn
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from services.bus import connection
+from services.runtime import connection
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
