@@ -58,7 +58,7 @@ async def hit(bootstrap: str, vice: Vice, restart: str = "") -> Report:
         while f"{name}.{LEVELS}" not in await wire.groups():  # noqa: ASYNC110 - a broker's
             await asyncio.sleep(0.1)
         return await run(
-            Target(bootstrap, name, reads=(LEVELS,), restart=restart, patience_s=10, settle_s=1, is_test_broker=True),
+            Target(bootstrap, name, reads=(LEVELS,), restart=restart, patience_s=20, settle_s=2.5, is_test_broker=True),
             quiet,
         )
 

@@ -243,7 +243,7 @@ def test_a_row_that_is_refused_leaves_the_others_alone(saldo: Saldo, erp: Listen
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("1001,1,a lot", "total is no amount of money"),
+        ("1001,1,a lot", "total must be an amount with a point before its decimals"),
         ("1001,1,1.005", "total has more than the 2 decimals of BRL"),
         (",1,1.00", "order is empty"),
         ("1001,1,-1.00", "total_minor"),
