@@ -21,7 +21,6 @@ MAX_POLL_INTERVAL_MS: Final = 3_600_000
 BATCH_RECORDS: Final = 1_000
 POLL_MS: Final = 1_000
 STOP_TIMEOUT_S: Final = 15.0
-PREFETCH_AFTER_S: Final = 3_600.0
 
 _log = structlog.get_logger("saldo.bus")
 
@@ -83,11 +82,7 @@ class Group:
 async def fetched(consumer: Consumer, kafka: Any) -> tuple[Any, ...]:
     """The next batch, as soon as there is one. FastStream's own waits, and where nothing came sleeps as long, deaf to
     what comes: short enough for a sale, that took a hundredth of a core for every stream, all day long.
-
-    Where a batch takes longer than a tenth of a second, the client asks for more of those partitions only that it holds
-    nothing of; what comes on the others waits until that long poll ends, half a second later. It has no setting for it.
     """
-    kafka._fetcher._prefetch_backoff = PREFETCH_AFTER_S
     await asyncio.sleep(consumer.linger_s)
     return tuple(chain(*(await kafka.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values()))
 

@@ -26,9 +26,8 @@ from services.bus.tracing import Tracing
 from services.bus.transaction import Transaction
 from services.bus.work import Work
 from services.deadletters.letters import DeadLetters
-from services.runtime import connection
 from services.runtime.admin import AdminServer, bus_router, create_app
-from services.runtime.header_names import read_any_header_name
+from services.runtime.kafka_client import mend_client
 from services.runtime.keeper import Keeper
 from services.runtime.logs import configure_logging
 from services.runtime.migrate import migrate
@@ -107,13 +106,12 @@ class Service:
         # a full batch holds at once must stay below the threshold: then nothing but garbage with cycles reaches it.
         gc.freeze()
         gc.set_threshold(500_000, 5, 10)
-        connection.install()
         uvloop.run(self.run())
 
     async def run(self, *, handle_signals: bool = True) -> None:
         """Run until SIGTERM, SIGINT or `stop`. Waits for its servers; raises on a refused migration or setting."""
         configure_logging(self.settings.log_format, self.name)
-        read_any_header_name()
+        mend_client()
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)

@@ -1,7 +1,7 @@
 """Fan-out bench: ten thousand sales of one product within ten seconds, and ten shops that have to follow.
 
 The sales are put on Kafka as channels reports them, a thousand a second, as of a shop that stands beside the ten (its
-connection is not live, so that its own numbers are nobody's business). The first number leaves at once; after that a
+connection is unknown, so that its own numbers are nobody's business). The first number leaves at once; after that a
 listing is written once in 200 ms at most, with what is newest by then: some 51 writes a shop, whatever is sold. Counted
 are the sandboxes' own books.
 
@@ -20,12 +20,10 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from uuid_utils import uuid7
 
-from contracts.catalogue import CATALOGUE, SALES
-from contracts.channels.v1 import SaleLine, SaleReported, SaleStatus
-from contracts.envelope import Envelope
 from services.console.demo.collector import BookReader
 from services.console.demo.evidence import Heard
-from tests.bench.propagation import TENANT, open_company, running, write_report
+from tests.bench.pipeline import put, sale
+from tests.bench.stage import STOCK_ALONE, open_company, running, write_report
 from tests.flow.company import plan
 
 SKU, UNITS = "P", 1_000_000
@@ -42,28 +40,13 @@ async def sell(bootstrap: str, sales: int, seconds: float) -> float:
         while sent < sales:
             due = min(sales, int((time.perf_counter() - begun + TICK_S) / seconds * sales))
             for _ in range(due - sent):
-                await _report(producer)
+                await put(producer, sale(str(uuid7()), [SKU], datetime.now(UTC)))
             sent = due
             await asyncio.sleep(TICK_S)
         await producer.flush()
         return begun_ms
     finally:
         await producer.stop()
-
-
-async def _report(producer: AIOKafkaProducer) -> None:
-    order_id, at = str(uuid7()), datetime.now(UTC)
-    line = SaleLine(line_id="1", sku=SKU, quantity=1, unit_price_minor=1_990, listing=SKU, stock_record=SKU)
-    message = SaleReported(
-        connection_id="elsewhere", external_id=order_id, order_id=order_id, revision=1, status=SaleStatus.PAID,
-        sold_at=at, received_at=at, customer_ref="c", currency="BRL", lines=(line,), total_minor=1_990,
-    )  # fmt: skip
-    envelope = Envelope(
-        id=order_id, type=CATALOGUE.of(message).name, source="bench", time=at, subject=order_id, tenant=TENANT,
-        correlation_id=order_id,
-    )  # fmt: skip
-    key, body = f"{TENANT}:{order_id}".encode(), message.model_dump_json().encode()
-    await producer.send(SALES.name, body, key=key, headers=envelope.to_headers())
 
 
 async def run(folder: Path, endpoints: dict[str, Any], sales: int, seconds: float) -> dict[str, Any]:
@@ -94,7 +77,7 @@ def main() -> int:
     parser.add_argument("--sales", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=10.0)
     given = parser.parse_args()
-    with running("fanout") as (folder, endpoints):
+    with running("fanout", **STOCK_ALONE) as (folder, endpoints):
         report = asyncio.run(run(folder, endpoints, given.sales, given.seconds))
     write_report("fanout", report)
     for name, writes in report["writes"].items():

@@ -130,13 +130,7 @@ async def preload(producer: AIOKafkaProducer, topic: str, plan: Plan, number: in
     at = datetime.now(UTC)
     for _ in range(plan.sales):
         order = str(uuid_utils.uuid7())
-        message = sale(order, plan.wanted(draw, number), at)
-        envelope = Envelope(
-            id=order, type=CATALOGUE.of(message).name, source="bench", time=at, subject=order, tenant=TENANT,
-            correlation_id=order,
-        )  # fmt: skip
-        body = message.model_dump_json().encode()
-        await producer.send(topic, body, key=f"{TENANT}:{order}".encode(), headers=envelope.to_headers())
+        await put(producer, sale(order, plan.wanted(draw, number), at), topic=topic, id_=order)
     await producer.flush()
 
 
@@ -329,28 +323,28 @@ async def prepare_ours(servers: Servers, producer: AIOKafkaProducer, plan: Plan,
         await ready(side, "orders", log)
     async with process(side, "inventory", log):
         await ready(side, "inventory", log)
-        await send_command(producer, PutLocation(location=LOCATION, name="Main"))
+        await put(producer, PutLocation(location=LOCATION, name="Main"))
         for n in range(plan.skus):
-            await send_command(producer, PutItem(sku=f"SKU-{n:05}", name=f"Item {n}"))
+            await put(producer, PutItem(sku=f"SKU-{n:05}", name=f"Item {n}"))
         await producer.flush()
         await settled(ports["inventory"])
         for n in range(plan.skus):
-            await send_command(producer, ReceiveStock(sku=f"SKU-{n:05}", location=LOCATION, quantity=plan.units))
+            await put(producer, ReceiveStock(sku=f"SKU-{n:05}", location=LOCATION, quantity=plan.units))
         await producer.flush()
         await settled(ports["inventory"], movements=plan.skus)
     return side
 
 
-async def send_command(producer: AIOKafkaProducer, message: Any) -> None:
-    """A person's command, straight onto its stream."""
+async def put(producer: AIOKafkaProducer, message: Any, *, topic: str = "", id_: str = "") -> None:
+    """A message straight onto its stream, or onto another `topic`, under a new id unless it has one."""
     entry = CATALOGUE.of(message)
-    id_, subject = str(uuid_utils.uuid7()), entry.aggregate(message)
+    id_, subject = id_ or str(uuid_utils.uuid7()), entry.aggregate(message)
     envelope = Envelope(
         id=id_, type=entry.name, source="bench", time=datetime.now(UTC), subject=subject, tenant=TENANT,
         correlation_id=id_,
     )  # fmt: skip
     await producer.send(
-        entry.stream.name, message.model_dump_json().encode(), key=f"{TENANT}:{subject}".encode(),
+        topic or entry.stream.name, message.model_dump_json().encode(), key=f"{TENANT}:{subject}".encode(),
         headers=envelope.to_headers(),
     )  # fmt: skip
 

@@ -14,41 +14,36 @@ Run by `saldo bench propagation`. Writes `var/bench/propagation.json`.
 
 import argparse
 import asyncio
-import json
 import random
-import shutil
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.local import stack
 from deploy.local.servers import Servers
-from services.channels.connectors import CONNECTORS
-from services.console import instance
-from services.console.client import Admin
 from services.console.demo.acceptance import Truth, match
 from services.console.demo.accounts import settle
-from services.console.demo.evidence import Evidence, Plan
+from services.console.demo.evidence import Evidence
 from services.console.demo.propagation import percentile, reached_at_ms, reaches, summary
-from services.sandbox.client import SandboxClient
-from services.sandbox.settings import ShopLimits
 from tests.bench import bare_path
-from tests.flow.company import Company, Shop, System, plan
+from tests.bench.stage import (
+    SHOPS,
+    STOCK_ALONE,
+    WARM_RATE,
+    WARM_S,
+    many_products,
+    open_company,
+    running,
+    sell,
+    write_report,
+)
+from tests.flow.company import Shop
 
-SHOPS = {"mercadolivre": 4, "vtex": 2, "shopify": 2, "skyhub": 2}
-PRODUCTS, UNITS = 200, 1_000_000
-WARM_RATE, WARM_S = 5.0, 8.0
 SETTLE_S = 10.0
 CARRIED_P99_MS = 1_000
 FLOOR_RATE = 20.0
-OFF_PER_S = 100_000
-TENANT = "bench"
-SERVICES = ("inventory", "orders", "channels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,37 +76,6 @@ class Load:
         }
 
 
-def limits_off(marketplace: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Settings of a sandbox's shop and of the connection to it with which nothing is ever throttled."""
-    per_s = [name for name in ShopLimits.model_fields if name.endswith("_per_s") or "bucket" in name]
-    traits = CONNECTORS[marketplace].traits
-    endpoints = {f"limit.{endpoint}": f"{OFF_PER_S}/{OFF_PER_S}" for endpoint in traits.limits}
-    return {"limits": dict.fromkeys(per_s, OFF_PER_S)}, endpoints
-
-
-async def open_shops(company: Company, **shop: Any) -> None:
-    """All ten, one after another: each shows every product before the first sale. `shop` are settings of the shops."""
-    for marketplace, number in SHOPS.items():
-        settings, connection = limits_off(marketplace)
-        for index in range(number):
-            await company.open_shop(
-                marketplace, f"{marketplace}-{index + 1}", connection=connection, **settings, **shop
-            )
-    await company.until_opening_is_shown()
-
-
-async def sell(company: Company, rate: float, seconds: float, draw: random.Random) -> tuple[int, int]:
-    """Buyers at `rate` a second, none waiting for another; returns the first and last moment, milliseconds."""
-    skus = list(company.plan.opening)
-    begun, begun_ms = time.perf_counter(), int(time.time() * 1000)
-    async with asyncio.TaskGroup() as buyers:
-        for number in range(int(rate * seconds)):
-            await asyncio.sleep(max(0.0, begun + number / rate - time.perf_counter()))
-            shop = draw.choice(company.shops)
-            buyers.create_task(shop.buy({draw.choice(skus): 1}))
-    return begun_ms, int(time.time() * 1000)
-
-
 def read(evidence: Evidence, shops: Sequence[Shop], rate: float, begun_ms: int, ended_ms: int) -> Load:
     """What became of the sales between two moments."""
     marketplaces = {shop.connection_id: shop.marketplace for shop in shops}
@@ -126,48 +90,6 @@ def read(evidence: Evidence, shops: Sequence[Shop], rate: float, begun_ms: int, 
                 found[marketplaces[connection_id]].append(at_ms - reach.sold_at_ms)
                 late += at_ms > ended_ms + SETTLE_S * 1000
     return Load(rate, len(sold), (ended_ms - begun_ms) / 1000, late, found)
-
-
-@asynccontextmanager
-async def open_company(folder: Path, endpoints: dict[str, Any], products: Plan, **shop: Any) -> AsyncIterator[Company]:
-    """A company with these products in all ten shops, on a stack that runs."""
-    known = instance.read_endpoints(endpoints, folder)
-    async with AsyncExitStack() as opened:
-        sandboxes = {
-            name: await opened.enter_async_context(
-                SandboxClient(known.sandboxes[name].base_url, known.sandboxes[name].token)
-            )
-            for name in SHOPS
-        }
-        admin = opened.enter_context(Admin(known, TENANT))
-        company = Company(System(folder, known), TENANT, products, admin, sandboxes)
-        await company.put_stock()
-        await open_shops(company, **shop)
-        yield company
-
-
-def many_products() -> Plan:
-    """Of each more than is ever sold."""
-    return plan(**{f"P{number:03}": UNITS for number in range(PRODUCTS)})
-
-
-@contextmanager
-def running(name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A stack of the services that stock needs, in a folder that is gone afterwards; the folder and its endpoints."""
-    folder = Path(tempfile.mkdtemp(prefix=f"saldo-bench-{name}-"))
-    folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
-    try:
-        with stack.start_attached(stack.Stack(folder, services=SERVICES, sandboxes=tuple(SHOPS))) as attached:
-            yield folder, attached.endpoints
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_report(name: str, report: Mapping[str, Any]) -> None:
-    """To `var/bench`."""
-    path = Path(__file__).parents[2] / "var" / "bench" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 async def run(folder: Path, endpoints: dict[str, Any], rates: Sequence[float], seconds: float, seed: int) -> list[Load]:
@@ -207,7 +129,7 @@ def main() -> int:
     print(f"the floor at {FLOOR_RATE:g} orders/s …", flush=True)
     bare = floor(given.seconds)
     print("opening ten shops …", flush=True)
-    with running("propagation") as (folder, endpoints):
+    with running("propagation", **STOCK_ALONE) as (folder, endpoints):
         loads = asyncio.run(run(folder, endpoints, given.rates, given.seconds, given.seed))
     told = [load.figures for load in loads]
     carried = [all(one["carried"] for one in told[: place + 1]) for place in range(len(told))]

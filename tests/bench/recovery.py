@@ -26,8 +26,9 @@ from services.console.demo.accounts import settle
 from services.console.demo.evidence import Evidence
 from services.console.demo.propagation import reached_at_ms, reaches
 from services.console.demo.verdict import unsettled
-from tests.bench.propagation import (
+from tests.bench.stage import (
     SERVICES,
+    STOCK_ALONE,
     WARM_RATE,
     WARM_S,
     many_products,
@@ -89,7 +90,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=10.0, help="Orders a second: half the knee.")
     parser.add_argument("--apart", type=float, default=30.0, help="Seconds from one fault to the next.")
     given = parser.parse_args()
-    with running("recovery") as (folder, endpoints):
+    with running("recovery", **STOCK_ALONE) as (folder, endpoints):
         report = asyncio.run(run(folder, endpoints, given.rate, given.apart))
     write_report("recovery", report)
     for name, seconds in report["recovery_s"].items():

@@ -12,10 +12,7 @@ the confirmation by Pix above 2 s.
 
 import argparse
 import asyncio
-import json
-import shutil
 import sys
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -24,13 +21,13 @@ from typing import Any
 
 import httpx
 
-from deploy.local import stack
 from services.console import instance
 from services.console.client import Admin
 from services.sandbox.client import SandboxClient
 from services.sandbox.gateway_client import GatewayClient
 from services.sandbox.storefront_api import Bank, ShopApi
 from services.sandbox.storefront_buyers import drawn_key, person
+from tests.bench.stage import running, write_report
 from tests.flow.company import Company, System, plan
 from tests.flow.own_shop import OwnShop, open_own_shop
 
@@ -141,18 +138,11 @@ def main() -> int:
     parser.add_argument("--buyers", type=int, default=300)
     parser.add_argument("--rate", type=float, default=5.0, help="Buyers a second.")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="saldo-bench-shop-"))
-    folder.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
-    try:
-        with stack.start_attached(stack.Stack(folder)) as running:
-            figures = asyncio.run(run(folder, running.endpoints, given.buyers, given.rate))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with running("shop") as (folder, endpoints):
+        figures = asyncio.run(run(folder, endpoints, given.buyers, given.rate))
     told = figures.summary()
     report = {"buyers": given.buyers, "rate_per_s": given.rate, "failed": figures.failed, **told}
-    path = Path(__file__).parents[2] / "var" / "bench" / "shop.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    write_report("shop", report)
     print(f"{given.buyers} buyers at {given.rate:g}/s, {len(figures.failed)} failed")
     for name, figure in told.items():
         print(f"{name:<12}" + "".join(f"{part:>8} {value:>9.1f}" for part, value in figure.items()))

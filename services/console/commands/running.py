@@ -291,7 +291,11 @@ def bench(
     """Run a bench of tests/bench (a checkout only). It writes var/bench/NAME.json."""
     del tenant  # Benches bring servers and a company of their own.
     folder = PROJECT / "tests" / "bench"
-    known = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith(("__init__", "bare")))
+    known = sorted(
+        path.stem
+        for path in folder.glob("*.py")
+        if not path.stem.startswith("bare") and "def main(" in path.read_text("utf-8")
+    )
     if not known:
         raise Failed("benches are part of the source checkout: run `saldo bench` there")
     if name not in known:

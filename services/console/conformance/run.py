@@ -6,11 +6,11 @@ import secrets
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, final
 
 from contracts.catalogue import CATALOGUE, Catalogue, StreamKind
+from services.bus.settings import is_loopback
 from services.console.conformance import cases as written
 from services.console.conformance.bodies import Body, bodies_of
 from services.console.conformance.cases import Author, Case, Script
@@ -91,12 +91,7 @@ def _refuse_strangers(target: Target) -> None:
     if os.environ.get("SALDO_ENVIRONMENT") == "production":
         raise Unfit(f"SALDO_ENVIRONMENT is production: {_FLAG}")
     for address in target.bootstrap.split(","):
-        host = address.strip().rpartition(":")[0].strip("[]")
-        try:
-            local = ip_address(host).is_loopback
-        except ValueError:
-            local = host == "localhost"
-        if not local:
+        if not is_loopback(address.strip().rpartition(":")[0].strip("[]")):
             raise Unfit(f"{address} is not on this machine, and the kit writes what nobody can read: {_FLAG}")
 
 

@@ -28,7 +28,7 @@ from contracts.envelope import Envelope, EnvelopeInvalid, Message
 from services.console.demo.evidence import Channel, Evidence, Heard, Plan, ShopBooks, read_books
 from services.console.demo.journeys import Journeys
 from services.console.demo.path import Carried, Taken, read_carrier, read_gateway
-from services.runtime.header_names import read_any_header_name
+from services.runtime.kafka_client import mend_client
 from services.sandbox.client import SandboxClient
 
 STREAMS = tuple(
@@ -56,7 +56,7 @@ class Collector:
         """Begin to listen."""
         # Nobody waits for what is only looked at; an answer for each record would cost broker and reader a good part of
         # a core.
-        read_any_header_name()
+        mend_client()
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.bootstrap,
             auto_offset_reset="earliest",
