@@ -101,10 +101,12 @@ async def test_background_instance_keeps_data_and_ports_until_a_fresh_start(inst
     assert not status(instance)["running"]
 
 
+# A Ctrl-C has to arrive, also where the tests run in a background that ignores it: children would inherit that.
 ATTACHED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from deploy.local.stack import Stack, start_attached
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with start_attached(Stack(Path(sys.argv[1]), services=(), sandboxes=())):
     print("up", flush=True)
     time.sleep(3600)
