@@ -30,7 +30,7 @@ status: $(STAMP)  ## where everything is and how it is
 	@$(SALDO) status $(ARGS)
 
 test: $(STAMP)  ## all tests, by two processes (ARGS="-k name")
-	@$(RUN) pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, architecture, contracts
 	@$(RUN) ruff format --check .

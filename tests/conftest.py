@@ -11,10 +11,12 @@ import warnings
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import pytest_asyncio
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from deploy.local.servers import Servers
 from tests.containers import container_servers, engine_answers
@@ -52,11 +54,20 @@ def pytest_configure(config: pytest.Config) -> None:
         gc.collect()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # What a module sets up is set up once, by one of two workers; tests of the running system share one system.
-    for item in items:
-        folder, name = item.path.parent.name, item.path.stem
-        item.add_marker(pytest.mark.xdist_group("flow" if folder == "flow" else f"{folder}/{name}"))
+class ByModule(LoadScopeScheduling):  # type: ignore[misc]
+    """What a module sets up is set up once, by one of two workers; tests of the running system share one system.
+
+    Not by marks (`--dist loadgroup`): pytest 9.2 keeps ids of its own, and xdist 3.8 marks them in vain.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "flow" if module.startswith("tests/flow/") else module
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
+    return ByModule(config, log)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -39,6 +39,8 @@ class Outsider:
         self.seen: set[tuple[str, str]] = set()
         self.versions: dict[str, tuple[int, int]] = {}
         self.put_aside: list[str] = []
+        self.reads = asyncio.Event()
+        """Set once it knows where it begins: what is put on its stream from then on reaches it."""
 
     async def run(self, bootstrap: str) -> None:
         consumer = AIOKafkaConsumer(
@@ -49,6 +51,11 @@ class Outsider:
         await consumer.start()
         await producer.start()
         try:
+            while not consumer.assignment():  # noqa: ASYNC110 - the client has no event for it
+                await asyncio.sleep(0.05)
+            for partition in consumer.assignment():
+                await consumer.position(partition)
+            self.reads.set()
             while True:
                 for records in (await consumer.getmany(timeout_ms=100)).values():
                     await self.take(records, producer)

@@ -26,7 +26,6 @@ from services.console.conformance.bodies import (
 from services.console.conformance.cases import Author, cases
 from services.console.conformance.judge import ASKS
 from services.console.conformance.run import Report, Target, Unfit, own_topics, run
-from services.console.conformance.wire import Wire
 from services.runtime.topics import ensure_topics
 from tests.conformance.outsider import LEVELS, Vice, empty, running
 from tests.contracts.test_evolution import PARCELS, V1, V2
@@ -54,11 +53,10 @@ async def hit(bootstrap: str, vice: Vice, restart: str = "") -> Report:
         await admin.create_topics([NewTopic(f"{name}.suggestions.v1", 3, 1)])
     finally:
         await admin.close()
-    async with running(name, vice, bootstrap), Wire(bootstrap, name) as wire:
-        while f"{name}.{LEVELS}" not in await wire.groups():  # noqa: ASYNC110 - a broker's
-            await asyncio.sleep(0.1)
+    async with running(name, vice, bootstrap) as service:
+        await service.reads.wait()
         return await run(
-            Target(bootstrap, name, reads=(LEVELS,), restart=restart, patience_s=20, settle_s=2.5, is_test_broker=True),
+            Target(bootstrap, name, reads=(LEVELS,), restart=restart, patience_s=10, settle_s=1, is_test_broker=True),
             quiet,
         )
 
