@@ -41,12 +41,12 @@ def stand_in(name: str, folder: Path, program: str = STAND_IN, **changes: object
 
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and only waits to be collected does not."""
+    stat = Path(f"/proc/{pid}/stat")
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return not stat.parent.parent.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
