@@ -20,7 +20,7 @@ from services.channels.intake.door import Door
 from services.channels.intake.pull import keep_loop, pull_loop
 from services.channels.linking import link_loop
 from services.channels.report.documents import Documents
-from services.channels.report.loop import report_loop, warn_loop
+from services.channels.report.loop import forget_loop, report_loop, warn_loop
 from services.channels.settings import ChannelsSettings
 from services.channels.shop.admin import admin_router
 from services.channels.shop.handlers import take_quotes
@@ -83,6 +83,7 @@ def build(bus: BusSettings, settings: ChannelsSettings, stock: StockSettings) ->
             partial(import_loop, intake=intake),
             partial(report_loop, intake=intake),
             warn_loop,
+            partial(forget_loop, intake=intake),
             sender.run,
             reconciler.run,
         ],

@@ -28,7 +28,6 @@ from services.channels.intake.absorb import INTAKE_STREAM, store_and_absorb, to_
 from services.channels.intake.context import Intake
 from services.channels.intake.domain import Verdict
 from services.channels.intake.store import Body, Fetch
-from services.channels.report import store as report_store
 
 if TYPE_CHECKING:
     from services.runtime import Service
@@ -43,7 +42,6 @@ _SUBSCRIBE_EVERY: Final = timedelta(minutes=10)
 _QUEUE_NOTE_EVERY: Final = timedelta(seconds=1)
 _PAGE: Final = 100
 _KEEP_EVERY_S: Final = 30.0
-_FORGET_MAX: Final = 500
 
 
 async def pull_loop(service: "Service", intake: Intake) -> None:
@@ -352,17 +350,14 @@ async def keep_fetched(service: "Service", intake: Intake, answers: Sequence[Ans
 
 
 async def keep_loop(service: "Service", intake: Intake) -> None:
-    """Forget bodies, buyers, and what channels were told, when their time is over, in small transactions; follow what
-    people did with dead letters."""
+    """Forget bodies and buyers whose time is over, in small transactions; follow what people did with dead letters."""
     keep = timedelta(days=intake.settings.intake_keep_days)
-    keep_told = timedelta(days=intake.settings.told_keep_days)
     while True:
         now = service.clock()
         async with service.pool.acquire() as database:
             if await store.follow_letters(database, INTAKE_STREAM):
                 intake.arrived.set()
             bodies, buyers = await store.prune(database, now - keep, now)
-            told = await report_store.forget(database, now - keep_told, _FORGET_MAX)
-        if bodies or buyers or told:
-            _log.info("forgotten", bodies=bodies, buyers=buyers, told=told)
+        if bodies or buyers:
+            _log.info("forgotten", bodies=bodies, buyers=buyers)
         await asyncio.sleep(_KEEP_EVERY_S)

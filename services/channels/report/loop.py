@@ -44,6 +44,8 @@ _AT_ONCE: Final = 4
 """Orders of one connection that are told of at the same time; its limits set the pace."""
 _WARN_BEFORE: Final = timedelta(hours=1)
 _WARN_EVERY_S: Final = 60.0
+_FORGET_EVERY_S: Final = 600.0
+_FORGET_MAX: Final = 500
 _UNTOLD: Final = {
     Kind.CANCEL: "the channel takes no cancel from us",
     Kind.INVOICE_AGAIN: "it keeps the first invoice, which is void: put the one that stands there at its own page",
@@ -133,6 +135,16 @@ async def warn_loop(service: "Service") -> None:
             ]
             await raise_alerts(tx.connection, alerts, now)
         await asyncio.sleep(_WARN_EVERY_S)
+
+
+async def forget_loop(service: "Service", intake: Intake) -> None:
+    """Forget what channels were told of orders of which nothing has been due for long, in small transactions."""
+    keep = timedelta(days=intake.settings.told_keep_days)
+    while True:
+        async with service.pool.acquire() as connection:
+            forgotten = await store.forget(connection, service.clock() - keep, _FORGET_MAX)
+        if forgotten < _FORGET_MAX:
+            await asyncio.sleep(_FORGET_EVERY_S)
 
 
 async def _tell(teller: "Teller", entry: Open, claimed: Claim, first: Next | None) -> None:
