@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,14 @@ class Plan:
 class Round:
     """What one round of one side took: `rate` in orders/s, and the µs of CPU an order cost by process.
 
-    Starting a process is left out. `servers` are Kafka and PostgreSQL, preloading left out.
+    Starting a process is left out. `servers` are Kafka and PostgreSQL, preloading left out. `memory_mb` is the most
+    that each process took.
     """
 
     rate: float
     cpu_us_per_order: dict[str, float]
     confirmed_rate: float = 0.0
+    memory_mb: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,15 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def peak_mb(pid: int) -> float:
+    """The most memory that a process ever had resident, from /proc; 0 where there is none (macOS)."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return 0.0
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(fields["VmHWM"].split()[0]) / 1024
+
+
 def servers_cpu_s() -> float:
     """CPU seconds of Kafka and PostgreSQL, which this process started, with the backends that have ended."""
     found: dict[int, tuple[int, str, float]] = {}
@@ -231,14 +242,14 @@ async def measure(bootstrap: str, producer: AIOKafkaProducer, side: Side, plan: 
                 took_s = (last_ms - first_ms) / 1000
                 after = {"orders": cpu_s(orders.pid), "inventory": cpu_s(inventory.pid), "servers": servers_cpu_s()}
                 confirmed_s = await asyncio.wait_for(confirmed(facts, first_ms, plan), LIMIT_S) if facts else 0.0
+                memory = {"inventory": peak_mb(inventory.pid), "orders": peak_mb(orders.pid)}
     finally:
         await consumer.stop()
         if facts:
             await facts.stop()
     cpu = {role: (after[role] - before[role]) / plan.sales * 1e6 for role in PARTS}
-    return Round(
-        (plan.sales - first_batch) / took_s, cpu, (plan.sales - first_batch) / confirmed_s if confirmed_s else 0.0
-    )
+    told = plan.sales - first_batch
+    return Round(told / took_s, cpu, told / confirmed_s if confirmed_s else 0.0, memory)
 
 
 async def confirmed(consumer: AIOKafkaConsumer, first_ms: int, plan: Plan) -> float:
