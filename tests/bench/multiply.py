@@ -5,6 +5,7 @@ other ids and an earlier time. So a copy is what its owner writes today, whateve
 """
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 
 import asyncpg
 
@@ -26,9 +27,9 @@ _AS_TEXT = {
 """How a column of a type that may hold an id is read as text, and text as it."""
 
 
-def uuid7(salt: str) -> str:
-    """SQL of an id as a UUID of version 7 made `new.ago` before now; the same for the same `n` and salt, anywhere."""
-    made = "lpad(to_hex((extract(epoch FROM now() - ago) * 1000)::bigint), 12, '0')"
+def uuid7(salt: str, now: datetime) -> str:
+    """SQL of an id as a UUID of version 7 made `ago` before `now`: the same for the same n, salt and now, anywhere."""
+    made = f"lpad(to_hex(({now.timestamp()} * 1000 - extract(epoch FROM ago) * 1000)::bigint), 12, '0')"
     drawn = f"md5(n || '{salt}')"
     return (
         f"substr({made}, 1, 8) || '-' || substr({made}, 9, 4) || '-7' || substr({drawn}, 1, 3)"

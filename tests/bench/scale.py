@@ -118,17 +118,18 @@ async def add_skus(connection: Connection, skus: int) -> None:
     names = {SKU: numbered(f"n + {FIRST}")}
     if await connection.fetchval("SELECT to_regclass('stock_commands') IS NOT NULL"):
         for row in await connection.fetch("SELECT command_id FROM stock_commands WHERE sku = $1", SKU):
-            names[row["command_id"]] = uuid7(row["command_id"])
+            names[row["command_id"]] = uuid7(row["command_id"], datetime.now(UTC))
     await multiply(connection, [SKU], names, skus - FIRST, own=MOVEMENT_ID)
     await connection.execute("TRUNCATE inbox")
 
 
 async def add_orders(side: str, orders: Connection, inventory: Connection, size: Size) -> None:
     """The one order there is, `size.orders` times over in all its rows, each of two other SKUs; levels follow."""
-    names = {await orders.fetchval("SELECT order_id FROM orders"): uuid7("order")}
+    now = datetime.now(UTC)
+    names = {await orders.fetchval("SELECT order_id FROM orders"): uuid7("order", now)}
     for connection in (orders, inventory):
         for row in await connection.fetch("SELECT id::text FROM inbox"):
-            names.setdefault(row["id"], uuid7(row["id"]))
+            names.setdefault(row["id"], uuid7(row["id"], now))
     sold = [row["sku"] for row in await inventory.fetch("SELECT sku FROM reservations ORDER BY sku")]
     copies = size.skus - FIRST
     skus = {
@@ -228,9 +229,7 @@ def report(measured: Sequence[Measured], plan: Plan, warm: int) -> dict[str, Any
     for one in measured:
         base = by_size[base_of(one.size, list(by_size))]
         cost = {side: one.cost(side) for side in one.rounds}
-        growth = {
-            side: {name: round(cost[side][name] / base.cost(side)[name], 3) for name in COSTS} for side in one.rounds
-        }
+        growth = {side: {name: cost[side][name] / base.cost(side)[name] for name in COSTS} for side in one.rounds}
         ratio = {name: round(growth["saldo"][name] / growth["bare"][name], 3) for name in COSTS}
         memory = {role: round(most) for role, most in one.memory_mb.items()}
         told = f"{one.size.skus:,} SKUs, {one.size.orders:,} orders behind"
@@ -238,7 +237,8 @@ def report(measured: Sequence[Measured], plan: Plan, warm: int) -> dict[str, Any
         missed += [f"{told}: {role} took {most} MB" for role, most in memory.items() if most > MEMORY_MAX_MB]
         rows.append(
             one.size._asdict()
-            | {"base": base.size._asdict(), "growth": growth, "ratio": ratio, "memory_mb": memory}
+            | {"base": base.size._asdict(), "ratio": ratio, "memory_mb": memory}
+            | {"growth": {side: {name: round(by, 3) for name, by in of.items()} for side, of in growth.items()}}
             | {"us_per_order": {side: {name: round(us) for name, us in of.items()} for side, of in cost.items()}}
             | {"read_in_sequence": {name: round(per_order) for name, per_order in one.read_in_sequence.items()}}
         )
