@@ -41,6 +41,10 @@ class Metrics:
         )
         self.sent = Counter("messaging_client_sent_messages", "Records acknowledged.", ["stream"], registry=registry)
         self.send_failures = Counter("saldo_relay_failures", "Chunks abandoned.", registry=registry)
+        self.claim_seconds = Histogram(
+            "saldo_outbox_claim_seconds", "To find the oldest rows of the outbox, also where there are none.",
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self.send_seconds = Histogram(
             "saldo_relay_chunk_seconds", "A chunk, sent and marked.", buckets=_SECONDS, registry=registry
         )

@@ -186,7 +186,8 @@ class Relay:
         now = time.monotonic()
         rush = self._in_rush() and now < min(self._urgent_at, self._rest_at) + REST_S
         topics = self._urgent if rush else None
-        rows = await self._holder.fetch(_OLDEST, settings.relay_shards, self._shard, settings.relay_chunk, topics)
+        with work.metrics.claim_seconds.time():
+            rows = await self._holder.fetch(_OLDEST, settings.relay_shards, self._shard, settings.relay_chunk, topics)
         if any(row["topic"] in self._urgent for row in rows):
             self._urgent_at = now
         if not rush and not (rows and rows[0]["age_s"] > WAIT_LIMIT_S):

@@ -20,6 +20,7 @@ class BusSettings(BaseSettings):
     postgres_dsn: SecretStr = Field(default=SecretStr(""), validation_alias="POSTGRES_DSN")
     otlp_endpoint: str = Field(default="", validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     outbox_keep_h: int = Field(default=24, ge=0, validation_alias="OUTBOX_KEEP_H")
+    keep_days_every_s: float = Field(default=3600, ge=2, description="Pause between two looks at the days that end.")
     environment: Literal["local", "test", "staging", "production"] = "local"
     build: str = Field(default="0.1.0", description="Another build clears a brake.")
     replicas: int = Field(default=1, ge=1)

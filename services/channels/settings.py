@@ -29,7 +29,7 @@ class ChannelsSettings(BaseSettings):
     door_batch_max: Annotated[int, Field(gt=0)] = 200
     absorb_batch_max: Annotated[int, Field(gt=0)] = 300
     absorb_idle_s: Annotated[float, Field(gt=0)] = 0.25
-    intake_keep_days: Annotated[int, Field(gt=0)] = 30
+    intake_keep_days: Annotated[float, Field(gt=0)] = 30
     buyer_keep_days: Annotated[int, Field(ge=0)] = 30
     told_keep_days: int = Field(default=400, gt=0, description="What a channel was told of an order that is all told.")
     basket_keep_days: int = Field(default=400, gt=0, description="A basket of the own shop whose order has ended.")

@@ -14,7 +14,6 @@ from services.deadletters.letters import DeadLetters
 from services.deadletters.lists import REPLAYS_MAX
 
 KEEP_EVERY_S: Final = 2.0
-DAYS_EVERY_S: Final = 3600
 PARTITIONS_AHEAD: Final = timedelta(days=3)
 OUTBOX_AGE_LIMIT_S: Final = 60.0
 
@@ -44,12 +43,12 @@ class Keeper:
         self.alerts: list[str] = []
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Housekeeping until `stop`, every 2 s, and of the days every hour."""
-        rounds = 0
+        """Housekeeping until `stop`, every 2 s, and of the days every `keep_days_every_s`."""
+        rounds, days_rounds = 0, int(self._work.settings.keep_days_every_s / KEEP_EVERY_S)
         while not await waited(stop, KEEP_EVERY_S):
             rounds += 1
             await self._keep()
-            if rounds % int(DAYS_EVERY_S / KEEP_EVERY_S) == 0:
+            if rounds % days_rounds == 0:
                 await self.keep_days()
 
     async def _keep(self) -> None:

@@ -31,20 +31,22 @@ STOCK_ALONE: Final[Mapping[str, Any]] = {"services": SERVICES, "sandboxes": tupl
 
 
 @asynccontextmanager
-async def open_company(folder: Path, endpoints: dict[str, Any], products: Plan, **shop: Any) -> AsyncIterator[Company]:
-    """A company with these products in all ten shops, on a stack that runs."""
+async def open_company(
+    folder: Path, endpoints: dict[str, Any], products: Plan, shops: Mapping[str, int] = SHOPS, **shop: Any
+) -> AsyncIterator[Company]:
+    """A company with these products in all `shops`, so many of each marketplace, on a stack that runs."""
     known = instance.read_endpoints(endpoints, folder)
     async with AsyncExitStack() as opened:
         sandboxes = {
             name: await opened.enter_async_context(
                 SandboxClient(known.sandboxes[name].base_url, known.sandboxes[name].token)
             )
-            for name in SHOPS
+            for name in shops
         }
         admin = opened.enter_context(Admin(known, TENANT))
         company = Company(System(folder, known), TENANT, products, admin, sandboxes)
         await company.put_stock()
-        await open_shops(company, **shop)
+        await open_shops(company, shops, **shop)
         yield company
 
 
@@ -80,9 +82,9 @@ def limits_off(marketplace: str) -> tuple[dict[str, Any], dict[str, str]]:
     return {"limits": dict.fromkeys(per_s, OFF_PER_S)}, endpoints
 
 
-async def open_shops(company: Company, **shop: Any) -> None:
-    """All ten, one after another: each shows every product before the first sale. `shop` are settings of the shops."""
-    for marketplace, number in SHOPS.items():
+async def open_shops(company: Company, shops: Mapping[str, int] = SHOPS, **shop: Any) -> None:
+    """One after another: each shows every product before the first sale. `shop` are settings of the shops."""
+    for marketplace, number in shops.items():
         settings, connection = limits_off(marketplace)
         for index in range(number):
             await company.open_shop(

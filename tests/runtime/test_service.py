@@ -49,3 +49,9 @@ async def test_housekeeping_drops_whole_old_days_and_makes_the_days_ahead(databa
             )
             wanted = [f"{parent}_{later + timedelta(days=day):%Y%m%d}" for day in range(-days_back, 4)]
             assert sorted(name for (name,) in parts) == wanted
+
+
+async def test_housekeeping_comes_to_the_days_by_itself(kafka_bootstrap, database):
+    async with running(make_service(kafka_bootstrap, database, make_streams(), keep_days_every_s=2)):
+        await value(database, "SELECT keep_days('inbox', '2020-01-01', '2020-01-01')")
+        await until(lambda: value(database, "SELECT to_regclass('inbox_20200101') IS NULL"))

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from services.runtime import Service
 
 _LEASE_S: Final = 30.0
-_PRUNE_EVERY: Final = timedelta(hours=1)
 _log = structlog.get_logger(__name__)
 
 
@@ -214,7 +213,7 @@ class Reconciler:
 
     async def _prune(self, service: "Service") -> None:
         now = service.clock()
-        if self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY:
+        if self._pruned_at is not None and now - self._pruned_at < timedelta(seconds=self._settings.prune_every_s):
             return
         self._pruned_at = now
         before = now - timedelta(days=self._settings.measures_keep_days)

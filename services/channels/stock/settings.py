@@ -13,7 +13,8 @@ class StockSettings(BaseSettings):
     units or fewer a record is urgent, and read before it is written where the channel does not compare. `risk_max`:
     the same where more than so many own sales are likely unheard. `late_execution_s`: a request without an answer may
     be executed this long after its deadline. `brake_share`: a mass change of more than this share of a connection's
-    records within `brake_window_s` waits for a person.
+    records within `brake_window_s` waits for a person. Measures are kept for `measures_keep_days`, which is looked at
+    every `prune_every_s`.
     """
 
     model_config = SettingsConfigDict(env_prefix="SALDO_STOCK_", extra="ignore")
@@ -28,4 +29,5 @@ class StockSettings(BaseSettings):
     reconcile_every_s: Annotated[float, Field(gt=0)] = 1.0
     reconcile_batch_max: Annotated[int, Field(gt=0)] = 20
     reread_after_s: Annotated[float, Field(gt=0)] = 900.0
-    measures_keep_days: Annotated[int, Field(gt=0)] = 60
+    measures_keep_days: Annotated[float, Field(gt=0)] = 60
+    prune_every_s: Annotated[float, Field(gt=0)] = 3600.0
