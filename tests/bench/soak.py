@@ -106,8 +106,8 @@ class Watch:
 
     samples: dict[str, list[Sample]] = field(default_factory=lambda: {name: [] for name in SERVICES})
     tables: list[dict[str, dict[str, Table]]] = field(default_factory=list)
-    days: set[tuple[str, str, str]] = field(default_factory=set)
-    """Service, table and date of each day that was over."""
+    days: list[tuple[str, str]] = field(default_factory=list)
+    """Service and partition of each day that was over; one that was dropped may be made again."""
 
 
 def cut(begun: float, ended: float, parts: int) -> list[Window]:
@@ -219,7 +219,7 @@ async def end_days(dsns: Mapping[str, str], watch: Watch) -> None:
                         day = await connection.fetchval(_OLD_DAY, table)
                         await connection.execute("SELECT keep_days($1, $2, $2)", table, day)
                         await connection.execute(_FILL[table], day, DAY_ROWS)
-                    watch.days.add((service, table, f"{day:%Y%m%d}"))
+                    watch.days.append((service, f"{table}_{day:%Y%m%d}"))
             finally:
                 await connection.close()
         await asyncio.sleep(DAY_EVERY_S)
@@ -238,13 +238,13 @@ async def tables_of(dsns: Mapping[str, str]) -> dict[str, dict[str, Table]]:
     return found
 
 
-async def days_left(dsns: Mapping[str, str], days: set[tuple[str, str, str]]) -> int:
+async def days_left(dsns: Mapping[str, str], days: Sequence[tuple[str, str]]) -> int:
     """How many of these days are still there."""
     left = 0
     for service in SERVICES:
         connection = await asyncpg.connect(dsns[service])
         try:
-            names = [f"{table}_{day}" for of, table, day in days if of == service]
+            names = [name for of, name in days if of == service]
             left += await connection.fetchval("SELECT count(*) FROM pg_class WHERE relname = ANY($1)", names)
         finally:
             await connection.close()
