@@ -1,7 +1,8 @@
 """The urgent lane goes first, and a batch is collected only when its request may leave.
 
 Wraps the connection's own limiter (token buckets by endpoint). Two lanes of one connection share a `Turnstile`: while
-one of the urgent lane waits, the other lane does not take a token. Each lane holds the tokens of its next write before
+one of the urgent lane waits, the other lane does not take a token, and of the other lane's calls only one at a time
+waits at the limiter, since an urgent one has to let that one go first. Each lane holds the tokens of its next write before
 it claims records, so that whatever becomes dirty while it waits for the channel's limit travels in that same request.
 """
 
@@ -18,12 +19,14 @@ class Turnstile:
         self._urgent_waiting = 0
         self._free = asyncio.Event()
         self._free.set()
+        self._turns: dict[str, asyncio.Lock] = {}
 
     async def acquire(self, endpoint: str, cost: float, *, urgent: bool) -> None:
         """Wait for a token of the endpoint."""
         if not urgent:
-            await self._free.wait()
-            await self.limiter.acquire(endpoint, cost)
+            async with self._turns.setdefault(endpoint, asyncio.Lock()):
+                await self._free.wait()
+                await self.limiter.acquire(endpoint, cost)
             return
         self._urgent_waiting += 1
         self._free.clear()

@@ -70,6 +70,26 @@ async def test_the_urgent_lane_goes_first() -> None:
     assert order == ["urgent", "normal"]
 
 
+async def test_the_urgent_lane_lets_one_call_of_a_whole_batch_go_first() -> None:
+    gate = Gate()
+    turnstile = Turnstile(gate)
+    order: list[str] = []
+
+    async def take(lane: Lane, name: str) -> None:
+        await lane.acquire("write")
+        order.append(name)
+
+    normal, urgent = Lane(turnstile, urgent=False), Lane(turnstile, urgent=True)
+    calls = [asyncio.create_task(take(normal, f"normal {number}")) for number in range(3)]
+    await asyncio.sleep(0)
+    calls.append(asyncio.create_task(take(urgent, "urgent")))
+    await asyncio.sleep(0)
+    for _ in calls:
+        gate.tokens.release()
+    await asyncio.gather(*calls)
+    assert order == ["normal 0", "urgent", "normal 1", "normal 2"]
+
+
 async def test_what_becomes_dirty_while_the_token_is_awaited_travels_in_that_request(desk: Desk) -> None:
     gate = Gate()
     shop = desk.open(limiter=gate, compares=False)
