@@ -1,9 +1,9 @@
 """The urgent lane goes first, and a batch is collected only when its request may leave.
 
 Wraps the connection's own limiter (token buckets by endpoint). Two lanes of one connection share a `Turnstile`: while
-one of the urgent lane waits, the other lane does not take a token, and of the other lane's calls only one at a time
-waits at the limiter, since an urgent one has to let that one go first. Each lane holds the tokens of its next write before
-it claims records, so that whatever becomes dirty while it waits for the channel's limit travels in that same request.
+one of the urgent lane waits, the other lane does not take a token. Of the other lane's calls one at a time waits at the
+limiter, because an urgent call has to let all those go first. Each lane holds the tokens of its next write before it
+claims records, so that whatever becomes dirty while it waits for the channel's limit travels in that same request.
 """
 
 import asyncio
