@@ -1,5 +1,6 @@
 """What comes in becomes one sale, whatever the order and however often it is told."""
 
+import asyncio
 import json
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -13,6 +14,7 @@ from services.bus import Received
 from services.channels import handlers
 from services.channels.connectors import CONNECTORS
 from services.channels.intake import store
+from services.channels.intake.absorb import absorb_loop
 from services.channels.linking import link
 from services.deadletters.lists import LetterPage, listed
 from tests.channels.conftest import START, Kit, shopify_order, skyhub_order
@@ -171,6 +173,28 @@ async def test_a_line_with_an_unknown_sku_waits_alone_and_exactly_its_orders_fol
     assert [(line["sku"], line["quantity"]) for line in sales[-1]["lines"]] == [("SKU-1", 1), ("SKU-2", 6)]
     assert sales[-1]["unresolved"] == []
     assert await kit.count("alerts", "resolved_at IS NULL") == 0
+
+
+async def test_a_body_stored_while_somebody_absorbs_is_absorbed_as_soon_as_that_ends(kit: Kit) -> None:
+    """Told to look while the lock is taken, the loop waits for it, and not for its next look an hour later."""
+    shop = await kit.connect()
+    await kit.link(shop, "SKU-1")
+    kit.intake.settings.absorb_idle_s = 3600
+    async with kit.service.transaction() as tx:
+        await store.absorb_lock(tx.connection)
+        await kit.deliver(shop, shopify_order())
+        kit.intake.arrived.set()
+        absorbing = asyncio.create_task(absorb_loop(kit.service, kit.intake))
+        async with asyncio.timeout(20):
+            while not await kit.count("pg_locks", "locktype = 'advisory' AND NOT granted"):  # noqa: ASYNC110 - the database has no event
+                await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(20):
+            while not await kit.published():  # noqa: ASYNC110 - the database has no event
+                await asyncio.sleep(0.01)
+    finally:
+        absorbing.cancel()
+        await asyncio.gather(absorbing, return_exceptions=True)
 
 
 async def test_malformed_json_is_stored_and_dead_lettered_and_the_rest_goes_on(kit: Kit) -> None:

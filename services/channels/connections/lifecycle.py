@@ -102,20 +102,35 @@ def _check_settings(traits: Traits, settings: Mapping[str, str]) -> None:
     if not days.isdecimal() or len(days) > 2:
         raise Refused("setting transit_days must be a whole number of days below 100")
     poll_interval_s(traits, settings)
+    spacing_ms(traits, settings)
     limits_of(traits, settings)
 
 
 def poll_interval_s(traits: Traits, settings: Mapping[str, str]) -> float:
     """Seconds between two polls, as the setting of that name says where the connector has it.
 
-    Raises `Refused` where it is no number from 1 to 3600.
+    Raises `Refused` where it is no number from 0.05 to 3600.
     """
-    text = settings.get("poll_interval_s")
-    if not text:
-        return traits.poll_interval_s
-    if not text.isdecimal() or not 1 <= int(text[:5]) <= 3600:
-        raise Refused("setting poll_interval_s must be a whole number of seconds from 1 to 3600")
-    return float(text)
+    return _number(settings, "poll_interval_s", traits.poll_interval_s, (0.05, 3600))
+
+
+def spacing_ms(traits: Traits, settings: Mapping[str, str]) -> float:
+    """The least milliseconds between two writes of one record that the channel wants, or the setting of that name.
+
+    Raises `Refused` where it is no number from 0 to 60000.
+    """
+    return _number(settings, "spacing_ms", traits.spacing_ms, (0, 60_000))
+
+
+def _number(settings: Mapping[str, str], name: str, default: float, bounds: tuple[float, float]) -> float:
+    least, most = bounds
+    try:
+        number = float(settings.get(name) or default)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise Refused(f"setting {name} must be a number from {least:g} to {most:g}")
+    return number
 
 
 def limits_of(traits: Traits, settings: Mapping[str, str]) -> dict[str, Limit]:

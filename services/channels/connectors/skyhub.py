@@ -105,7 +105,7 @@ class Skyhub:
             "order_cancel": _FAST,
         },
         credentials=("user_email", "api_key", "accountmanager_key"),
-        settings=("store", "unpaid_deadline_h", "transit_days"),
+        settings=("store", "unpaid_deadline_h", "transit_days", "poll_interval_s"),
         reports=frozenset({"invoice", "shipment", "delivery", "cancel"}),
     )
 

@@ -124,7 +124,7 @@ class Vtex:
             "other": Limit(5.0, 5.0),
         },
         credentials=("app_key", "app_token"),
-        settings=("warehouse_id", "unpaid_deadline_h", "transit_days", *_DEFAULTS),
+        settings=("warehouse_id", "unpaid_deadline_h", "transit_days", "poll_interval_s", "spacing_ms", *_DEFAULTS),
         hook=True,
         credentials_drawn=("hook_secret",),
         fetch_parallel=4,

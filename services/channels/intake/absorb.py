@@ -5,6 +5,7 @@ has no versions. What cannot be read is set aside as poisoned, with a dead lette
 """
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -68,8 +69,9 @@ class Accepted:
 async def absorb_loop(service: "Service", intake: Intake) -> None:
     """Absorb what comes in until cancelled: at once when this process stored it, else within the idle time."""
     while True:
-        if await absorb_once(service, intake):
-            continue
+        with contextlib.suppress(asyncpg.LockNotAvailableError):  # Somebody absorbs, or imports, for seconds.
+            if await absorb_once(service, intake):
+                continue
         while not await waited(intake.arrived, intake.settings.absorb_idle_s):
             async with service.pool.acquire() as database:
                 if await store.any_new(database, _live(intake)):
@@ -165,6 +167,8 @@ async def absorb_with(tx: Transaction, intake: Intake, bodies: Sequence[Body]) -
 
 async def _absorb(service: "Service", intake: Intake, limit: int, only: int | None = None) -> int:
     async with service.transaction() as tx:
+        # Whoever absorbs now has not seen what was stored since: told to look again, this one has to outwait it.
+        await store.absorb_lock(tx.connection)
         absorbed = await _absorb_waiting(tx, intake, limit, only)
         service.faults.point("intake.absorb.before")
     service.faults.point("intake.absorb.after")

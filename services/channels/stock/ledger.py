@@ -15,6 +15,8 @@ from contracts.inventory.v1 import CauseOutcome
 from services.border.together import Together
 from services.bus import Cause, Transaction
 from services.channels.alerts import Alert, raise_alerts
+from services.channels.connections.lifecycle import poll_interval_s, spacing_ms
+from services.channels.connections.store import Connection
 from services.channels.connectors.connector import Traits, WriteOutcome
 from services.channels.stock import claims, domain, upkeep
 from services.channels.stock.claims import Asked, Attempt, Claimed, Covered, Settled, Wanted
@@ -42,13 +44,15 @@ _PIPELINE_LAG_S: Final = 0.3
 
 
 class Terms:
-    """How one lane of a connection is written: derived from the connector's traits."""
+    """How one lane of a connection is written: derived from the connector's traits and the connection's settings."""
 
-    def __init__(self, tenant: str, connection_id: str, lane: int, traits: Traits, settings: StockSettings) -> None:
-        self.tenant, self.connection_id, self.lane, self.traits = tenant, connection_id, lane, traits
+    def __init__(self, connection: Connection, lane: int, traits: Traits, settings: StockSettings) -> None:
+        self.tenant, self.connection_id = connection.tenant, connection.connection_id
+        self.lane, self.traits = lane, traits
         self.manner = Manner(traits.quantity_trait, traits.compares, settings.low_stock, settings.risk_max)
-        self.spacing = timedelta(milliseconds=max(traits.spacing_ms, settings.spacing_ms))
-        self.lag_s = _PIPELINE_LAG_S + (traits.poll_interval_s / 2 if traits.intake == "queue" else 0.0)
+        self.spacing = timedelta(milliseconds=max(spacing_ms(traits, connection.settings), settings.spacing_ms))
+        polled_s = poll_interval_s(traits, connection.settings) if traits.intake == "queue" else 0.0
+        self.lag_s = _PIPELINE_LAG_S + polled_s / 2
         # For one round, begun anew with the next: so long are the records of a process that died out of reach.
         self.lease_s = traits.write_timeout_s + _LEASE_MARGIN_S
         self.late_s = traits.write_timeout_s + settings.late_execution_s

@@ -66,7 +66,7 @@ class Pusher:
         self.connection_id = entry.connection.connection_id
         self._connector: Connector = entry.connector
         self._session: Session = replace(entry.session, limiter=limiter)
-        self.terms = Terms(entry.connection.tenant, self.connection_id, lane, entry.connector.traits, settings)
+        self.terms = Terms(entry.connection, lane, entry.connector.traits, settings)
         self.more = False
         """Whether the last batch left something behind."""
 

@@ -217,7 +217,7 @@ class Desk:
         free = limiter or FreeLimiter()
         session = Session(connection_id, "http://x", name, {}, {}, cast("httpx.AsyncClient", None), free)
         entry = SimpleNamespace(
-            connection=SimpleNamespace(tenant=self.tenant, connection_id=connection_id),
+            connection=SimpleNamespace(tenant=self.tenant, connection_id=connection_id, settings={}),
             connector=channel,
             session=session,
         )
