@@ -59,8 +59,10 @@ SCARCE: Final = 5
 SLOW: Final = ("mercadolivre", "vtex")
 """They take a number a call, the others hundreds: only there does anything wait."""
 LINES: Final = 20
-DRAW_AHEAD_S: Final = 60.0
-"""So long it takes at most from the sale of many products until buyers of the scarce ones come."""
+AHEAD_S: Final = 60.0
+"""So long it takes from the sale of many products until buyers of the scarce ones come."""
+OPENING_S: Final = 900.0
+"""Patience with shops of many thousand products."""
 SETTLE_S: Final = 10.0
 
 _WRITES: Final = {
@@ -279,15 +281,15 @@ async def measure_urgency(
     slow = [kept(name).requests_per_s for name in SLOW for _ in range(SHOPS[name])]
     rate = 0.45 * min(slow)
     scarce = [f"S{number:03}" for number in range(math.ceil(rate * seconds / SCARCE))]
-    drained = sum(slow) * (seconds + DRAW_AHEAD_S)
+    drained = sum(slow) * (seconds + AHEAD_S)
     ordinary = [f"P{number:05}" for number in range(math.ceil((backlog + drained) / len(slow)))]
     goods = plan(**dict.fromkeys(scarce, SCARCE), **dict.fromkeys(ordinary, UNITS))
-    async with open_company(folder, endpoints, goods) as company:
+    async with open_company(folder, endpoints, goods, patience_s=OPENING_S) as company:
         await limits_on(company)
         limited = [shop for shop in company.shops if shop.marketplace in SLOW]
         quick = [shop for shop in company.shops if shop.marketplace not in SLOW]
         await sell_all(company.system.endpoints.kafka, ordinary)
-        await until(lambda: waiting(quick, ordinary), lambda left: not left, "the sale of all products", timeout_s=300)
+        await until(lambda: waiting(quick, ordinary), lambda left: not left, "the sale of all products", OPENING_S)
         before = await waiting(limited, ordinary)
         print(f"{before} ordinary numbers wait; buyers of {len(scarce)} scarce products at {rate:g}/s", flush=True)
         await buy_scarce(company, scarce, rate, draw)

@@ -18,7 +18,7 @@ from services.console.client import Admin
 from services.console.demo.evidence import Plan
 from services.sandbox.client import SandboxClient
 from services.sandbox.settings import ShopLimits
-from tests.flow.company import Company, System, plan
+from tests.flow.company import PATIENCE_S, Company, System, plan
 
 SHOPS = {"mercadolivre": 4, "vtex": 2, "shopify": 2, "skyhub": 2}
 PRODUCTS, UNITS = 200, 1_000_000
@@ -34,7 +34,13 @@ STOCK_ALONE: Final[Mapping[str, Any]] = {"services": SERVICES, "sandboxes": tupl
 
 @asynccontextmanager
 async def open_company(
-    folder: Path, endpoints: dict[str, Any], products: Plan, shops: Mapping[str, int] = SHOPS, **shop: Any
+    folder: Path,
+    endpoints: dict[str, Any],
+    products: Plan,
+    shops: Mapping[str, int] = SHOPS,
+    *,
+    patience_s: float = PATIENCE_S,
+    **shop: Any,
 ) -> AsyncIterator[Company]:
     """A company with these products in all `shops`, so many of each marketplace, on a stack that runs."""
     known = instance.read_endpoints(endpoints, folder)
@@ -46,7 +52,7 @@ async def open_company(
             for name in shops
         }
         admin = opened.enter_context(Admin(known, TENANT))
-        company = Company(System(folder, known), TENANT, products, admin, sandboxes)
+        company = Company(System(folder, known), TENANT, products, admin, sandboxes, patience_s=patience_s)
         await company.put_stock()
         await open_shops(company, shops, **shop)
         yield company

@@ -110,7 +110,7 @@ class Shop:
 
 @dataclass
 class Company:
-    """A tenant with shops, items and stock. `plan` is what was put there."""
+    """A tenant with shops, items and stock. `plan` is what was put there, `patience_s` how long opening may take."""
 
     system: System
     tenant: str
@@ -118,6 +118,7 @@ class Company:
     admin: Admin
     sandboxes: Mapping[str, SandboxClient]
     shops: list[Shop] = field(default_factory=list)
+    patience_s: float = PATIENCE_S
 
     # -- setting up ------------------------------------------------------------------------------------------------
 
@@ -183,11 +184,13 @@ class Company:
             lambda: self.get("channels", f"connections/{connection_id}/import"),
             lambda told: told["state"] == "done",
             "reading the adverts",
+            self.patience_s,
         )
         rows = await until(
             lambda: self.listings(connection_id),
             lambda rows: all(row["sku"] or row["channel_sku"].endswith("-PACK") for row in rows),
             "linking by SKU text",
+            self.patience_s,
         )
         for row in rows:
             if row["channel_sku"].endswith("-PACK"):
@@ -279,6 +282,7 @@ class Company:
                 lambda shop=shop: shop.sandbox.numbers(shop.name),  # type: ignore[misc]
                 lambda numbers: wanted.items() <= numbers.items(),
                 f"{shop.name} showing {wanted}",
+                self.patience_s,
             )
 
     async def until_opening_is_shown(self) -> None:
