@@ -246,10 +246,11 @@ def main() -> int:
     given = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="saldo-bench-restore-"))
     base.chmod(0o711)  # As root, PostgreSQL runs as another user and has to reach its data.
+    bench = Bench(base / "instance")
     try:
-        report = asyncio.run(run(Bench(base / "instance"), base / "copy", given.orders, given.seed))
+        report = asyncio.run(run(bench, base / "copy", given.orders, given.seed))
     except (TimeoutError, RuntimeError) as failure:
-        print(failure)
+        print(f"{failure}; until then: {bench.took_s}")
         return 1
     finally:
         Postgres(base / "instance" / "postgres", 0, "").wipe()
