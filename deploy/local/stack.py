@@ -47,6 +47,7 @@ __all__ = [
 READER = "verify"
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 90.0
+CLUSTER_HEAP_MB = 256
 
 State = dict[str, Any]
 
@@ -60,7 +61,8 @@ class Stack:
 
     ``detours`` are servers and sandboxes that services reach by a detour: ``endpoints`` tells for each where they will
     ``come`` and where to ``pass`` that on, which is up to the caller. ``doubles`` are services that run as two
-    processes, the second called ``NAME-2``, with so many member slots between them.
+    processes, the second called ``NAME-2``, with so many member slots between them. ``brokers`` are Kafka's nodes: more
+    than one are a cluster with a copy of every topic on each, called ``kafka-1`` and so on, and have no detour.
     """
 
     instance: Path
@@ -71,6 +73,7 @@ class Stack:
     pause_cap_s: float = BACKOFF_CAP_S
     detours: Sequence[str] = ()
     doubles: Mapping[str, int] = field(default_factory=dict)
+    brokers: int = 1
 
     @property
     def folder(self) -> Path:
@@ -88,7 +91,7 @@ class Stack:
                 await asyncio.to_thread(_wipe, self.folder)
             running = RunningStack(self, supervisor)
             supervisor.endpoints = running.endpoints()
-            await supervisor.run([running.kafka.spec(), running.postgres.spec()])
+            await supervisor.run([*(node.spec() for node in running.kafka), running.postgres.spec()])
             await running.create_databases()
             await supervisor.run([running.sandbox(name) for name in self.sandboxes])
             await supervisor.run([running.service(name) for name in self.services])
@@ -108,16 +111,35 @@ class RunningStack:
         further = [port for part in parts for port in part.ports]
         doubles = [f"{name}_second" for name in stack.doubles]
         detours = [f"{name}_detour" for name in stack.detours] + ["kafka_behind"] * ("kafka" in stack.detours)
-        servers = ("kafka", "kafka_controller", "postgres")
+        nodes = [f"{port}{nth}" for nth in range(2, stack.brokers + 1) for port in ("kafka_", "kafka_controller_")]
+        servers = ("kafka", "kafka_controller", "postgres", *nodes)
         self.ports = keep_ports(instance, (*servers, *further, *admin, *sandboxes, *doubles, *detours))
         keys = [key for part in parts for key in part.secrets]
         roles = [f"{name}_database" for name in (*stack.services, READER)]
         self.secrets = keep_secrets(instance, ("postgres", "admin_token", "sandbox_token", *keys, *roles))
         self._drawn = Drawn(self.ports, self.secrets, instance / "sandbox")
+        self.kafka = self._brokers()
+        self.postgres = Postgres(instance / "postgres", self.ports["postgres"], self.secrets["postgres"])
+
+    def _brokers(self) -> list[Kafka]:
+        folder, ports = self.instance / "kafka", self.ports
         told = self.detours().get("kafka")
         detour = (told["pass"], told["come"]) if told else None
-        self.kafka = Kafka(instance / "kafka", self.ports["kafka"], self.ports["kafka_controller"], detour=detour)
-        self.postgres = Postgres(instance / "postgres", self.ports["postgres"], self.secrets["postgres"])
+        first = Kafka(folder, ports["kafka"], ports["kafka_controller"], detour=detour)
+        if self.stack.brokers == 1:
+            return [first]
+        nodes = {1: (first.port, first.controller_port)} | {
+            node: (ports[f"kafka_{node}"], ports[f"kafka_controller_{node}"])
+            for node in range(2, self.stack.brokers + 1)
+        }
+        voters = {node: controller for node, (_, controller) in nodes.items()}
+        return [
+            Kafka(folder / str(node), port, controller, node=node, voters=voters, heap_mb=CLUSTER_HEAP_MB)
+            for node, (port, controller) in nodes.items()
+        ]
+
+    def _bootstrap(self) -> str:
+        return ",".join(node.bootstrap for node in self.kafka)
 
     async def stop(self) -> None:
         """Stop services, sandboxes, Kafka and PostgreSQL, in this order."""
@@ -143,7 +165,7 @@ class RunningStack:
         services, sandboxes = self.stack.services, self.stack.sandboxes
         admin_token, control_token = self.secrets["admin_token"], self.secrets["sandbox_token"]
         return {
-            "kafka": {"bootstrap_servers": self.kafka.bootstrap},
+            "kafka": {"bootstrap_servers": self._bootstrap()},
             "databases": {
                 name: {"dsn": self._dsn(name, name), "verify_dsn": self._dsn(name, READER)} for name in services
             },
@@ -172,7 +194,8 @@ class RunningStack:
         come = {server: told["come"] for server, told in self.detours().items()}
         postgres = replace(self.postgres, port=come.get("postgres", self.postgres.port))
         environment = base_environment() | {
-            "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{come.get('kafka', self.kafka.port)}",
+            "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{come['kafka']}" if "kafka" in come else self._bootstrap(),
+            "SALDO_REPLICATION_FACTOR": str(self.stack.brokers),
             "POSTGRES_DSN": postgres.dsn(name, name, self.secrets[f"{name}_database"]),
             "SALDO_ADMIN_HOST": HOST,
             "SALDO_ADMIN_PORT": str(self.ports[f"{name}_admin"]),

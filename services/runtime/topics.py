@@ -13,9 +13,13 @@ HOUR_MS: Final = 3_600_000
 _log = structlog.get_logger("saldo.runtime")
 
 
-def configuration(stream: Stream) -> dict[str, str]:
-    """The topic settings of a stream. `segment.ms` is set because an active segment outlives its retention."""
-    return {
+def configuration(stream: Stream, replication_factor: int = 1) -> dict[str, str]:
+    """The topic settings of a stream. `segment.ms` is set because an active segment outlives its retention.
+
+    Of three copies two have to have a record before it is acknowledged: then any one broker may be lost.
+    """
+    in_sync = {"min.insync.replicas": str((replication_factor + 1) // 2)} if replication_factor > 1 else {}
+    return in_sync | {
         "cleanup.policy": "delete",
         "retention.ms": str(stream.retention_h * HOUR_MS),
         "segment.ms": str(stream.segment_h * HOUR_MS),
@@ -30,7 +34,12 @@ async def ensure_topics(bootstrap: str, catalogue: Catalogue, replication_factor
         existing = set(await admin.list_topics())
         streams = catalogue.streams.values()
         missing = [
-            NewTopic(stream.name, stream.partitions, replication_factor, topic_configs=configuration(stream))
+            NewTopic(
+                stream.name,
+                stream.partitions,
+                replication_factor,
+                topic_configs=configuration(stream, replication_factor),
+            )
             for stream in streams
             if stream.name not in existing
         ]
@@ -39,16 +48,17 @@ async def ensure_topics(bootstrap: str, catalogue: Catalogue, replication_factor
             for topic, code, *text in answer.topic_errors:
                 if code not in {0, TopicAlreadyExistsError.errno}:
                     raise for_code(code)(f"{topic}: {text}")
-        await _alter(admin, [stream for stream in streams if stream.name in existing])
+        await _alter(admin, [stream for stream in streams if stream.name in existing], replication_factor)
     finally:
         await admin.close()
 
 
-async def _alter(admin: AIOKafkaAdminClient, streams: list[Stream]) -> None:
+async def _alter(admin: AIOKafkaAdminClient, streams: list[Stream], replication_factor: int) -> None:
     if not streams:
         return
     wanted = {
-        stream.name: ConfigResource(ConfigResourceType.TOPIC, stream.name, configuration(stream)) for stream in streams
+        stream.name: ConfigResource(ConfigResourceType.TOPIC, stream.name, configuration(stream, replication_factor))
+        for stream in streams
     }
     differing = []
     for response in await admin.describe_configs(list(wanted.values())):

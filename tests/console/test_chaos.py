@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from services.console.chaos import stream
 from services.console.chaos.hand import Hand
 from services.console.chaos.history import History, Ordered
 from services.console.chaos.proxy import Proxy
-from services.console.chaos.schedule import KILLS, SERVERS, Fault, plan_faults, points
+from services.console.chaos.schedule import BROKERS_PER_MINUTE, KILLS, NAMES, SERVERS, Fault, plan_faults, points
 from services.console.chaos.stream import Books, plan_records
 from services.console.demo.accounts import settle
 from services.console.demo.evidence import Evidence, read_books
@@ -39,14 +40,33 @@ def test_a_seed_has_its_faults_and_another_seed_others() -> None:
 
 def test_twenty_minutes_have_five_hundred_faults_and_ten_restarts_of_servers() -> None:
     faults = planned()
-    of_server = [fault for fault in faults if fault.kind in ("kill", "stop") and fault.target in SERVERS]
+    of_server = [fault for fault in faults if fault.of_server]
     kills = [fault for fault in faults if fault.kind in KILLS and fault not in of_server]
     assert len(faults) >= 500
     assert len(of_server) == 10
+    assert {(fault.kind, fault.target) for fault in of_server} == {
+        (kind, server) for kind in ("stop", "kill") for server in SERVERS
+    }
     assert len(kills) >= 100
     assert {fault.target for fault in kills} == {*SERVICES, "inventory-2"}
     assert [fault.at_s for fault in faults] == sorted(fault.at_s for fault in faults)
     assert all(0 <= fault.at_s <= 1200 for fault in faults)
+
+
+def test_every_kind_of_fault_is_in_twenty_minutes_by_its_name() -> None:
+    ends = {f"{server} {how}" for server in SERVERS for how in ("shutdown", "SIGKILL")}
+    assert {fault.name for fault in planned()} == {*NAMES.values(), *ends, "second instance leaves and joins"}
+
+
+def test_of_a_cluster_each_broker_goes_in_its_turn_and_none_while_another_is_away() -> None:
+    brokers = ["kafka-1", "kafka-2", "kafka-3"]
+    faults = plan_faults(7, 3, SERVICES, ["inventory"], ["vtex"], brokers)
+    lost = [fault for fault in faults if fault.of_server]
+    assert [(fault.kind, fault.target) for fault in lost] == [
+        (kind, one) for kind in ("stop", "kill") for one in brokers
+    ]
+    assert min(later.at_s - one.at_s for one, later in pairwise(lost)) >= 60 / BROKERS_PER_MINUTE / 2
+    assert "kafka" not in {fault.target for fault in faults}, "its nodes have no detour"
 
 
 def test_the_points_of_a_service_are_its_own_and_those_of_the_bus() -> None:

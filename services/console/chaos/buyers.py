@@ -19,7 +19,7 @@ PAID_SHARE: Final = 0.12
 that."""
 SECOND_THOUGHTS_S: Final = (1.0, 30.0)
 AGAIN_S: Final = 1.0
-TRIES: Final = 180
+TRIES: Final = 60
 CONFLICT: Final = 409
 
 

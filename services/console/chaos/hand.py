@@ -14,7 +14,7 @@ from typing import Final, Literal
 from deploy.local import stack
 from services.console.chaos.history import History
 from services.console.chaos.proxy import Proxy
-from services.console.chaos.schedule import KILLS, SERVERS, Fault
+from services.console.chaos.schedule import KILLS, Fault
 
 LOOK_S: Final = 0.05
 UP_AGAIN_S: Final = 10.0
@@ -23,13 +23,14 @@ UP_AGAIN_S: Final = 10.0
 @dataclass
 class Hand:
     """Strikes the instance in `folder`. `done` counts, by kind, what took effect: a fault point that nobody passed and
-    a process that was down already do not count.
+    a process that was down already do not count. `named` counts the same by the names of the report.
     """
 
     folder: Path
     proxies: Mapping[str, Proxy]
     history: History
     done: Counter[str] = field(default_factory=Counter)
+    named: Counter[str] = field(default_factory=Counter)
 
     @property
     def armed(self) -> Path:
@@ -54,8 +55,8 @@ class Hand:
             took_effect=took_effect,
         )  # fmt: skip
         if took_effect:
-            server = fault.kind in ("kill", "stop") and fault.target in SERVERS
-            self.done["server" if server else fault.kind] += 1
+            self.done["server" if fault.of_server else fault.kind] += 1
+            self.named[fault.name] += 1
 
     async def _do(self, fault: Fault) -> bool:
         match fault.kind:
@@ -68,7 +69,7 @@ class Hand:
                 return await self._signal(fault.target, gentle)
             case "point":
                 return await self._arm(fault)
-            case "freeze":
+            case "freeze" | "orphan":
                 return await self._freeze(fault)
             case _:
                 return await self._spoil(self.proxies[fault.target], fault)

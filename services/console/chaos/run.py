@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ from services.console.demo.journeys import Journey
 from services.console.demo.markets import MARKETS
 from services.console.demo.office import NOT_YET, Office
 from services.console.demo.path import PathVerdict
-from services.console.demo.seed import OWN_SHOP, Scene, set_up
+from services.console.demo.seed import OWN_SHOP, SHOPS, Scene, set_up
 from services.console.demo.verdict import Verdict, judge, to_report, unsettled
 from services.console.instance import Endpoints
 from services.console.verification import Outcome, verify
@@ -52,6 +53,11 @@ ENVIRONMENT: Final = {
 }
 TELL_EVERY_S: Final = 10.0
 SETTLE_TIMEOUT_S: Final = 120.0
+SETTLE_PER_MINUTE_S: Final = 12.0
+"""So much longer for every minute of sales: what the end is judged by grows with them."""
+QUIET_S: Final = 3.0
+REDELIVERY_MS: Final = 20_000
+"""When SkyHub shows an order again that was handed out and not deleted: its own five minutes outlast most runs."""
 LOOK_S: Final = 0.2
 AUTHOR: Final = "chaos"
 """Who gives up what nobody can read."""
@@ -59,18 +65,27 @@ AUTHOR: Final = "chaos"
 
 @dataclass(frozen=True, slots=True)
 class ChaosOptions:
-    """What a run is told. `rate` of orders at the sandboxes, `stream_rate` of those on Kafka, each a second."""
+    """What a run is told. `rate` of orders at the sandboxes, `stream_rate` of those on Kafka, each a second.
+
+    Of three `brokers` one after the other is lost; otherwise there is one, with a proxy before it.
+    """
 
     minutes: float
     seed: int
     rate: float
     stream_rate: float
     tenant: str
+    brokers: int = 1
 
     @property
     def seconds(self) -> float:
         """How long faults strike and buyers come."""
         return self.minutes * 60
+
+    @property
+    def settle_timeout_s(self) -> float:
+        """How long all may take to come to its end, once everything is back."""
+        return SETTLE_TIMEOUT_S + SETTLE_PER_MINUTE_S * self.minutes
 
     @property
     def depth(self) -> int:
@@ -154,6 +169,7 @@ class Run:
             await self._until_ready()
             self.console.print("everything is back: waiting until every order has come to its end", highlight=False)
             parked, letters = await self._clear_letters(admin, stream.spoilt_orders(records, options.tenant))
+            await self._until_quiet(collector)
 
             def judged(seen: Evidence) -> PathVerdict:
                 return self._judge_path(collector, reader, seen)
@@ -164,7 +180,9 @@ class Run:
                 self._tell_rest(open_units, wrong_numbers, failures)
                 return not (open_units or wrong_numbers or failures)
 
-            evidence = await settle(collector, reader, is_over, self.scene.catalogue.plan, channels, SETTLE_TIMEOUT_S)
+            evidence = await settle(
+                collector, reader, is_over, self.scene.catalogue.plan, channels, options.settle_timeout_s
+            )
             sold = {(one, line.order) for one, books in evidence.books.items() for line in books.sold}
             assert isinstance(collector.heard, Ordered)
             return (
@@ -229,6 +247,18 @@ class Run:
                     f"{one['service']} {one['aggregate'] or one['type']}: {one['error']}" for one in letters
                 ]
 
+    async def _until_quiet(self, collector: Collector) -> None:
+        """Wait until nothing new is heard: to judge takes seconds in which no proxy of ours passes anything on."""
+        deadline = time.monotonic() + self.options.settle_timeout_s
+        heard, since = -1, time.monotonic()
+        while time.monotonic() < min(deadline, since + QUIET_S):
+            if heard != (heard := collector.taken):
+                since = time.monotonic()
+            if since > self.told_s + TELL_EVERY_S:
+                self.told_s = since
+                self.console.print(f"[dim]{heard} events heard, and more come[/]", highlight=False)
+            await asyncio.sleep(LOOK_S)
+
     async def _until_ready(self) -> None:
         def waited_for() -> list[str]:
             processes = stack.read_state(self.hand.folder)["processes"]
@@ -282,12 +312,17 @@ def run_chaos(folder: Path, options: ChaosOptions, *, json_wanted: bool) -> bool
 
 
 async def _run(folder: Path, options: ChaosOptions, console: Console) -> dict[str, Any]:
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # That servers are away is what the run is about.
     outside = [name for name in (*MARKETS, "gateway", "carrier") if name != "shop"]
+    alone = options.brokers == 1
+    servers, brokers = (
+        (SERVERS, ["kafka"]) if alone else (["postgres"], [f"kafka-{n + 1}" for n in range(options.brokers)])
+    )
     system = stack.Stack(
         folder, fresh=True, environment={**ENVIRONMENT, "SALDO_FAULTS_FOLDER": str(folder / "faults")},
-        pause_cap_s=0.5, detours=(*SERVERS, *outside), doubles=DOUBLES,
+        pause_cap_s=0.5, detours=(*servers, *outside), doubles=DOUBLES, brokers=options.brokers,
     )  # fmt: skip
-    faults = plan_faults(options.seed, options.minutes, list(system.services), list(DOUBLES), outside)
+    faults = plan_faults(options.seed, options.minutes, list(system.services), list(DOUBLES), outside, brokers)
     begun_s = time.monotonic()
     with History(folder / "history.jsonl") as history:
         async with _started(system) as (attached, proxies):
@@ -298,10 +333,19 @@ async def _run(folder: Path, options: ChaosOptions, console: Console) -> dict[st
                     set_up, endpoints, options.tenant, skus=SKUS, seed=options.seed, progress=shown.update,
                     depth=options.depth, way=way,
                 )  # fmt: skip
+            await _shorten_redelivery(endpoints)
             console.print(f"ready after {time.monotonic() - begun_s:.1f} s; {len(faults)} faults are to come")
             run = Run(options, scene, endpoints, Hand(folder, proxies, history), history, console)
             judged, streaming, crowd = await run.play(faults)
     return _compose(run, judged, streaming, crowd, len(faults), time.monotonic() - begun_s)
+
+
+async def _shorten_redelivery(endpoints: Endpoints) -> None:
+    address = endpoints.sandboxes["skyhub"]
+    async with SandboxClient(address.base_url, address.token) as sandbox:
+        for marketplace, shop in SHOPS:
+            if marketplace == "skyhub":
+                await sandbox.put_shop(shop, queue_redelivery_ms=REDELIVERY_MS)
 
 
 @asynccontextmanager
@@ -365,12 +409,13 @@ def _compose(
     return told | {
         "verdict": "fail" if judged.failures else "pass",
         "minutes": run.options.minutes,
+        "brokers": run.options.brokers,
         "faults": {
             "planned": planned,
             "took_effect": run.hand.count(),
             "kills": run.hand.kills,
             "server_restarts": run.hand.count("server"),
-            "by_kind": dict(sorted(run.hand.done.items())),
+            "by_kind": dict(sorted(run.hand.named.items())),
         },
         "sold": {
             "http": len(crowd.acknowledged),

@@ -249,8 +249,9 @@ def demo(
 def chaos(
     minutes: Annotated[float, typer.Option(min=0.1, help="How long faults strike.")] = 20.0,
     seed: Annotated[int, typer.Option(help="The same seed has the same faults, buyers and records.")] = 7,
-    rate: Annotated[float, typer.Option(min=0.1, help="Orders a second at the sandboxes.")] = 9.0,
-    stream_rate: Annotated[float, typer.Option(min=0.1, help="Orders a second put straight on Kafka.")] = 36.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Orders a second at the sandboxes.")] = 11.0,
+    stream_rate: Annotated[float, typer.Option(min=0.1, help="Orders a second put straight on Kafka.")] = 35.0,
+    brokers: Annotated[int, typer.Option(help="1, or 3: a cluster of which one after the other is lost.")] = 1,
     tenant: Tenant = DEFAULT_TENANT,
     instance: Instance = None,
     json_wanted: Json = False,
@@ -258,8 +259,11 @@ def chaos(
     """Kill, cut, stall and flood the whole system while it sells. Exit code 0 only if every order's history holds."""
     from services.console.chaos.run import ChaosOptions, run_chaos
 
+    if brokers not in {1, 3}:
+        raise Failed("--brokers is 1 or 3: of two, none may be lost")
     folder = instances.make_folder(instance or "chaos")
-    if not run_chaos(folder, ChaosOptions(minutes, seed, rate, stream_rate, tenant), json_wanted=json_wanted):
+    options = ChaosOptions(minutes, seed, rate, stream_rate, tenant, brokers)
+    if not run_chaos(folder, options, json_wanted=json_wanted):
         raise typer.Exit(1)
 
 
