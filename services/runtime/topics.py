@@ -32,15 +32,10 @@ async def ensure_topics(bootstrap: str, catalogue: Catalogue, replication_factor
     try:
         await admin.start()
         existing = set(await admin.list_topics())
-        streams = catalogue.streams.values()
+        wanted = {stream: configuration(stream, replication_factor) for stream in catalogue.streams.values()}
         missing = [
-            NewTopic(
-                stream.name,
-                stream.partitions,
-                replication_factor,
-                topic_configs=configuration(stream, replication_factor),
-            )
-            for stream in streams
+            NewTopic(stream.name, stream.partitions, replication_factor, topic_configs=configs)
+            for stream, configs in wanted.items()
             if stream.name not in existing
         ]
         if missing:
@@ -48,18 +43,15 @@ async def ensure_topics(bootstrap: str, catalogue: Catalogue, replication_factor
             for topic, code, *text in answer.topic_errors:
                 if code not in {0, TopicAlreadyExistsError.errno}:
                     raise for_code(code)(f"{topic}: {text}")
-        await _alter(admin, [stream for stream in streams if stream.name in existing], replication_factor)
+        await _alter(admin, {one.name: configs for one, configs in wanted.items() if one.name in existing})
     finally:
         await admin.close()
 
 
-async def _alter(admin: AIOKafkaAdminClient, streams: list[Stream], replication_factor: int) -> None:
-    if not streams:
+async def _alter(admin: AIOKafkaAdminClient, configurations: dict[str, dict[str, str]]) -> None:
+    if not configurations:
         return
-    wanted = {
-        stream.name: ConfigResource(ConfigResourceType.TOPIC, stream.name, configuration(stream, replication_factor))
-        for stream in streams
-    }
+    wanted = {name: ConfigResource(ConfigResourceType.TOPIC, name, of) for name, of in configurations.items()}
     differing = []
     for response in await admin.describe_configs(list(wanted.values())):
         for _, _, _, name, entries in response.resources:
