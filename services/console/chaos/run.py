@@ -55,7 +55,6 @@ TELL_EVERY_S: Final = 10.0
 SETTLE_TIMEOUT_S: Final = 120.0
 SETTLE_PER_MINUTE_S: Final = 12.0
 """So much longer for every minute of sales: what the end is judged by grows with them."""
-QUIET_S: Final = 3.0
 REDELIVERY_MS: Final = 20_000
 """When SkyHub shows an order again that was handed out and not deleted: its own five minutes outlast most runs."""
 LOOK_S: Final = 0.2
@@ -169,7 +168,6 @@ class Run:
             await self._until_ready()
             self.console.print("everything is back: waiting until every order has come to its end", highlight=False)
             parked, letters = await self._clear_letters(admin, stream.spoilt_orders(records, options.tenant))
-            await self._until_quiet(collector)
 
             def judged(seen: Evidence) -> PathVerdict:
                 return self._judge_path(collector, reader, seen)
@@ -246,18 +244,6 @@ class Run:
                 return given_up, [
                     f"{one['service']} {one['aggregate'] or one['type']}: {one['error']}" for one in letters
                 ]
-
-    async def _until_quiet(self, collector: Collector) -> None:
-        """Wait until nothing new is heard: to judge takes seconds in which no proxy of ours passes anything on."""
-        deadline = time.monotonic() + self.options.settle_timeout_s
-        heard, since = -1, time.monotonic()
-        while time.monotonic() < min(deadline, since + QUIET_S):
-            if heard != (heard := collector.taken):
-                since = time.monotonic()
-            if since > self.told_s + TELL_EVERY_S:
-                self.told_s = since
-                self.console.print(f"[dim]{heard} events heard, and more come[/]", highlight=False)
-            await asyncio.sleep(LOOK_S)
 
     async def _until_ready(self) -> None:
         def waited_for() -> list[str]:

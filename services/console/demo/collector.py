@@ -42,17 +42,13 @@ RECENT = 5000
 
 @dataclass(slots=True)
 class Collector:
-    """Reads the public streams from their beginning with a plain consumer that belongs to no group.
-
-    `taken` counts the events that it took in.
-    """
+    """Reads the public streams from their beginning with a plain consumer that belongs to no group."""
 
     bootstrap: str
     tenant: str
     heard: Heard = field(default_factory=Heard)
     journeys: Journeys = field(default_factory=Journeys)
     recent_ms: dict[str, deque[float]] = field(default_factory=dict)
-    taken: int = 0
     _task: asyncio.Task[None] | None = None
     _consumer: Any = None
 
@@ -113,7 +109,6 @@ class Collector:
         envelope, message = read
         if envelope.tenant != self.tenant or not self.heard.add(envelope, message):
             return
-        self.taken += 1
         self.journeys.add(message)
         if isinstance(message, StockPushed):
             recent = self.recent_ms.setdefault(message.connection_id, deque(maxlen=RECENT))
