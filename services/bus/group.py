@@ -51,7 +51,7 @@ class Group:
 
     async def _read(self, slot: int, holder: Holder, stop: asyncio.Event, backoff: Backoff) -> None:
         broker = KafkaBroker(
-            self._work.settings.kafka_bootstrap_servers, consumer_only=True, allow_auto_create_topics=False,
+            self._work.settings.kafka_bootstrap_servers.split(","), consumer_only=True, allow_auto_create_topics=False,
             apply_types=False, graceful_timeout=STOP_TIMEOUT_S, logger=None,
         )  # fmt: skip
         for consumer in self._consumers.values():

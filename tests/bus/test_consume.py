@@ -60,6 +60,14 @@ async def test_records_become_effects_and_what_is_published_is_what_was_committe
     assert published[0].key.startswith(b"acme:")
 
 
+async def test_of_several_brokers_any_one_that_answers_will_do(kafka_bootstrap, database):
+    streams = make_streams()
+    async with running(make_service(f"127.0.0.1:9,{kafka_bootstrap}", database, streams)):
+        await send(kafka_bootstrap, streams.deposits, [record(streams, "a", 5)])
+        await until_count(database, "SELECT count(*) FROM entries", 1)
+    assert await amounts(database, "a") == [5]
+
+
 async def test_a_backlog_comes_in_batches_of_a_thousand_at_most(kafka_bootstrap, database):
     streams = make_streams(partitions=1)
     sizes = []
