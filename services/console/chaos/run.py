@@ -58,6 +58,8 @@ SETTLE_PER_MINUTE_S: Final = 12.0
 REDELIVERY_MS: Final = 20_000
 """When SkyHub shows an order again that was handed out and not deleted: its own five minutes outlast most runs."""
 LOOK_S: Final = 0.2
+OFFICE_TRIES: Final = 2_000
+"""Ten minutes: a service that is ended again and again is away for longer than a demonstration's people wait."""
 AUTHOR: Final = "chaos"
 """Who gives up what nobody can read."""
 
@@ -154,7 +156,7 @@ class Run:
             opened.push_async_callback(collector.stop)
             admin = opened.enter_context(Admin(self.endpoints, options.tenant))
             assert self.scene.courier
-            office = Office(admin, self.scene.courier, collector.journeys, options.seed)
+            office = Office(admin, self.scene.courier, collector.journeys, options.seed, tries=OFFICE_TRIES)
             await opened.enter_async_context(_at_work(office.run()))
             crowd = Crowd(sandboxes, self.history)
             async with _at_work(self._tell(streaming, crowd)):

@@ -60,7 +60,7 @@ class Office:
     over every parcel that has its label, and takes back a few that were delivered.
 
     `run` goes on until it is cancelled. `refused` has what a service said no to, in its words. `courier` is the
-    carrier's own system, for the account of this company.
+    carrier's own system, for the account of this company. Each deed is tried `tries` times, `AGAIN_S` apart.
     """
 
     admin: Admin
@@ -68,6 +68,7 @@ class Office:
     journeys: Journeys
     seed: int
     return_share: float = RETURN_SHARE
+    tries: int = TRIES
     invoiced: int = 0
     returned: int = 0
     refused: list[str] = field(default_factory=list)
@@ -103,12 +104,12 @@ class Office:
                 await asyncio.sleep(PAUSE_S)
 
     async def _do(self, deed: Callable[[], Awaitable[bool]]) -> None:
-        for _ in range(TRIES):
+        for _ in range(self.tries):
             async with self._hands:
                 if await deed():
                     return
             await asyncio.sleep(AGAIN_S)  # Meanwhile the hand does something else.
-        self.refused.append(f"given up after {TRIES} tries: {deed}")
+        self.refused.append(f"given up after {self.tries} tries: {deed}")
 
     async def _post(self, service: str, path: str, body: dict[str, Any]) -> bool | None:
         """True: done; False: to be tried again; None: refused."""
