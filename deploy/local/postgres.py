@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -56,6 +57,8 @@ class Postgres:
     folder: Path
     port: int
     password: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Other than `SETTINGS` says."""
     _copy: Path | None = field(default=None, init=False)
 
     @property
@@ -86,7 +89,9 @@ class Postgres:
     def spec(self, *, stage: int = 0, stop_order: int = 3) -> ProcessSpec:
         """How the supervisor runs it. Its stop signal asks for the fast shutdown: roll back, checkpoint, end."""
         account = server_account()
-        settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        settings = [
+            part for name, value in (SETTINGS | dict(self.settings)).items() for part in ("-c", f"{name}={value}")
+        ]
         return ProcessSpec(
             name="postgres",
             argv=[str(self._binary("postgres")), "-D", str(self.data), "-p", str(self.port), *settings],

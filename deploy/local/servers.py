@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,8 +25,9 @@ class Servers:
 
     description = f"embedded (Kafka {KAFKA_VERSION}, PostgreSQL 18)"
 
-    def __init__(self, instance_dir: Path) -> None:
+    def __init__(self, instance_dir: Path, postgres_settings: Mapping[str, str] | None = None) -> None:
         self.instance = Path(instance_dir).absolute()
+        self._settings = postgres_settings or {}
         self._supervisor: Supervisor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -58,7 +60,7 @@ class Servers:
             ports = keep_ports(self.instance, ("kafka", "kafka_controller", "postgres"))
             password = keep_secrets(self.instance, ("postgres",))["postgres"]
             self.kafka = Kafka(self.instance / "kafka", ports["kafka"], ports["kafka_controller"])
-            self.postgres = Postgres(self.instance / "postgres", ports["postgres"], password)
+            self.postgres = Postgres(self.instance / "postgres", ports["postgres"], password, self._settings)
             await self._supervisor.run([self.kafka.spec(), self.postgres.spec()])
         return self
 

@@ -7,6 +7,10 @@ after a warm-up. An order's cost is CPU (orders, inventory, Kafka, PostgreSQL) a
 growth is over the first size with as many orders behind, or else with as many SKUs. The memory of a service is the most
 it ever took. `read_in_sequence` tells how many rows an order made our databases read without an index, by table.
 
+No checkpoint falls into a run, or between it and the multiplying (`WAL`): pages are logged whole when first written
+after one, which is most of the cost of the few thousand orders that follow, and nothing of those after them.
+`page_images` tells how many of those an order had nevertheless.
+
 Run by `saldo bench scale`. Writes `var/bench/scale.json`. Exit code 1 where our cost grows by more than 1.25 times what
 the bare script's does, or a service took more than 250 MB.
 """
@@ -30,10 +34,9 @@ from aiokafka import AIOKafkaProducer
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.postgres import SETTINGS
 from deploy.local.servers import Servers
 from tests.bench.multiply import Connection, multiply, uuid7
-from tests.bench.pipeline import Plan, Round, Side, console, measure, prepare_bare, prepare_ours
+from tests.bench.pipeline import PARTS, Plan, Round, Side, console, measure, prepare_bare, prepare_ours
 from tests.bench.stage import write_report
 from tests.tables import opened
 
@@ -44,6 +47,7 @@ FIRST = 10
 SKU = "SKU-00000"
 STEP = 7919
 """A prime, by which orders behind go from SKU to SKU, so that neighbours in one table are none in the other."""
+WAL = {"max_wal_size": "48GB", "checkpoint_timeout": "1h"}
 COSTS = ("cpu_us", "time_us")
 
 
@@ -64,6 +68,7 @@ class Measured:
     size: Size
     rounds: dict[str, list[Round]] = field(default_factory=lambda: {"bare": [], "saldo": []})
     read_in_sequence: dict[str, float] = field(default_factory=dict)
+    page_images: dict[str, float] = field(default_factory=lambda: {"bare": 0.0, "saldo": 0.0})
 
     def cost(self, side: str) -> dict[str, float]:
         """Median µs of an order."""
@@ -72,6 +77,11 @@ class Measured:
             "cpu_us": statistics.median(sum(one.cpu_us_per_order.values()) for one in rounds),
             "time_us": statistics.median(1e6 / one.rate for one in rounds),
         }
+
+    def parts(self, side: str) -> dict[str, int]:
+        """Median µs of CPU of an order, by process."""
+        rounds = self.rounds[side]
+        return {part: round(statistics.median(one.cpu_us_per_order[part] for one in rounds)) for part in PARTS}
 
     @property
     def memory_mb(self) -> dict[str, float]:
@@ -154,7 +164,13 @@ async def read_in_sequence(side: Side) -> Counter[str]:
     return found
 
 
-async def prepare(servers: Servers, side: Side, size: Size, one_order: Any) -> None:
+async def page_images(servers: Servers) -> int:
+    """Pages that were ever logged whole."""
+    async with opened(servers.postgres_admin_dsn) as connection:
+        return int(await connection.fetchval("SELECT wal_fpi FROM pg_stat_wal"))
+
+
+async def prepare(side: Side, size: Size, one_order: Any) -> None:
     """Bring a side to its size, and its tables to rest; `one_order` has it take one."""
     async with (
         opened(side.env["orders"]["POSTGRES_DSN"]) as orders,
@@ -169,8 +185,6 @@ async def prepare(servers: Servers, side: Side, size: Size, one_order: Any) -> N
                 " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
             ):
                 await connection.execute(f"VACUUM (ANALYZE) {row['name']}")
-    async with opened(servers.postgres_admin_dsn) as connection:
-        await connection.execute("CHECKPOINT")
 
 
 async def measure_size(size: Size, plan: Plan, warm: int, folder: Path) -> Measured:
@@ -178,7 +192,7 @@ async def measure_size(size: Size, plan: Plan, warm: int, folder: Path) -> Measu
     logs = folder / "log"
     logs.mkdir(parents=True)
     measured = Measured(size)
-    running = Servers(folder)
+    running = Servers(folder, WAL)
     try:
         async with running as servers:
             producer = AIOKafkaProducer(bootstrap_servers=servers.kafka_bootstrap, acks="all", linger_ms=5)
@@ -195,14 +209,17 @@ async def measure_size(size: Size, plan: Plan, warm: int, folder: Path) -> Measu
 
                 for side in sides:
                     begun = time.monotonic()
-                    await prepare(servers, side, size, lambda side: sell(side, few, 0))
+                    await prepare(side, size, lambda side: sell(side, few, 0))
                     console.print(f"{side.name:5} prepared in {time.monotonic() - begun:.0f} s")
                 for side in sides:
                     await sell(side, Plan(warm, size.skus, 1, plan.seed), 1)
                 before = await read_in_sequence(sides[1])
                 for number in range(plan.rounds):
                     for side in sides:
+                        images = await page_images(servers)
                         result = await sell(side, plan, number + 2)
+                        of_all = plan.sales * plan.rounds
+                        measured.page_images[side.name] += (await page_images(servers) - images) / of_all
                         measured.rounds[side.name].append(result)
                         cpu = sum(result.cpu_us_per_order.values())
                         console.print(f"round {number + 1} {side.name:5} {result.rate:8,.0f} orders/s, {cpu:4.0f} µs")
@@ -240,6 +257,8 @@ def report(measured: Sequence[Measured], plan: Plan, warm: int) -> dict[str, Any
             | {"base": base.size._asdict(), "ratio": ratio, "memory_mb": memory}
             | {"growth": {side: {name: round(by, 3) for name, by in of.items()} for side, of in growth.items()}}
             | {"us_per_order": {side: {name: round(us) for name, us in of.items()} for side, of in cost.items()}}
+            | {"cpu_us_per_order": {side: one.parts(side) for side in one.rounds}}
+            | {"page_images": {side: round(images, 2) for side, images in one.page_images.items()}}
             | {"read_in_sequence": {name: round(per_order) for name, per_order in one.read_in_sequence.items()}}
         )
     return {
@@ -247,7 +266,7 @@ def report(measured: Sequence[Measured], plan: Plan, warm: int) -> dict[str, Any
         "at": datetime.now(UTC).isoformat(),
         "plan": {"sales": plan.sales, "warm": warm, "rounds": plan.rounds, "seed": plan.seed},
         "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
-        "max_wal_size": SETTINGS["max_wal_size"],
+        "postgres": WAL,
         "sizes": rows,
         "missed": missed,
     }
@@ -270,6 +289,11 @@ def told(result: dict[str, Any]) -> None:
         table.add_row(f"{row['skus']:,}", f"{row['orders']:,}", *costs, *ratios, memory)
     Console(width=160).print(table)
     for row in result["sizes"]:
+        parts = (
+            f"{side} {', '.join(f'{part} {us}' for part, us in of.items())}, {row['page_images'][side]} page images"
+            for side, of in row["cpu_us_per_order"].items()
+        )
+        print(f"{row['skus']:,} SKUs, {row['orders']:,} orders: CPU µs of {'; '.join(parts)}")
         for name, rows in row["read_in_sequence"].items():
             print(f"{row['skus']:,} SKUs, {row['orders']:,} orders: {rows} rows of {name} an order without an index")
     for miss in result["missed"]:
