@@ -24,7 +24,7 @@ SHOPS = {"mercadolivre": 4, "vtex": 2, "shopify": 2, "skyhub": 2}
 PRODUCTS, UNITS = 200, 1_000_000
 WARM_RATE, WARM_S = 5.0, 8.0
 OFF_PER_S = 100_000
-PACE_OFF: Final = {"poll_interval_s": "0.05", "spacing_ms": "0"}
+PACE_OFF: Final = {"skyhub": {"poll_interval_s": "0.1"}, "vtex": {"spacing_ms": "0"}}
 LOCK_OFF: Final = {"vtex": {"inventory_lock_s": 0}}
 TENANT = "bench"
 SERVICES = ("inventory", "orders", "channels")
@@ -85,13 +85,13 @@ def write_report(name: str, report: Mapping[str, Any]) -> None:
 def limits_off(marketplace: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings of a sandbox's shop and of the connection to it with which nothing is ever throttled.
 
-    Queues are looked at as often as no documented limit allows, and VTEX locks no SKU after a write.
+    SkyHub's queue is looked at more often than its documented limit allows, and VTEX locks no SKU after a write.
     """
     per_s = [name for name in ShopLimits.model_fields if name.endswith("_per_s") or "bucket" in name]
     traits = CONNECTORS[marketplace].traits
     endpoints = {f"limit.{endpoint}": f"{OFF_PER_S}/{OFF_PER_S}" for endpoint in traits.limits}
-    own = {name: text for name, text in PACE_OFF.items() if name in traits.settings}
-    return {"limits": dict.fromkeys(per_s, OFF_PER_S), **LOCK_OFF.get(marketplace, {})}, endpoints | own
+    pace = PACE_OFF.get(marketplace, {})
+    return {"limits": dict.fromkeys(per_s, OFF_PER_S), **LOCK_OFF.get(marketplace, {})}, endpoints | pace
 
 
 async def open_shops(company: Company, shops: Mapping[str, int] = SHOPS, **shop: Any) -> None:
