@@ -66,13 +66,13 @@ OPENING_S: Final = 900.0
 SETTLE_S: Final = 10.0
 
 _WRITES: Final = {
-    "mercadolivre": ("stock", 2),
+    "mercadolivre": ("stock", 1),
     "vtex": ("stock", 1),
     "shopify": ("graphql", 10),
     "skyhub": ("store_batch", 1),
 }
-"""Of each connector the endpoint of its stock writes, and what one call costs there. Mercado Livre's is a pair: the
-number is read with its version and written on that version."""
+"""Of each connector the endpoint of its stock writes, and what one call costs there. Mercado Livre's is written on the
+version of the last write; the two calls more after a sale of its own, which moved that version, are ours to pay."""
 
 
 def documented(marketplace: str) -> SendLimits:

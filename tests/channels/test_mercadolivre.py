@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -546,6 +547,35 @@ async def test_a_number_is_written_on_the_version_it_was_compared_with(kit: Kit,
     assert await meli.numbers(name) == {"SKU-1": 3}
 
 
+async def test_what_the_last_write_showed_is_not_read_again_until_something_else_changes_it(
+    kit: Kit, meli: SandboxClient
+) -> None:
+    entry, name = await opened(kit, meli)
+    limiter = Counted()
+    session = replace(entry.session, limiter=limiter)
+    [advert] = [one async for one in MELI.listings(session)]
+    written = partial(StockWrite, advert.item, entry.session.settings["store_id"])
+
+    async def calls(quantity: int, expected: int | None) -> tuple[WriteStatus, int]:
+        before = limiter.calls
+        [outcome] = await MELI.write_stock(session, [written(quantity, expected)])
+        return outcome.status, limiter.calls - before
+
+    assert await calls(7, 100) == (WriteStatus.ACCEPTED, 2)
+    assert await calls(6, 7) == (WriteStatus.ACCEPTED, 1)
+    assert await calls(5, 7) == (WriteStatus.STALE, 1), "another number than ours is only believed where it is read"
+    assert await calls(5, 6) == (WriteStatus.ACCEPTED, 2), "what was read for nothing is not kept"
+    # A sale of the channel's own moves the version: refused, read, and found to be another number.
+    await meli.buy(name, {"SKU-1": 2})
+    assert await calls(4, 5) == (WriteStatus.STALE, 2)
+    assert await calls(2, 3) == (WriteStatus.ACCEPTED, 2)
+    await meli.put_vices(name, version_moves={})
+    assert await calls(1, 2) == (WriteStatus.STALE, 3)
+    await meli.put_vices(name)
+    assert await calls(1, 2) == (WriteStatus.ACCEPTED, 2)
+    assert await meli.numbers(name) == {"SKU-1": 1}
+
+
 async def test_what_a_batch_could_not_write_is_left_for_later_and_what_it_could_is_known(
     kit: Kit, meli: SandboxClient
 ) -> None:
@@ -562,6 +592,20 @@ async def test_what_a_batch_could_not_write_is_left_for_later_and_what_it_could_
     shown = await meli.numbers(name)
     written = {sku for sku, one in zip(("SKU-1", "SKU-2"), outcomes, strict=True) if one.status is WriteStatus.ACCEPTED}
     assert {sku for sku in ("SKU-1", "SKU-2") if shown[sku] == 1} == written
+
+
+class Counted:
+    """A limiter that counts the calls about stock."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def acquire(self, endpoint: str, cost: float = 1.0) -> None:
+        self.calls += int(cost) * (endpoint == "stock")
+
+    def throttled(self, endpoint: str, retry_after_s: float) -> None: ...
+
+    def observed(self, endpoint: str, available: float, restore_per_s: float) -> None: ...
 
 
 class Second:

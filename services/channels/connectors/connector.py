@@ -1,10 +1,10 @@
 """What a connector is: traits as data, and a few functions. Adding a channel is adding one file like `shopify.py`."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import httpx
 
@@ -111,7 +111,9 @@ class Session:
 
     `token` gives the access token of a channel whose tokens end (`Refreshes`), and `token_refused` says that the
     channel took one for ended: the next `token` is another, or raises. `document` reads the file of an invoice from
-    where erp keeps it (`InvoiceTold.content_url`). `database` is there for connectors with `Traits.local`.
+    where erp keeps it (`InvoiceTold.content_url`). `database` is there for connectors with `Traits.local`. In
+    `remembered` a connector keeps what earlier answers showed, by item; it is gone with the session, and nothing may
+    depend on it.
     """
 
     connection_id: str
@@ -125,6 +127,7 @@ class Session:
     token_refused: Callable[[str], None] | None = None
     document: Callable[[str], Awaitable[bytes]] | None = None
     database: "asyncpg.Pool[asyncpg.Record] | None" = None
+    remembered: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import hmac
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -63,6 +64,8 @@ _TOPICS: Final = ("orders_v2", "shipments", "post_purchase", "claims")
 _POINTED_AT: Final = ("orders", "shipments", "claims")
 _PAGE: Final = 50
 _ADVERTS_MAX: Final = 20
+_REMEMBERED_MAX: Final = 4_096
+"""Of so many user products the numbers of the last write are known: about 1 kB each."""
 _HIDDEN: Final = "XXXXXXX"
 """What stands for the buyer's data until the order is paid."""
 
@@ -289,6 +292,7 @@ class MercadoLivre:
         """Per user product: read numbers and version, compare, then write on that version (409: read again).
 
         Comparing the numbers ourselves is as good as the channel doing it, since its version guards what we compared.
+        What the answer to our last write showed stands for as long as its version does, and is not read again.
         """
         products: dict[str, list[int]] = {}
         for place, write in enumerate(writes):
@@ -304,8 +308,7 @@ class MercadoLivre:
         for item in dict.fromkeys(item for item, _ in items):
             stock = await _stock(session, item)
             if stock is not None:
-                numbers = {place: wire.count(row.get("quantity"), "quantity") for place, row in stock.rows.items()}
-                found.update({(item, place): numbers.get(place, 0) for each, place in items if each == item})
+                found.update({(item, place): stock.numbers.get(place, 0) for each, place in items if each == item})
         return found
 
     async def listings(self, session: Session, known: Container[str] = ()) -> AsyncIterator[ChannelListing]:
@@ -552,13 +555,21 @@ class _Stock:
 
     def __init__(self, version: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
         self.version, self.rows = version, rows
+        self.numbers = {place: wire.count(row.get("quantity"), "quantity") for place, row in rows.items()}
+
+    def fresh(self, writes: Sequence[StockWrite]) -> list[StockWrite]:
+        """Those that find the number they expect, or expect none."""
+        return [write for write in writes if write.expected in (None, self.numbers.get(write.location, 0))]
 
 
 async def _stock(session: Session, item: str) -> _Stock | None:
     """The stock of a user product; None where the channel does not know it."""
     response = await _send(session, "stock", "GET", f"/user-products/{quote(item, safe='')}/stock", answers=(404,))
-    if not response.is_success:
-        return None
+    return _stock_of(response) if response.is_success else None
+
+
+def _stock_of(response: httpx.Response) -> _Stock:
+    """Raises `ValueError` where the answer shows no stock."""
     told = wire.mapping(wire.read_json(response.content), "stock")
     rows = {
         wire.identifier(row.get("store_id"), "store_id"): row
@@ -568,18 +579,38 @@ async def _stock(session: Session, item: str) -> _Stock | None:
     return _Stock(response.headers.get("x-version", ""), rows)
 
 
+def _remember(session: Session, item: str, response: httpx.Response) -> None:
+    """Keep what the answer to a write shows: what is written on its version next need not be read before."""
+    with suppress(ValueError):
+        stock = _stock_of(response)
+        if stock.version and stock.rows:
+            while len(session.remembered) >= _REMEMBERED_MAX:
+                del session.remembered[next(iter(session.remembered))]
+            session.remembered[item] = stock
+
+
 async def _write_product(session: Session, item: str, writes: Sequence[StockWrite]) -> list[WriteOutcome]:
+    # Taken out: whoever does not come back from the call knows nothing of what stands at the channel.
+    remembered: _Stock | None = session.remembered.pop(item, None)
+    if remembered is not None and remembered.fresh(writes) == list(writes):
+        outcomes = await _write_on(session, item, writes, remembered)
+        if all(outcome.status is not WriteStatus.STALE for outcome in outcomes):
+            return outcomes
     stock = await _stock(session, item)
     if stock is None:
         reason = f"the channel knows no user product {item}: import its listings again"
         return [WriteOutcome(WriteStatus.REFUSED, reason=reason)] * len(writes)
-    numbers = {place: wire.count(row.get("quantity"), "quantity") for place, row in stock.rows.items()}
-    fresh = [write for write in writes if write.expected in (None, numbers.get(write.location, 0))]
+    return await _write_on(session, item, writes, stock)
+
+
+async def _write_on(session: Session, item: str, writes: Sequence[StockWrite], stock: _Stock) -> list[WriteOutcome]:
+    """Write what fits to the numbers of this version, on it."""
+    fresh = stock.fresh(writes)
     if not fresh:
         return [WriteOutcome(WriteStatus.STALE)] * len(writes)
     nodes = {place: wire.text(row.get("network_node_id")) for place, row in stock.rows.items()}
     # Warehouses that are left out would be set to nothing.
-    numbers |= {write.location: write.quantity for write in fresh}
+    numbers = stock.numbers | {write.location: write.quantity for write in fresh}
     rows = [
         {
             "store_id": place,
@@ -603,6 +634,7 @@ async def _write_product(session: Session, item: str, writes: Sequence[StockWrit
     if not response.is_success:
         reason = f"the channel refuses the number of {item}: are setting store_id and network_node_id its warehouse?"
         return [WriteOutcome(WriteStatus.REFUSED, request_id, reason)] * len(writes)
+    _remember(session, item, response)
     return [WriteOutcome(WriteStatus.ACCEPTED if write in fresh else WriteStatus.STALE, request_id) for write in writes]
 
 
