@@ -72,7 +72,7 @@ def test_what_we_keep_is_within_what_is_documented() -> None:
         assert ours.requests_per_s <= theirs.requests_per_s
         assert ours.burst <= theirs.burst
         assert (ours.max_batch == 1) == (marketplace in SLOW)
-    assert kept("mercadolivre") == SendLimits(2.25, 2.5, 1)
+    assert kept("mercadolivre") == SendLimits(4.5, 5.0, 1)
 
 
 def test_a_ratio_is_told_where_the_limit_binds() -> None:
