@@ -10,10 +10,10 @@ import pytest
 
 from contracts.crm.v1 import CustomerErased
 from contracts.envelope import Envelope
-from services.bus import Received
+from services.bus import Received, Transaction
 from services.channels import handlers
 from services.channels.connectors import CONNECTORS
-from services.channels.intake import store
+from services.channels.intake import absorb, store
 from services.channels.intake.absorb import absorb_loop
 from services.channels.linking import link
 from services.deadletters.lists import LetterPage, listed
@@ -175,19 +175,31 @@ async def test_a_line_with_an_unknown_sku_waits_alone_and_exactly_its_orders_fol
     assert await kit.count("alerts", "resolved_at IS NULL") == 0
 
 
-async def test_a_body_stored_while_somebody_absorbs_is_absorbed_as_soon_as_that_ends(kit: Kit) -> None:
-    """Told to look while the lock is taken, the loop waits for it, and not for its next look an hour later."""
+async def test_a_body_stored_while_somebody_absorbs_is_absorbed_as_soon_as_that_ends(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told to look while the lock is taken, the loop waits for it, and not for its next look an hour later. The moment
+    of its transaction is not from before the wait: what came meanwhile would seem to be younger.
+    """
     shop = await kit.connect()
     await kit.link(shop, "SKU-1")
     kit.intake.settings.absorb_idle_s = 3600
+    waiting_for, moments = absorb._absorb_waiting, []
+
+    async def noted(tx: Transaction, *rest: Any) -> int:
+        moments.append(tx.now)
+        return await waiting_for(tx, *rest)
+
+    monkeypatch.setattr(absorb, "_absorb_waiting", noted)
     async with kit.service.transaction() as tx:
         await store.absorb_lock(tx.connection)
-        await kit.deliver(shop, shopify_order())
         kit.intake.arrived.set()
         absorbing = asyncio.create_task(absorb_loop(kit.service, kit.intake))
         async with asyncio.timeout(20):
             while not await kit.count("pg_locks", "locktype = 'advisory' AND NOT granted"):  # noqa: ASYNC110 - the database has no event
                 await asyncio.sleep(0.01)
+        await kit.deliver(shop, shopify_order())
+        stored_at = kit.service.clock()
     try:
         async with asyncio.timeout(20):
             while not await kit.published():  # noqa: ASYNC110 - the database has no event
@@ -195,6 +207,7 @@ async def test_a_body_stored_while_somebody_absorbs_is_absorbed_as_soon_as_that_
     finally:
         absorbing.cancel()
         await asyncio.gather(absorbing, return_exceptions=True)
+    assert moments[0] >= stored_at
 
 
 async def test_malformed_json_is_stored_and_dead_lettered_and_the_rest_goes_on(kit: Kit) -> None:

@@ -109,9 +109,10 @@ def _check_settings(traits: Traits, settings: Mapping[str, str]) -> None:
 def poll_interval_s(traits: Traits, settings: Mapping[str, str]) -> float:
     """Seconds between two polls, as the setting of that name says where the connector has it.
 
-    Raises `Refused` where it is no number from 0.05 to 3600.
+    Raises `Refused` where it is no number from 0.05 (a queue) or 1 (what looks for lost pushes) to 3600.
     """
-    return _number(settings, "poll_interval_s", traits.poll_interval_s, (0.05, 3600))
+    least = 0.05 if traits.intake == "queue" else 1
+    return _number(settings, "poll_interval_s", traits.poll_interval_s, (least, 3600))
 
 
 def spacing_ms(traits: Traits, settings: Mapping[str, str]) -> float:

@@ -579,11 +579,19 @@ def _stock_of(response: httpx.Response) -> _Stock:
     return _Stock(response.headers.get("x-version", ""), rows)
 
 
-def _remember(session: Session, item: str, response: httpx.Response) -> None:
-    """Keep what the answer to a write shows: what is written on its version next need not be read before."""
+def _remember(session: Session, item: str, response: httpx.Response, written: Mapping[str, int]) -> None:
+    """Keep what the answer to a write shows: what is written on its version next need not be read before.
+
+    Only where it shows all that was written and nothing else: a warehouse that it leaves out would be set to nothing by
+    the next write, and a sale that it knows of already would be put back on sale.
+    """
     with suppress(ValueError):
         stock = _stock_of(response)
-        if stock.version and stock.rows:
+        if (
+            stock.version
+            and stock.numbers == written
+            and all(row.get("network_node_id") for row in stock.rows.values())
+        ):
             while len(session.remembered) >= _REMEMBERED_MAX:
                 del session.remembered[next(iter(session.remembered))]
             session.remembered[item] = stock
@@ -594,7 +602,8 @@ async def _write_product(session: Session, item: str, writes: Sequence[StockWrit
     remembered: _Stock | None = session.remembered.pop(item, None)
     if remembered is not None and remembered.fresh(writes) == list(writes):
         outcomes = await _write_on(session, item, writes, remembered)
-        if all(outcome.status is not WriteStatus.STALE for outcome in outcomes):
+        # What was refused wrote nothing, and may fit to what is read now.
+        if all(outcome.status is WriteStatus.ACCEPTED for outcome in outcomes):
             return outcomes
     stock = await _stock(session, item)
     if stock is None:
@@ -634,7 +643,7 @@ async def _write_on(session: Session, item: str, writes: Sequence[StockWrite], s
     if not response.is_success:
         reason = f"the channel refuses the number of {item}: are setting store_id and network_node_id its warehouse?"
         return [WriteOutcome(WriteStatus.REFUSED, request_id, reason)] * len(writes)
-    _remember(session, item, response)
+    _remember(session, item, response, numbers)
     return [WriteOutcome(WriteStatus.ACCEPTED if write in fresh else WriteStatus.STALE, request_id) for write in writes]
 
 

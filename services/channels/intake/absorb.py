@@ -5,7 +5,6 @@ has no versions. What cannot be read is set aside as poisoned, with a dead lette
 """
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -69,9 +68,8 @@ class Accepted:
 async def absorb_loop(service: "Service", intake: Intake) -> None:
     """Absorb what comes in until cancelled: at once when this process stored it, else within the idle time."""
     while True:
-        with contextlib.suppress(asyncpg.LockNotAvailableError):  # Somebody absorbs, or imports, for seconds.
-            if await absorb_once(service, intake):
-                continue
+        if await absorb_once(service, intake):
+            continue
         while not await waited(intake.arrived, intake.settings.absorb_idle_s):
             async with service.pool.acquire() as database:
                 if await store.any_new(database, _live(intake)):
@@ -166,13 +164,22 @@ async def absorb_with(tx: Transaction, intake: Intake, bodies: Sequence[Body]) -
 
 
 async def _absorb(service: "Service", intake: Intake, limit: int, only: int | None = None) -> int:
-    async with service.transaction() as tx:
-        # Whoever absorbs now has not seen what was stored since: told to look again, this one has to outwait it.
-        await store.absorb_lock(tx.connection)
-        absorbed = await _absorb_waiting(tx, intake, limit, only)
-        service.faults.point("intake.absorb.before")
-    service.faults.point("intake.absorb.after")
-    return absorbed
+    while True:
+        # Whoever absorbs now has not seen what was stored since, so this one outwaits it; before its own transaction,
+        # whose moment must not be older than what it absorbs: aliases heard of are compared with when orders were read.
+        try:
+            async with service.pool.acquire() as database:
+                await store.absorb_lock(database)
+        except asyncpg.LockNotAvailableError:
+            _log.warning("somebody absorbs, or imports, for seconds: looked for again")
+            return 0
+        async with service.transaction() as tx:
+            if not await store.try_absorb_lock(tx.connection):
+                continue
+            absorbed = await _absorb_waiting(tx, intake, limit, only)
+            service.faults.point("intake.absorb.before")
+        service.faults.point("intake.absorb.after")
+        return absorbed
 
 
 async def _absorb_waiting(tx: Transaction, intake: Intake, limit: int, only: int | None = None) -> int:
