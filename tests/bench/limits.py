@@ -48,7 +48,7 @@ from services.console.demo.propagation import (
 )
 from services.sandbox.settings import ShopLimits
 from tests.bench.pipeline import put, sale
-from tests.bench.stage import SHOPS, STOCK_ALONE, UNITS, WARM_RATE, WARM_S, open_company, running, sell, write_report
+from tests.bench.stage import SHOPS, STOCK_ALONE, UNITS, open_company, running, sell, warm_up, write_report
 from tests.flow.company import Company, Shop, plan, until
 
 RATIO_MAX: Final = 1.3
@@ -182,7 +182,7 @@ async def measure_staleness(
     """Buyers at ten limited shops, and what became of their sales."""
     goods = plan(**{f"P{number:03}": UNITS for number in range(products)})
     async with open_company(folder, endpoints, goods) as company:
-        await sell(company, WARM_RATE, WARM_S, draw)
+        await warm_up(company, draw)
         await company.evidence()
         await limits_on(company)
         begun_ms, _ = await sell(company, rate, seconds, draw)

@@ -31,12 +31,11 @@ from tests.bench import bare_path
 from tests.bench.stage import (
     SHOPS,
     STOCK_ALONE,
-    WARM_RATE,
-    WARM_S,
     many_products,
     open_company,
     running,
     sell,
+    warm_up,
     write_report,
 )
 from tests.flow.company import Shop
@@ -96,7 +95,7 @@ async def run(folder: Path, endpoints: dict[str, Any], rates: Sequence[float], s
     """Set up the ten shops and let buyers come at each rate."""
     draw = random.Random(seed)
     async with open_company(folder, endpoints, many_products()) as company:
-        await sell(company, WARM_RATE, WARM_S, draw)
+        await warm_up(company, draw)
         windows = []
         for rate in rates:
             windows.append((rate, *await sell(company, rate, seconds, draw)))

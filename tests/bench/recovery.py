@@ -29,12 +29,11 @@ from services.console.demo.verdict import unsettled
 from tests.bench.stage import (
     SERVICES,
     STOCK_ALONE,
-    WARM_RATE,
-    WARM_S,
     many_products,
     open_company,
     running,
     sell,
+    warm_up,
     write_report,
 )
 from tests.flow.company import SHOP_SETTINGS
@@ -49,7 +48,7 @@ async def run(folder: Path, endpoints: dict[str, Any], rate: float, apart_s: flo
     draw = random.Random(1)
     moments: dict[str, int] = {}
     async with open_company(folder, endpoints, many_products(), **SHOP_SETTINGS) as company:
-        await sell(company, WARM_RATE, WARM_S, draw)
+        await warm_up(company, draw)
         selling = asyncio.create_task(sell(company, rate, apart_s * (len(FAULTS) + 0.5), draw))
         for name, number in FAULTS.items():
             await asyncio.sleep(apart_s / 2)

@@ -41,12 +41,11 @@ from tests.bench.propagation import read
 from tests.bench.stage import (
     SERVICES,
     STOCK_ALONE,
-    WARM_RATE,
-    WARM_S,
     many_products,
     open_company,
     running,
     sell,
+    warm_up,
     write_report,
 )
 from tests.flow.company import Company, System
@@ -264,7 +263,7 @@ async def run(folder: Path, endpoints: dict[str, Any], rate: float, seconds: flo
     draw, watch = random.Random(seed), Watch()
     async with open_company(folder, endpoints, many_products(), FOUR) as company:
         dsns = company.system.endpoints.dsns
-        await sell(company, WARM_RATE, WARM_S, draw)
+        await warm_up(company, draw)
         print(f"{rate:g} orders/s for {seconds:g} s …", flush=True)
         reading = asyncio.create_task(keep_tables(dsns, watch, seconds))
         async with at_work(sample(company.system, watch), end_days(dsns, watch)):

@@ -105,6 +105,11 @@ async def open_shops(company: Company, shops: Mapping[str, int] = SHOPS, **shop:
     await company.until_opening_is_shown()
 
 
+async def warm_up(company: Company, draw: random.Random) -> None:
+    """Some seconds of buyers that are not measured: plans, caches and connections are there afterwards."""
+    await sell(company, WARM_RATE, WARM_S, draw)
+
+
 async def sell(company: Company, rate: float, seconds: float, draw: random.Random) -> tuple[int, int]:
     """Buyers at `rate` a second, none waiting for another; returns the first and last moment, milliseconds."""
     skus = list(company.plan.opening)

@@ -51,18 +51,19 @@ async def test_a_lane_holds_the_token_of_its_next_write_before_it_collects() -> 
     assert free.acquired == [("write", 10), ("write", 10)]
 
 
+async def take(lane: Lane, name: str, order: list[str]) -> None:
+    """One call of a lane; its name goes to `order` once it may be made."""
+    await lane.acquire("write")
+    order.append(name)
+
+
 async def test_the_urgent_lane_goes_first() -> None:
     gate = Gate()
     turnstile = Turnstile(gate)
     order: list[str] = []
-
-    async def take(lane: Lane, name: str) -> None:
-        await lane.acquire("write")
-        order.append(name)
-
-    urgent = asyncio.create_task(take(Lane(turnstile, urgent=True), "urgent"))
+    urgent = asyncio.create_task(take(Lane(turnstile, urgent=True), "urgent", order))
     await asyncio.sleep(0)
-    normal = asyncio.create_task(take(Lane(turnstile, urgent=False), "normal"))
+    normal = asyncio.create_task(take(Lane(turnstile, urgent=False), "normal", order))
     await asyncio.sleep(0)
     gate.tokens.release()
     gate.tokens.release()
@@ -74,15 +75,10 @@ async def test_the_urgent_lane_lets_one_call_of_a_whole_batch_go_first() -> None
     gate = Gate()
     turnstile = Turnstile(gate)
     order: list[str] = []
-
-    async def take(lane: Lane, name: str) -> None:
-        await lane.acquire("write")
-        order.append(name)
-
     normal, urgent = Lane(turnstile, urgent=False), Lane(turnstile, urgent=True)
-    calls = [asyncio.create_task(take(normal, f"normal {number}")) for number in range(3)]
+    calls = [asyncio.create_task(take(normal, f"normal {number}", order)) for number in range(3)]
     await asyncio.sleep(0)
-    calls.append(asyncio.create_task(take(urgent, "urgent")))
+    calls.append(asyncio.create_task(take(urgent, "urgent", order)))
     await asyncio.sleep(0)
     for _ in calls:
         gate.tokens.release()
