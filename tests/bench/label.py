@@ -64,7 +64,8 @@ def main() -> int:
     write_report("label", report)
     took = report["sale_to_label_ms"]
     print(f"{report['sold']} orders at {report['sold_per_s']}/s, {report['without_label']} without a label")
-    print("from paid sale to label: " + ", ".join(f"{name} {took[name]} ms" for name in ("p50", "p95", "p99", "max")))
+    told = ", ".join(f"{name} {took[name] or 0:.0f} ms" for name in ("p50", "p95", "p99", "max"))
+    print(f"from paid sale to label: {told}")
     for failure in report["failures"]:
         print(failure)
     good = not report["failures"] and not report["without_label"] and (took["p95"] or P95_MS + 1) <= P95_MS

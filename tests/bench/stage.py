@@ -49,7 +49,7 @@ async def open_company(
             name: await opened.enter_async_context(
                 SandboxClient(known.sandboxes[name].base_url, known.sandboxes[name].token)
             )
-            for name in shops
+            for name in known.sandboxes
         }
         admin = opened.enter_context(Admin(known, TENANT))
         company = Company(System(folder, known), TENANT, products, admin, sandboxes, patience_s=patience_s)
